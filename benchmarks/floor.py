@@ -1,0 +1,216 @@
+"""The demo's model against the least perplexity that is reachable on its genome.
+
+    python -m benchmarks.floor --workdir=runs/demo --output=runs/demo/floor.png
+
+The synthetic genome is a 5th-order Markov chain of known law, so the exact
+posterior of every masked token can be computed (chain_posterior.py). This is
+done on the run's own validation windows under the very masks that its
+evaluations under `random` use. Three levels stand beside the model: the floor,
+an observer who sees the bases but knows only their frequencies, and one who
+sees nothing and knows only the k-mers' frequencies. Writes the figure and,
+beside it, the numbers as .json.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+from benchmarks import chain_posterior
+from cmgems_jax import command, config, pmi, run_log, steps, synthetic
+from cmgems_jax.config import Config
+from cmgems_jax.data import batches, windows
+from cmgems_jax.errors import InputError
+
+CLOSE = 1.15  # the aim: within 15 % of the floor's perplexity
+LEVELS = {
+    "floor": "floor: the chain's law and every visible base",
+    "composition": "visible bases, base frequencies",
+    "unigram": "nothing visible, k-mer frequencies",
+}
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a pretraining run on synthetic bases.")
+_OUTPUT = flags.DEFINE_string("output", None, "The PNG to write; the numbers go beside it, .json.")
+flags.mark_flags_as_required(["workdir", "output"])
+
+
+class Masked(NamedTuple):
+    """An evaluation batch."""
+
+    ids: np.ndarray  # int32 (B, L)
+    corrupted: np.ndarray  # int32 (B, L)
+    masked: np.ndarray  # bool (B, L)
+
+
+def read_config(workdir: Path) -> Config:
+    """Returns the run's config; raises `InputError` unless its law is known."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected the folder of a pretraining run")
+    run_config = config.from_dict(json.loads(path.read_text()), source=str(path))
+    if run_config.data.fasta or not run_config.data.synthetic_bases:
+        raise InputError(f"{path}: data.synthetic_bases=0: only a synthetic genome's law is known")
+    if (run_config.tokens.k, run_config.tokens.stride) != (synthetic.ORDER + 1, 1):
+        raise InputError(
+            f"{path}: tokens.k={run_config.tokens.k}, tokens.stride={run_config.tokens.stride}: "
+            f"expected {synthetic.ORDER + 1} and 1, the k-mers that are the chain's edges"
+        )
+    return run_config
+
+
+def evaluation_batches(run_config: Config, workdir: Path) -> Iterator[Masked]:
+    """Yields the run's evaluation batches under `random`, masked as the run masks them."""
+    folder = Path(run_config.data.dir or workdir / "data")
+    batch_size = run_config.batch_size // run_config.accumulation_steps
+    which = jnp.int32(len(steps.eval_strategies(run_config)) - 1)
+    # `random` looks at no ranks and takes its budget from the config.
+    ranks = np.arange(1, 4**run_config.tokens.k + 1, dtype=np.int32)
+    key = jax.random.key_data(jax.random.key(run_config.seed))
+    mask = jax.jit(
+        lambda batch: steps.eval_masks(
+            key, batch, which, jnp.float32(0), ranks_V=ranks, config=run_config
+        )
+    )
+    rows = batches.eval_batches(
+        windows.open(folder, "validation"),
+        num_windows=run_config.eval_windows,
+        batch_size=batch_size,
+    )
+    for number, bases in enumerate(rows):
+        index = np.arange(number * batch_size, (number + 1) * batch_size, dtype=np.int32)
+        masked = mask(steps.Batch(bases, index))
+        yield Masked(*(np.asarray(x) for x in (masked.ids, masked.corrupted, masked.masked)))
+
+
+def levels(masked_batches: Iterator[Masked]) -> tuple[dict[str, float], int, float]:
+    """Returns nats a masked token by level, the number of masked tokens, hidden bases a token."""
+    probability = synthetic.transition(pmi.grch38_counts())
+    state_share = synthetic.stationary(probability)
+    kmer_share = (state_share[:, None] * probability).ravel()
+    base_share = kmer_share.reshape(4, -1).sum(axis=1)
+    k = chain_posterior.kmer_length(probability)
+    sums, count, covered = dict.fromkeys(LEVELS, 0.0), 0, 0.0
+    for batch in masked_batches:
+        sums["floor"] += chain_posterior.token_losses(*batch, probability, state_share).sum()
+        sums["composition"] += chain_posterior.composition_losses(*batch, base_share, k).sum()
+        sums["unigram"] += chain_posterior.unigram_losses(batch.ids, batch.masked, kmer_share).sum()
+        ones = np.full(4, np.exp(-1))  # a loss of 1 for every hidden base counts them
+        covered += chain_posterior.composition_losses(*batch, ones, k).sum()
+        count += int(batch.masked.sum())
+    nats = {name: float(value / count) for name, value in sums.items()}
+    return nats, count, float(covered / count)
+
+
+def measure(workdir: Path) -> dict[str, Any]:
+    """Returns the levels, the run's perplexities under `random`, and how near they came."""
+    run_config = read_config(workdir)
+    records = run_log.read(workdir / "metrics.jsonl")
+    evaluated = [record for record in records if record["kind"] == "eval"]
+    if not evaluated:
+        raise InputError(f"{workdir / 'metrics.jsonl'}: no record of kind 'eval'")
+    nats, num_masked, covered = levels(evaluation_batches(run_config, workdir))
+    floor = float(np.exp(nats["floor"]))
+    curve = [(record["step"], float(record["perplexity_random"])) for record in evaluated]
+    summaries = [record for record in records if record["kind"] == "summary"]
+    return {
+        "masked_tokens": num_masked,
+        "hidden_bases_a_token": covered,
+        "perplexity": {name: float(np.exp(value)) for name, value in nats.items()},
+        "nats_per_hidden_base": {name: value / covered for name, value in nats.items()},
+        "curve": curve,
+        "last": curve[-1][1],
+        "ratio": curve[-1][1] / floor,
+        # 0 = no better than base frequencies, 1 = all that the chain's law is worth
+        "way": (nats["composition"] - float(np.log(curve[-1][1])))
+        / (nats["composition"] - nats["floor"]),
+        "steps": curve[-1][0],
+        "close_at_step": next((step for step, value in curve if value <= CLOSE * floor), None),
+        "seconds": summaries[-1]["total_seconds"] if summaries else None,
+        "switches": [record["step"] for record in records if record["kind"] == "switch"],
+        "versions": run_log.environment()["packages"],
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Returns the result as text."""
+    rows = [
+        (LEVELS[name], result["perplexity"][name], result["nats_per_hidden_base"][name])
+        for name in LEVELS
+    ]
+    nats = np.log(result["last"]) / result["hidden_bases_a_token"]
+    rows.insert(1, (f"model after {result['steps']:,} steps", result["last"], nats))
+    lines = [f"{'under random masks':<48}{'perplexity':>12}{'nats/hidden base':>18}"]
+    lines += [f"{name:<48}{value:>12,.3f}{nats:>18.4f}" for name, value, nats in rows]
+    close = result["close_at_step"]
+    seconds = result["seconds"]
+    return "\n".join(
+        [
+            *lines,
+            f"{result['masked_tokens']:,} masked tokens, each covers "
+            f"{result['hidden_bases_a_token']:.3f} hidden bases",
+            f"model / floor: {result['ratio']:.3f}; within {CLOSE - 1:.0%} "
+            + (f"from step {close:,} on" if close else "not reached"),
+            f"way from base frequencies to the floor, in nats: {result['way']:.0%}",
+            f"seconds of the run's last start: {seconds:,.0f}" if seconds else "run not finished",
+        ]
+    )
+
+
+def draw(result: dict[str, Any], output: Path) -> None:
+    """Writes the model's perplexity by step beside the levels."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*zip(*result["curve"], strict=True), color="#1b6ca8", marker="o", markersize=3)
+    first, last = result["curve"][0][0], result["curve"][-1][0]
+    marks = {
+        "floor": ("#2a7f4f", "-"),
+        "composition": ("#6b6b6b", "--"),
+        "unigram": ("#b0b0b0", ":"),
+    }
+    for name, (color, style) in marks.items():
+        value = result["perplexity"][name]
+        axes.axhline(value, color=color, linestyle=style, linewidth=1.2)
+        below = name == "floor"  # the two lowest levels lie close together
+        axes.annotate(
+            f"{LEVELS[name]} ({value:,.2f})", (0, value), ha="left", va="top" if below else "bottom",
+            fontsize=8, color=color, xytext=(4, -2 if below else 2), textcoords="offset points",
+        )  # fmt: skip
+    for step in result["switches"]:
+        axes.axvline(step, color="#6b6b6b", linestyle="--", linewidth=1)
+        axes.annotate("switch ", (step, 0.5), xycoords=("data", "axes fraction"), fontsize=8,
+                      rotation=90, ha="right", va="center")  # fmt: skip
+    axes.axhspan(result["perplexity"]["floor"], CLOSE * result["perplexity"]["floor"],
+                 color="#2a7f4f", alpha=0.12, linewidth=0)  # fmt: skip
+    axes.set(
+        yscale="log",
+        ylim=(result["perplexity"]["floor"] / 1.6, None),
+        xlim=(min(0, first), last),
+        xlabel="step",
+        ylabel="perplexity under random masks",
+        title=f"validation perplexity: {result['last']:,.2f} after {result['steps']:,} steps, "
+        f"{result['ratio']:.2f} x the floor (band: within {CLOSE - 1:.0%})",
+    )
+    axes.title.set_size(10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=120)
+
+
+def main() -> None:
+    """Runs the command."""
+    output = Path(_OUTPUT.value)
+    result = measure(Path(_WORKDIR.value))
+    print(table(result))
+    draw(result, output)
+    run_log.write_json(output.with_suffix(".json"), result)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,78 @@
+"""What every command shares: flag errors, input errors, exit codes."""
+
+import re
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+
+from cmgems_jax import config as config_lib
+from cmgems_jax.errors import InputError, did_you_mean
+
+EXIT_BAD_INPUT = 2
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags, runs `main`, and turns bad input into one line and exit status 2.
+
+    Any other exception keeps its traceback and exits with status 1.
+    """
+
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            _stop(f"unexpected argument {argv[1]!r}: flags are written --name=value (see --help)")
+        try:
+            main()
+        except InputError as error:
+            _stop(str(error))
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _stop(message: str) -> None:
+    """Prints the error on stderr and exits with status 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_BAD_INPUT)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses flags; an unknown config field is named with its nearest neighbour."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _stop(f"{error}" if "see --help" in str(error) else f"{error} (see --help)")
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        _stop(_explain(argv, error))
+    raise AssertionError("unreachable")
+
+
+def _explain(argv: list[str], error: Exception) -> str:
+    """Says which config field does not exist, or what the config file raised."""
+    known = config_lib.field_names(config_lib.Config)
+    for argument in argv[1:]:
+        match = re.match(r"--?config\.([\w.]+)", argument)
+        if match and match.group(1) not in known:
+            name = match.group(1)
+            return f"--config.{name}: no such config field.{did_you_mean(name, known)}"
+    match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if match:
+        leaves = {name.rsplit(".", 1)[-1] for name in known}
+        return (
+            f"config file: unknown field {match.group(1)!r}.{did_you_mean(match.group(1), leaves)}"
+        )
+    return f"config: {error}"
+
+
+def config_of(holder: flags.FlagHolder) -> config_lib.Config:
+    """Returns the config that a --config flag loaded.
+
+    Raises:
+      InputError: the file is missing, or its get_config() returns something else.
+    """
+    config = holder.value
+    if not isinstance(config, config_lib.Config):
+        raise InputError(
+            f"--config={flags.FLAGS['config'].config_filename}: expected a Python file whose "
+            "get_config() returns cmgems_jax.config.Config, for example configs/demo.py"
+        )
+    return config

@@ -1,0 +1,359 @@
+"""Every setting of a pretraining run: its unit, its default, the paper's value, its check.
+
+A config file is a Python file with `get_config() -> Config`; the command line
+overrides single fields (`--config.optimizer.peak_lr=2e-4`). Defaults are
+DNABERT-6 with the CM-GEMS curriculum as published (ECAI 2024, section 4).
+"""
+
+import dataclasses
+import typing
+from typing import Any
+
+from cmgems_jax import vocabulary
+from cmgems_jax.errors import InputError, did_you_mean
+
+STRATEGIES = ("random", "genemask", "global")
+CURRICULA = ("cm_gems", "cm_step", "hard_to_easy", "fixed")
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Where the bases come from and how they are cut into windows."""
+
+    fasta: str = ""  # FASTA (.gz, bgzip) or .2bit files, separated by commas
+    dir: str = ""  # folder of the prepared TFDS data set; "" = WORKDIR/data
+    num_tokens: int = 512  # positions a window, [CLS] and [SEP] included (paper: 512)
+    full_length_share: float = 0.5  # windows of full length; the others are shorter (paper: 0.5)
+    validation_fraction: float = 0.1  # of the windows, or of the bases with held-out contigs
+    split: str = "auto"  # "contig", "window", or "auto": contig where there are two or more
+    synthetic_bases: int = 0  # > 0: no FASTA, a genome drawn from the embedded 6-mer counts
+
+
+@dataclasses.dataclass
+class TokensConfig:
+    """What a token is."""
+
+    k: int = 6  # bases a token, 3..8 (paper: 6)
+    stride: int = 1  # bases between token starts, 1..k (paper: 1, overlapping)
+    alphabet: str = "dna"  # "dna" or "rna": how k-mers are spelled
+
+
+@dataclasses.dataclass
+class PmiConfig:
+    """Where the ranks of the k-mers come from (SPEC: ranks by NPMI)."""
+
+    table: str = "auto"  # a pmi.csv; "corpus" = count data.fasta; "grch38" = embedded (k=6);
+    # "auto" = grch38 for k=6, corpus for other k
+    segmentation: str = "published"  # "published" or "full"; for counts made here
+    min_count: int = 101  # the constant c of NPMI (paper: 101)
+
+
+@dataclasses.dataclass
+class MaskingConfig:
+    """How much is masked, and how masked tokens are corrupted."""
+
+    budget: float = 0.15  # share of the tokens (paper: 0.15)
+    min_distance: int = 0  # tokens between the centers of `global` (paper: 0, none)
+    corruption: str = "token"  # "token" (paper: 80/10/10 for each token) or "run"
+    max_predictions: int = 0  # predicted positions a sequence; 0 = mean + 3 sd of the budget
+
+
+@dataclasses.dataclass
+class CurriculumConfig:
+    """Which strategy masks, and when it changes."""
+
+    name: str = "cm_gems"  # cm_gems, cm_step, hard_to_easy, fixed
+    strategy: str = "random"  # of `fixed`: random, genemask, global
+    threshold: float = 1.0  # switch when the smallest change of perplexity is below (paper: 1.0)
+    threshold_kind: str = "absolute"  # "absolute" (paper) or "relative" to the perplexity before
+    budget_schedule: str = "constant"  # "constant" (paper), "by_stage", "adaptive"
+    hard_budget: float = 0.15  # of the hard stage, for by_stage
+    budget_step: float = 0.05  # for adaptive: added each time improvement stalls
+    budget_max: float = 0.3  # for adaptive
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """BERT's sizes and initial values. Defaults: DNABERT."""
+
+    num_layers: int = 12  # (LOGO: 2)
+    hidden_size: int = 768  # (LOGO: 256)
+    num_heads: int = 12  # (LOGO: 8)
+    feedforward_size: int = 3072
+    num_positions: int = 512  # rows of the position table
+    dropout: float = 0.1  # of embeddings and sublayers (LOGO: 0)
+    attention_dropout: float = 0.1  # of attention weights (LOGO: 0); 0 allows fused attention
+    dtype: str = "auto"  # of the computation: "float32", "bfloat16"; "auto" = float32 on CPU,
+    # bfloat16 on GPU and TPU. Parameters, softmax and loss are float32.
+    embedding_init: str = "bert"  # "bert" = normal(0.02); "bases" = a sum of per-base vectors
+    embedding_scale: float = 0.2  # standard deviation for embedding_init="bases"
+    position_init: str = "bert"  # "bert" = normal(0.02); "sinusoidal"
+    position_scale: float = 0.2  # amplitude for position_init="sinusoidal"
+
+
+@dataclasses.dataclass
+class OptimizerConfig:
+    """AdamW, warm-up, decay, clipping, as published."""
+
+    peak_lr: float = 4e-4  # (GeneMask's script: 8e-4)
+    warmup_steps: int = 500  # linear from 0 (paper: 500)
+    decay: str = "linear"  # to 0 at num_steps: "linear" (paper) or "cosine"
+    weight_decay: float = 0.01  # not on biases and LayerNorm
+    clip_norm: float = 1.0  # global norm of the gradient
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-6
+
+
+def _section(cls: type) -> Any:
+    """A nested dataclass with its own defaults."""
+    return dataclasses.field(default_factory=cls)
+
+
+@dataclasses.dataclass
+class Config:
+    """One pretraining run."""
+
+    seed: int = 0  # of everything random: windows, order, masks, initial values, dropout
+    num_steps: int = 10_000  # optimizer updates (paper: 10,000; also 1,000)
+    batch_size: int = 250  # sequences a step, over all devices and accumulation (paper: 250)
+    accumulation_steps: int = 1  # parts of a step, one after another (paper: 25 of 10 sequences)
+    log_every: int = 100  # steps
+    eval_every: int = 500  # steps; 0 = never (paper: 500)
+    eval_windows: int = 1_000  # validation windows an evaluation; 0 = all
+    checkpoint_every: int = 500  # steps; the last step is always saved
+    keep_checkpoints: int = 3  # the newest ones
+    keep_every: int = 0  # steps; checkpoints at its multiples stay for good; 0 = none
+    data: DataConfig = _section(DataConfig)
+    tokens: TokensConfig = _section(TokensConfig)
+    pmi: PmiConfig = _section(PmiConfig)
+    masking: MaskingConfig = _section(MaskingConfig)
+    curriculum: CurriculumConfig = _section(CurriculumConfig)
+    model: ModelConfig = _section(ModelConfig)
+    optimizer: OptimizerConfig = _section(OptimizerConfig)
+
+    @property
+    def window_bases(self) -> int:
+        """Bases of a full window: 515 for 512 positions and k=6."""
+        return vocabulary.num_bases(self.data.num_tokens - 2, self.tokens.k, self.tokens.stride)
+
+    @property
+    def pmi_source(self) -> str:
+        """`pmi.table` with "auto" resolved: "grch38", "corpus" or a path."""
+        if self.pmi.table != "auto":
+            return self.pmi.table
+        return "grch38" if self.tokens.k == 6 else "corpus"
+
+    @property
+    def fasta_paths(self) -> list[str]:
+        """The files of `data.fasta`."""
+        return [path for path in self.data.fasta.split(",") if path]
+
+    @property
+    def largest_budget(self) -> float:
+        """The largest masking budget that the curriculum can reach."""
+        return {
+            "constant": self.masking.budget,
+            "by_stage": max(self.masking.budget, self.curriculum.hard_budget),
+            "adaptive": max(self.masking.budget, self.curriculum.budget_max),
+        }[self.curriculum.budget_schedule]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns the config as nested dicts of plain values, for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any], *, source: str = "config") -> Config:
+    """Returns a Config from nested dicts; unknown fields raise `InputError`."""
+    return _build(Config, values, source, "")
+
+
+def _build(cls: type, values: dict[str, Any], source: str, prefix: str) -> Any:
+    """Builds a dataclass and the ones in it."""
+    names = {field.name: field for field in dataclasses.fields(cls)}
+    arguments = {}
+    for name, value in values.items():
+        if name not in names:
+            raise InputError(
+                f"{source}: unknown field '{prefix}{name}': {cls.__name__} has no '{name}'."
+                f"{did_you_mean(name, names)}"
+            )
+        kind = typing.get_type_hints(cls)[name]
+        nested = dataclasses.is_dataclass(kind)
+        arguments[name] = _build(kind, value, source, f"{prefix}{name}.") if nested else value
+    return cls(**arguments)
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns {"model.num_layers": 12, ...}, every field by its dotted name."""
+    flat = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        name = f"{prefix}{field.name}"
+        flat.update(
+            flatten(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+        )
+    return flat
+
+
+def field_names(cls: type = Config) -> list[str]:
+    """Returns the dotted names of every field."""
+    return list(flatten(cls()))
+
+
+def validate(config: Config) -> None:
+    """Raises `InputError` for the first setting that cannot work, before any work starts."""
+    _check_types(config)
+    for name, value, allowed in _choices(config):
+        if value not in allowed:
+            raise InputError(
+                f"{name}={value!r}: expected one of {', '.join(allowed)}."
+                f"{did_you_mean(value, allowed)}"
+            )
+    for name, (least, most) in _RANGES.items():
+        value = flatten(config)[name]
+        if not least <= value <= most:
+            above = f" to {most:g}" if most != _ANY else " or more"
+            raise InputError(f"{name}={value!r}: expected {least:g}{above}")
+    _check_relations(config)
+
+
+def _check_types(config: Config) -> None:
+    """Every value has the type of its default; an int is a float too."""
+    defaults = flatten(Config())
+    for name, value in flatten(config).items():
+        kind = type(defaults[name])
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            continue
+        if type(value) is not kind:
+            raise InputError(
+                f"{name}={value!r}: expected {kind.__name__}, found {type(value).__name__}"
+            )
+
+
+def _choices(config: Config) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Returns (field, value, allowed values) of every field with a fixed set of values."""
+
+    return [
+        ("data.split", config.data.split, ("auto", "contig", "window")),
+        ("tokens.alphabet", config.tokens.alphabet, tuple(vocabulary.ALPHABETS)),
+        ("pmi.segmentation", config.pmi.segmentation, ("published", "full")),
+        ("masking.corruption", config.masking.corruption, ("token", "run")),
+        ("curriculum.name", config.curriculum.name, CURRICULA),
+        ("curriculum.strategy", config.curriculum.strategy, STRATEGIES),
+        (
+            "curriculum.threshold_kind",
+            config.curriculum.threshold_kind,
+            ("absolute", "relative"),
+        ),
+        (
+            "curriculum.budget_schedule",
+            config.curriculum.budget_schedule,
+            ("constant", "by_stage", "adaptive"),
+        ),
+        ("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16")),
+        ("model.embedding_init", config.model.embedding_init, ("bert", "bases")),
+        ("model.position_init", config.model.position_init, ("bert", "sinusoidal")),
+        ("optimizer.decay", config.optimizer.decay, ("linear", "cosine")),
+    ]
+
+
+_ANY = float("inf")
+_RANGES = {
+    "seed": (0, 2**31 - 1),
+    "num_steps": (1, 2**31 - 1),
+    "batch_size": (1, _ANY),
+    "accumulation_steps": (1, _ANY),
+    "log_every": (1, _ANY),
+    "eval_every": (0, _ANY),
+    "eval_windows": (0, _ANY),
+    "checkpoint_every": (1, _ANY),
+    "keep_checkpoints": (1, _ANY),
+    "keep_every": (0, _ANY),
+    "data.num_tokens": (8, _ANY),
+    "data.full_length_share": (0, 1),
+    "data.validation_fraction": (0.001, 0.9),
+    "data.synthetic_bases": (0, 2**31 - 1),
+    "tokens.k": (vocabulary.MIN_K, vocabulary.MAX_K),
+    "tokens.stride": (1, vocabulary.MAX_K),
+    "pmi.min_count": (2, _ANY),
+    "masking.budget": (0.001, 0.9),
+    "masking.min_distance": (0, _ANY),
+    "masking.max_predictions": (0, _ANY),
+    "curriculum.threshold": (0, _ANY),
+    "curriculum.hard_budget": (0.001, 0.9),
+    "curriculum.budget_step": (0, 0.9),
+    "curriculum.budget_max": (0.001, 0.9),
+    "model.num_layers": (1, _ANY),
+    "model.hidden_size": (1, _ANY),
+    "model.num_heads": (1, _ANY),
+    "model.feedforward_size": (1, _ANY),
+    "model.num_positions": (8, _ANY),
+    "model.dropout": (0, 0.99),
+    "model.attention_dropout": (0, 0.99),
+    "model.embedding_scale": (0, _ANY),
+    "model.position_scale": (0, _ANY),
+    "optimizer.peak_lr": (0, _ANY),
+    "optimizer.warmup_steps": (0, _ANY),
+    "optimizer.weight_decay": (0, _ANY),
+    "optimizer.clip_norm": (0, _ANY),
+    "optimizer.beta1": (0, 0.999999),
+    "optimizer.beta2": (0, 0.999999),
+    "optimizer.eps": (0, 1),
+}
+
+
+def _check_relations(config: Config) -> None:
+    """The checks that take two fields."""
+    model, tokens, data = config.model, config.tokens, config.data
+    if model.hidden_size % model.num_heads:
+        raise InputError(
+            f"model.hidden_size={model.hidden_size}: expected a multiple of "
+            f"model.num_heads={model.num_heads}"
+        )
+    if tokens.stride > tokens.k:
+        raise InputError(
+            f"tokens.stride={tokens.stride}: expected at most tokens.k={tokens.k}; "
+            "bases between tokens would never be seen"
+        )
+    if data.num_tokens > model.num_positions:
+        raise InputError(
+            f"data.num_tokens={data.num_tokens}: longer than model.num_positions="
+            f"{model.num_positions}; lower the first or raise the second"
+        )
+    if config.batch_size % config.accumulation_steps:
+        raise InputError(
+            f"batch_size={config.batch_size}: expected a multiple of "
+            f"accumulation_steps={config.accumulation_steps}"
+        )
+    if config.pmi_source == "grch38" and tokens.k != 6:
+        raise InputError(
+            f"pmi.table='grch38' holds 6-mers, tokens.k={tokens.k}: set pmi.table=corpus "
+            "or to a table of that k (python -m launch.count_pmi)"
+        )
+    if config.optimizer.warmup_steps >= config.num_steps:
+        raise InputError(
+            f"optimizer.warmup_steps={config.optimizer.warmup_steps}: expected less than "
+            f"num_steps={config.num_steps}"
+        )
+    _check_curriculum(config)
+
+
+def _check_curriculum(config: Config) -> None:
+    """A curriculum that can never switch is refused at the start."""
+    curriculum = config.curriculum
+    if curriculum.name not in ("cm_gems", "hard_to_easy"):
+        return
+    if not config.eval_every or 2 * config.eval_every >= config.num_steps:
+        raise InputError(
+            f"curriculum.name={curriculum.name!r} can never switch: it compares two evaluations, "
+            f"and eval_every={config.eval_every} gives fewer than two before the last of "
+            f"num_steps={config.num_steps}; set eval_every between 1 and "
+            f"{max(1, (config.num_steps - 1) // 2)}, or curriculum.name=fixed"
+        )
+    if curriculum.threshold <= 0:
+        raise InputError(
+            f"curriculum.threshold={curriculum.threshold}: {curriculum.name!r} can never switch; "
+            "expected more than 0 (paper: 1.0), or curriculum.name=fixed"
+        )

@@ -1,0 +1,282 @@
+"""Pretraining windows (data/cutting.py) as a TFDS data set: made, checked, read.
+
+The genome is streamed three times (plan, train, validation). The builder is
+shard-based: TFDS's generator-based writer keeps a split in memory up to 1 GB
+and beyond that needs TensorFlow.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import itertools
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+from absl import logging
+
+from cmgems_jax import config as config_lib
+from cmgems_jax import genome, synthetic, vocabulary
+from cmgems_jax.config import Config
+from cmgems_jax.data import cutting
+from cmgems_jax.errors import InputError
+
+SUMMARY_NAME = "windows.json"
+SETTINGS = (
+    "seed",
+    "data.num_tokens",
+    "data.full_length_share",
+    "data.validation_fraction",
+    "data.split",
+    "tokens.k",
+    "tokens.stride",
+)
+_SHARD_WINDOWS = 131_072  # bounds memory: TFDS holds the examples of one shard
+
+
+class DnaWindows(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """Windows of base codes, all of one length, filled behind with `vocabulary.PADDING`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    url_infos = None  # nothing is downloaded; TFDS's look-up needs an undeclared package
+
+    def __init__(self, plan: cutting.Plan, progress: tqdm.tqdm, **arguments: Any) -> None:
+        """Takes what to write; `arguments` are TFDS's."""
+        self._plan = plan
+        self._progress = progress
+        super().__init__(**arguments)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        """The one feature; its fixed shape makes every record equally long."""
+        bases = tfds.features.Tensor(
+            shape=(self._plan.config.window_bases,), dtype=np.uint8, encoding="bytes"
+        )
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="DNA windows cut from contigs without overlap; codes A T C G = 0..3, "
+            f"{vocabulary.PADDING} = padding.",
+            features=tfds.features.FeaturesDict({"bases": bases}),
+        )
+
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list]:
+        """One stream a split; TFDS asks for its shards one after another."""
+        del dl_manager
+        shards = {}
+        for split in cutting.SPLITS:
+            examples = self._examples(split)
+            num_windows = self._plan.windows[split]
+            lengths = [_SHARD_WINDOWS] * -(-num_windows // _SHARD_WINDOWS)
+            shards[split] = [functools.partial(itertools.islice, examples, n) for n in lengths]
+        return shards
+
+    def _examples(self, split: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yields (number, example)."""
+        number = itertools.count()
+        for rows_WN in self._plan.rows(split):
+            yield from ((next(number), {"bases": row_N}) for row_N in rows_WN)
+            self._progress.update(len(rows_WN))
+
+
+def prepare(config: Config, data_dir: Path) -> Path:
+    """Makes the data set of a config in `data_dir`, or reuses the one that is there.
+
+    It is written beside `data_dir` and renamed at the end, so that an
+    interrupted run leaves nothing that looks complete.
+
+    Args:
+      config: inputs, window length, seed, split.
+      data_dir: the data set's own folder.
+
+    Returns:
+      `data_dir`.
+
+    Raises:
+      InputError: no input, bad input, too little data, or `data_dir` holds
+        something else.
+    """
+    data_dir = Path(data_dir)
+    started = time.perf_counter()
+    wanted = {name: config_lib.flatten(config)[name] for name in SETTINGS}
+    prepared = (data_dir / SUMMARY_NAME).is_file()
+    if not prepared and data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
+        raise InputError(
+            f"{data_dir}: exists and is not a prepared data set (no {SUMMARY_NAME}); "
+            "give another data.dir, or remove it"
+        )
+    if prepared and not config.data.fasta and not config.data.synthetic_bases:
+        return _reuse(data_dir, {"settings": wanted})
+    paths = input_paths(config, data_dir)
+    wanted = {"settings": wanted, "sha256": [genome.sha256(path) for path in paths]}
+    if prepared:
+        return _reuse(data_dir, wanted)
+    if not _write(cutting.plan(paths, config), data_dir, wanted, started):
+        return _reuse(data_dir, wanted)
+    summary = read_summary(data_dir)
+    print(f"data: made {data_dir} in {summary['seconds']:.1f} s: {_report(summary)}", flush=True)
+    return data_dir
+
+
+def input_paths(config: Config, data_dir: Path) -> list[str]:
+    """Returns the checked input files; the synthetic genome is made first where it is the input."""
+    if config.data.fasta:
+        paths = config.fasta_paths
+    elif config.data.synthetic_bases:
+        path = Path(data_dir).absolute().parent / "synthetic.fa"
+        synthetic.write_genome(path, config.data.synthetic_bases, config.seed)
+        paths = [str(path)]
+    else:
+        raise InputError(
+            "data.fasta is empty: give a genome with --config.data.fasta=GENOME.fa.gz (FASTA, "
+            ".gz or .2bit; several with commas), or data.synthetic_bases for a synthetic one"
+        )
+    genome.check_files(paths)
+    return paths
+
+
+def _write(plan: cutting.Plan, data_dir: Path, wanted: dict[str, Any], started: float) -> bool:
+    """Writes under another name, then renames; False if another process was there first."""
+    data_dir.absolute().parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(
+        tempfile.mkdtemp(prefix=f".{data_dir.name}.incomplete-", dir=data_dir.absolute().parent)
+    )
+    total = sum(plan.windows.values())
+    try:
+        with (
+            tqdm.tqdm(total=total, unit=" windows", desc="windows", mininterval=1) as progress,
+            _quiet_tfds(),
+        ):
+            builder = DnaWindows(plan, progress, data_dir=partial, file_format="array_record")
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
+        folder = Path(builder.data_dir)
+        written = {split: builder.info.splits[split].num_examples for split in cutting.SPLITS}
+        assert written == plan.windows, (written, plan.windows)
+        summary = {
+            **wanted,
+            "files": plan.paths,
+            "window_bases": plan.config.window_bases,
+            "split": "window" if plan.held_out_C is None else "contig",
+            "windows": plan.windows,
+            "real_bases": plan.bases,
+            "held_out_contigs": plan.names,
+            "short_pieces": plan.short_pieces[0],
+            "short_pieces_bases": plan.short_pieces[1],
+            "input": dataclasses.asdict(plan.tally)
+            | {"ambiguous_share": plan.tally.ambiguous_share},
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        (folder / SUMMARY_NAME).write_text(json.dumps(summary, indent=1) + "\n")
+        folder.rename(data_dir)
+        return True
+    except OSError:
+        if not (data_dir / SUMMARY_NAME).is_file():
+            raise
+        return False
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    """TFDS announces downloads and generation on stdout and in the log."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _report(summary: dict[str, Any]) -> str:
+    """What was made, on one line."""
+    tally, windows, bases = summary["input"], summary["windows"], summary["real_bases"]
+    dropped = tally["dropped_pieces"] + summary["short_pieces"]
+    dropped_bases = tally["dropped_bases"] + summary["short_pieces_bases"]
+    return (
+        f"{tally['bases']:,} bases in {tally['contigs']:,} contigs, "
+        f"{tally['ambiguous_share']:.2%} ambiguous, {dropped:,} pieces too short for a k-mer "
+        f"dropped ({dropped_bases:,} bases); {windows['train']:,} train windows "
+        f"({bases['train']:,} bases), {windows['validation']:,} validation windows "
+        f"({bases['validation']:,} bases), split by {summary['split']}"
+    )
+
+
+def _reuse(data_dir: Path, wanted: dict[str, Any]) -> Path:
+    """Accepts the data set that is there if it is the wanted one."""
+    found = read_summary(data_dir)
+    differing = [
+        f"{name}={value!r} (there: {found['settings'].get(name)!r})"
+        for name, value in wanted["settings"].items()
+        if found["settings"].get(name) != value
+    ]
+    if found["sha256"] != wanted.get("sha256", found["sha256"]):
+        differing.append(f"contents of the input files (there: {', '.join(found['files'])})")
+    if differing:
+        raise InputError(
+            f"{data_dir}: holds a data set with other settings: {'; '.join(differing)}; "
+            "give another data.dir, or remove the folder"
+        )
+    print(f"data: reused {data_dir}: {_report(found)}", flush=True)
+    return data_dir
+
+
+def read_summary(data_dir: Path) -> dict[str, Any]:
+    """Returns the content of a data set's `windows.json`: settings, counts, held-out contigs."""
+    path = Path(data_dir) / SUMMARY_NAME
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"{data_dir}: not a prepared data set (no {SUMMARY_NAME}); make it with "
+            "python -m launch.prepare_data"
+        ) from None
+    except ValueError as error:
+        raise InputError(
+            f"{path}: not JSON ({error}); remove {data_dir} and make it again"
+        ) from None
+
+
+class Windows:
+    """One split of a prepared data set, for random access."""
+
+    def __init__(self, data_dir: Path, split: str) -> None:
+        """Opens the split; use `open`."""
+        builder = tfds.builder_from_directory(str(data_dir))
+        self.num_bases: int = builder.info.features["bases"].shape[0]
+        self._source = builder.as_data_source(split)
+
+    def __len__(self) -> int:
+        """Returns the number of windows."""
+        return len(self._source)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Returns windows by number.
+
+        Args:
+          indices: int (B,), each in [0, len).
+
+        Returns:
+          uint8 (B, num_bases), base codes, `vocabulary.PADDING` behind.
+        """
+        rows = np.empty((len(indices), self.num_bases), np.uint8)
+        for row_N, example in zip(
+            rows, self._source.__getitems__(np.asarray(indices).tolist()), strict=True
+        ):
+            row_N[:] = example["bases"]
+        return rows
+
+
+def open(data_dir: Path, split: str) -> Windows:
+    """Returns a split ("train" or "validation") of the data set in `data_dir`."""
+    read_summary(data_dir)
+    return Windows(Path(data_dir), split)

@@ -1,0 +1,19 @@
+"""The error that a user can mend, and nothing else."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something that the user gave is wrong: a file, a flag, a config field.
+
+    The message is one line: where (file, record, line or field), what was
+    found, what was expected, how to mend it. Commands print it behind
+    `error: ` and exit with status 2, without a traceback.
+    """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns ` Did you mean 'x'?` for the nearest known name, or nothing."""
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{nearest[0]}'?" if nearest else ""

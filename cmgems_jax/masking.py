@@ -1,0 +1,353 @@
+"""Which tokens are masked, and how: random spans, GeneMask, GLOBAL; corruption.
+
+Everything here is for one sequence, pure and of static shape; callers vmap.
+Axes: L token positions ([CLS], [SEP] and padding included), V k-mers.
+
+`eligible` is False at special tokens, padding and [UNK]. Neighbouring k-mers
+share bases, so one masked token can be read off its neighbours: every strategy
+masks runs (Ji et al. 2021; Roy et al. 2023, 2024).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from cmgems_jax import vocabulary
+
+INELIGIBLE_RANK = 4**vocabulary.MAX_K + 1
+MASK_SHARE, REPLACE_SHARE = 0.8, 0.1
+
+
+def tokens_per_base(k: int, stride: int = 1) -> int:
+    """Returns how many tokens cover one base: k for overlapping k-mers."""
+    return math.ceil(k / stride)
+
+
+def window_offsets(k: int, stride: int = 1) -> tuple[int, ...]:
+    """Returns the token offsets of a center's window: -2..3 for k=6."""
+    width = tokens_per_base(k, stride)
+    return tuple(range(-((width - 1) // 2), width // 2 + 1))
+
+
+def spread_offsets(k: int, stride: int = 1) -> tuple[int, ...]:
+    """Returns the offsets that hide a whole token: -(k-1)..k-1 for overlapping k-mers."""
+    reach = tokens_per_base(k, stride) - 1
+    return tuple(range(-reach, reach + 1))
+
+
+def tokens_per_center(strategy: str, k: int, stride: int = 1) -> float:
+    """Returns the expected masked tokens a center: 6, 8.5, 11 for k=6 (SPEC: masking)."""
+    window, spread = len(window_offsets(k, stride)), len(spread_offsets(k, stride))
+    return {"random": window, "genemask": (window + spread) / 2, "global": spread}[strategy]
+
+
+def center_rate(
+    strategy: str, budget: float | jax.Array, k: int, stride: int = 1
+) -> float | jax.Array:
+    """Returns the share of eligible tokens to draw as centers, for a budget of masked tokens."""
+    return budget / tokens_per_center(strategy, k, stride)
+
+
+def expand_to_spans(
+    centers_L: jax.Array, eligible_L: jax.Array, offsets: tuple[int, ...]
+) -> jax.Array:
+    """Returns the tokens at `offsets` from any center, within `eligible_L`.
+
+    Spans are cut at the ends of the sequence, not wrapped around.
+
+    Args:
+      centers_L: bool (L,).
+      eligible_L: bool (L,).
+      offsets: token offsets added to every center, static under jit.
+
+    Returns:
+      bool (L,).
+    """
+    masked_L = jnp.zeros_like(centers_L)
+    for offset in offsets:
+        masked_L |= _shift(centers_L, offset, False)
+    return masked_L & eligible_L
+
+
+def random(centers_L: jax.Array, eligible_L: jax.Array, *, k: int, stride: int = 1) -> jax.Array:
+    """Returns DNABERT's mask: every center's window (Ji et al. 2021).
+
+    Args:
+      centers_L: bool (L,), drawn centers, all eligible.
+      eligible_L: bool (L,).
+      k: bases a token.
+      stride: bases between token starts.
+
+    Returns:
+      bool (L,).
+    """
+    return expand_to_spans(centers_L, eligible_L, window_offsets(k, stride))
+
+
+def genemask(
+    centers_L: jax.Array, eligible_L: jax.Array, rank_L: jax.Array, *, k: int, stride: int = 1
+) -> jax.Array:
+    """Returns GeneMask's mask: windows, and spreads around the better half's best tokens.
+
+    Each center's best token is the lowest rank in its window (the center first,
+    then by offset). The centers are sorted by that rank (ties by position); the
+    best half of them, rounded up, or all where that is fewer than 5, also mask
+    the whole neighbourhood of their best token (Roy et al., ECAI 2023).
+
+    Args:
+      centers_L: bool (L,), drawn centers, all eligible.
+      eligible_L: bool (L,).
+      rank_L: int32 (L,), PMI rank of the token at each position, 1 = best,
+        `INELIGIBLE_RANK` where not eligible.
+      k: bases a token.
+      stride: bases between token starts.
+
+    Returns:
+      bool (L,).
+    """
+    offsets = window_offsets(k, stride)
+    in_order = (0, *(offset for offset in offsets if offset))
+    window_rank_OL = jnp.stack([_shift(rank_L, -o, INELIGIBLE_RANK) for o in in_order])
+    best_rank_L = window_rank_OL.min(axis=0)
+    best_offset_L = jnp.array(in_order, jnp.int32)[window_rank_OL.argmin(axis=0)]
+
+    num_centers = centers_L.sum(dtype=jnp.int32)
+    half = (num_centers + 1) // 2
+    kept = jnp.where(half < 5, num_centers, half)
+    kept_L = lowest(jnp.where(centers_L, best_rank_L, INELIGIBLE_RANK), kept) & centers_L
+
+    best_L = jnp.zeros_like(centers_L)
+    for offset in offsets:
+        best_L |= _shift(kept_L & (best_offset_L == offset), offset, False)
+    windows_L = expand_to_spans(centers_L, eligible_L, offsets)
+    return windows_L | expand_to_spans(best_L, eligible_L, spread_offsets(k, stride))
+
+
+def global_top(
+    num_centers: jax.Array,
+    eligible_L: jax.Array,
+    rank_L: jax.Array,
+    *,
+    k: int,
+    stride: int = 1,
+    min_distance: int = 0,
+) -> jax.Array:
+    """Returns GLOBAL's mask: the neighbourhoods of the best tokens of the whole sequence.
+
+    Args:
+      num_centers: int32 scalar, how many tokens to choose; all where fewer are eligible.
+      eligible_L: bool (L,).
+      rank_L: int32 (L,), as for `genemask`. Ties go to the earlier position.
+      k: bases a token.
+      stride: bases between token starts.
+      min_distance: least distance of two chosen tokens, in tokens; candidates
+        that lie nearer to a better one are skipped. 0 = the paper.
+
+    Returns:
+      bool (L,).
+    """
+    if min_distance > 1:
+        best_L = _lowest_apart(rank_L, eligible_L, num_centers, min_distance)
+    else:
+        best_L = lowest(rank_L, num_centers) & eligible_L
+    return expand_to_spans(best_L, eligible_L, spread_offsets(k, stride))
+
+
+def lowest(value_L: jax.Array, count: jax.Array) -> jax.Array:
+    """Returns where the `count` lowest values are, ties to the earlier position.
+
+    A bisection on the distinct keys value * L + position: exact, of static
+    shape whatever `count`, and faster on every device than a sort.
+
+    Args:
+      value_L: int32 (L,), in [0, INELIGIBLE_RANK]; L below 32,766.
+      count: int32 scalar; all positions where it is L or more.
+
+    Returns:
+      bool (L,), True at min(count, L) positions.
+    """
+    length = value_L.shape[0]
+    largest = (INELIGIBLE_RANK + 1) * length
+    assert largest < 2**31, f"{length} positions overflow the 32-bit keys"
+    key_L = value_L * length + jnp.arange(length, dtype=jnp.int32)
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """Keeps count(key < low) <= count < count(key < high)."""
+        low, high = bounds
+        middle = low + (high - low) // 2
+        fits = (key_L < middle).sum(dtype=jnp.int32) <= count
+        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
+
+    bounds = (jnp.int32(0), jnp.int32(largest))
+    low, _ = jax.lax.fori_loop(0, largest.bit_length(), halve, bounds)
+    return key_L < low
+
+
+def _lowest_apart(
+    rank_L: jax.Array, eligible_L: jax.Array, count: jax.Array, min_distance: int
+) -> jax.Array:
+    """Returns the `count` best eligible tokens of which no two are nearer than `min_distance`."""
+    position_L = jnp.arange(rank_L.shape[0], dtype=jnp.int32)
+
+    def unfinished(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        chosen_L, free_L, left = carry
+        return (left > 0) & free_L.any()
+
+    def choose(
+        carry: tuple[jax.Array, jax.Array, jax.Array],
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        chosen_L, free_L, left = carry
+        best = jnp.where(free_L, rank_L, INELIGIBLE_RANK + 1).argmin().astype(jnp.int32)
+        near_L = jnp.abs(position_L - best) < min_distance
+        return chosen_L | (position_L == best), free_L & ~near_L, left - 1
+
+    start = (jnp.zeros_like(eligible_L), eligible_L, jnp.asarray(count, jnp.int32))
+    return jax.lax.while_loop(unfinished, choose, start)[0]
+
+
+def token_ranks(ids_L: jax.Array, ranks_V: jax.Array, eligible_L: jax.Array) -> jax.Array:
+    """Returns the PMI rank of the token at each position.
+
+    By token, not by position: the released research code looks the table up by
+    the position in the sequence, and so masks the same places everywhere.
+
+    Args:
+      ids_L: int32 (L,), token ids.
+      ranks_V: int32 (4**k,), rank of every k-mer by its code, 1 = best.
+      eligible_L: bool (L,).
+
+    Returns:
+      int32 (L,), `INELIGIBLE_RANK` where not eligible.
+    """
+    code_L = jnp.where(eligible_L, ids_L - vocabulary.NUM_SPECIAL, 0)
+    return jnp.where(eligible_L, ranks_V[code_L], INELIGIBLE_RANK)
+
+
+def draw(
+    key: jax.Array,
+    ids_L: jax.Array,
+    ranks_V: jax.Array,
+    *,
+    strategy: str,
+    budget: float | jax.Array,
+    k: int,
+    stride: int = 1,
+    min_distance: int = 0,
+) -> jax.Array:
+    """Returns a mask: Bernoulli centers among the eligible tokens, then the strategy.
+
+    Args:
+      key: one PRNG key.
+      ids_L: int32 (L,), token ids with [CLS], [SEP] and padding.
+      ranks_V: int32 (4**k,), rank of every k-mer by its code, 1 = best.
+      strategy: "random", "genemask" or "global"; static.
+      budget: share of the eligible tokens to mask, in expectation and before overlaps.
+      k: bases a token.
+      stride: bases between token starts.
+      min_distance: of `global_top`.
+
+    Returns:
+      bool (L,).
+    """
+    eligible_L = ids_L >= vocabulary.NUM_SPECIAL
+    rate = center_rate(strategy, budget, k, stride)
+    centers_L = (jax.random.uniform(key, ids_L.shape) < rate) & eligible_L
+    if strategy == "random":
+        return random(centers_L, eligible_L, k=k, stride=stride)
+    rank_L = token_ranks(ids_L, ranks_V, eligible_L)
+    if strategy == "genemask":
+        return genemask(centers_L, eligible_L, rank_L, k=k, stride=stride)
+    return global_top(
+        centers_L.sum(dtype=jnp.int32),
+        eligible_L,
+        rank_L,
+        k=k,
+        stride=stride,
+        min_distance=min_distance,
+    )
+
+
+def keep_first(masked_L: jax.Array, max_predictions: int) -> jax.Array:
+    """Returns the first `max_predictions` masked positions, bool (L,); the rest is dropped."""
+    return masked_L & (jnp.cumsum(masked_L, dtype=jnp.int32) <= max_predictions)
+
+
+def corrupt(
+    key: jax.Array,
+    ids_L: jax.Array,
+    masked_L: jax.Array,
+    *,
+    k: int,
+    stride: int = 1,
+    by: str = "token",
+) -> jax.Array:
+    """Returns the ids that the model sees: 80 % [MASK], 10 % random k-mers, 10 % kept.
+
+    Args:
+      key: one PRNG key.
+      ids_L: int32 (L,).
+      masked_L: bool (L,); other positions stay as they are.
+      k: bases a token.
+      stride: bases between token starts.
+      by: "token" draws for each token (BERT). "run" draws once for each maximal
+        run of masked tokens and replaces it by the k-mers of one random stretch
+        of bases: a kept token would show its neighbours the hidden bases, and a
+        random one be recognised by not overlapping them (SPEC: corruption).
+
+    Returns:
+      int32 (L,).
+    """
+    fate_key, base_key = jax.random.split(key)
+    length = ids_L.shape[0]
+    fate_L = jax.random.uniform(fate_key, (length,))
+    if by == "run":
+        starts_L = masked_L & ~_shift(masked_L, 1, False)
+        position_L = jnp.arange(length, dtype=jnp.int32)
+        fate_L = fate_L[jax.lax.cummax(jnp.where(starts_L, position_L, 0))]
+        shape = (vocabulary.num_bases(length, k, stride),)
+        bases = jax.random.randint(base_key, shape, 0, 4, jnp.uint8)
+        replacement_L = vocabulary.tokenize(bases, k, stride)
+    else:
+        low, high = vocabulary.NUM_SPECIAL, vocabulary.size(k)
+        replacement_L = jax.random.randint(base_key, (length,), low, high, jnp.int32)
+    hidden_L = jnp.where(fate_L < MASK_SHARE, vocabulary.MASK, replacement_L)
+    changed_L = masked_L & (fate_L < MASK_SHARE + REPLACE_SHARE)
+    return jnp.where(changed_L, hidden_L, ids_L)
+
+
+def hidden_bases(
+    ids_L: jax.Array, corrupted_L: jax.Array, eligible_L: jax.Array, *, k: int, stride: int = 1
+) -> jax.Array:
+    """Returns how many hidden bases the token at each position covers.
+
+    A base is hidden when no k-mer that covers it is shown, neither unmasked nor
+    masked but kept. The yardstick across strategies (`nats_per_hidden_base`).
+
+    Args:
+      ids_L: int32 (L,), the true ids.
+      corrupted_L: int32 (L,), the ids that the model sees.
+      eligible_L: bool (L,).
+      k: bases a token.
+      stride: bases between token starts.
+
+    Returns:
+      int32 (L,), 0..k; 0 where not eligible.
+    """
+    shown_L = eligible_L & (corrupted_L == ids_L)
+    gaps = [(k - 1, k - 1, stride - 1)]
+    padded = jax.lax.pad(shown_L, False, gaps)
+    num_bases = vocabulary.num_bases(ids_L.shape[0], k, stride)
+    visible_N = jnp.zeros((num_bases,), bool)
+    for offset in range(k):
+        visible_N |= padded[k - 1 - offset : k - 1 - offset + num_bases]
+    count_L = jnp.zeros_like(ids_L)
+    for offset in range(k):
+        hidden_L = ~visible_N[offset : offset + num_bases - k + 1 : stride]
+        count_L += hidden_L.astype(jnp.int32)
+    return jnp.where(eligible_L, count_L, 0)
+
+
+def _shift(value_L: jax.Array, offset: int, fill: bool | int) -> jax.Array:
+    """Returns value_L moved right by `offset` (left where negative), `fill` moving in."""
+    return jax.lax.pad(value_L, jnp.asarray(fill, value_L.dtype), [(offset, -offset, 0)])

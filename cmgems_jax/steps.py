@@ -1,0 +1,357 @@
+"""One training step and one evaluation step, pure, written against the axis `data`.
+
+Axes: A accumulation steps, B sequences, N bases, L token positions, P predicted
+positions, V vocabulary. Only bases (uint8) come from the host: ids, ranks,
+masks and corruption are made here. Sums cross devices, not means, so that the
+update does not depend on how many there are.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cmgems_jax import bert, curriculum, masking, optimizer, parallel, vocabulary
+from cmgems_jax.config import Config
+from cmgems_jax.curriculum import CurriculumState
+
+# Branches of the run's key, and of a step's; sequences fold their index into those.
+_INIT_KEY, _TRAIN_KEY, _EVAL_KEY = range(3)
+_MASK_KEY, _DROPOUT_KEY, _STAGE_KEY = range(3)
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a checkpoint holds."""
+
+    step: jax.Array  # int32, updates done
+    params: dict  # float32
+    opt_state: optax.OptState
+    key: jax.Array  # uint32 (2,), the run's key; derived from, never advanced
+    curriculum: CurriculumState
+
+
+class Batch(NamedTuple):
+    """Sequences and their places in the global batch."""
+
+    bases: jax.Array  # uint8 (..., N), filled with vocabulary.PADDING
+    index: jax.Array  # int32 (...,), global sequence index; keys are made from it
+
+
+class MaskedBatch(NamedTuple):
+    """What the model sees and what it shall predict; leading axes of the batch."""
+
+    ids: jax.Array  # int32 (B, L), true
+    corrupted: jax.Array  # int32 (B, L)
+    masked: jax.Array  # bool (B, L), after dropping
+    positions: jax.Array  # int32 (B, P), of the masked tokens; 0 where there are fewer
+    dropped: jax.Array  # int32 (B,), masked positions beyond P
+
+
+def max_predictions(config: Config) -> int:
+    """Returns P: the mean of the masked tokens of a full window and 3 standard deviations."""
+    if config.masking.max_predictions:
+        return min(config.masking.max_predictions, config.data.num_tokens)
+    tokens, budget = config.data.num_tokens - 2, config.largest_budget
+    easy_hard = curriculum.strategies(config.curriculum)
+    k, stride = config.tokens.k, config.tokens.stride
+    span = max(masking.tokens_per_center(name, k, stride) for name in (*easy_hard, "random"))
+    wanted = tokens * budget + 3 * math.sqrt(tokens * budget * span)
+    return min(8 * math.ceil(wanted / 8), config.data.num_tokens)
+
+
+def model_ids(bases_N: jax.Array, *, k: int, stride: int = 1) -> jax.Array:
+    """Returns [CLS], the k-mers, [SEP], [PAD]...: int32 (tokens + 2,) of one sequence."""
+    tokens_T = vocabulary.tokenize(bases_N, k, stride)
+    num_tokens = (tokens_T != vocabulary.PAD).sum(dtype=jnp.int32)
+    ids_L = jnp.pad(tokens_T, (1, 1), constant_values=vocabulary.PAD)
+    position_L = jnp.arange(ids_L.shape[0], dtype=jnp.int32)
+    ids_L = jnp.where(position_L == num_tokens + 1, vocabulary.SEP, ids_L)
+    return jnp.where(position_L == 0, vocabulary.CLS, ids_L)
+
+
+def mask_batch(
+    key: jax.Array,
+    batch: Batch,
+    which: jax.Array,
+    budget: jax.Array,
+    *,
+    strategies: tuple[str, ...],
+    ranks_V: jax.Array,
+    config: Config,
+) -> MaskedBatch:
+    """Returns masked and corrupted sequences; masks depend on the key and the index alone.
+
+    Args:
+      key: the step's masking key.
+      batch: bases (B, N), index (B,).
+      which: int32 or bool scalar, the entry of `strategies` to use. Two are chosen
+        from by `lax.cond`, more by `lax.switch`, outside any vmap, so that only
+        the chosen one runs.
+      budget: float32 scalar, share of tokens to mask.
+      strategies: names, static.
+      ranks_V: int32 (4**k,), PMI ranks.
+      config: the run's config.
+    """
+    tokens, settings = config.tokens, config.masking
+    spans = {"k": tokens.k, "stride": tokens.stride}
+    ids_BL = jax.vmap(functools.partial(model_ids, **spans))(batch.bases)
+    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index)
+    mask_keys_B, corrupt_keys_B = jnp.moveaxis(jax.vmap(jax.random.split)(keys_B), 1, 0)
+
+    def drawer(strategy: str) -> Callable[..., jax.Array]:
+        def draw(key: jax.Array, ids_L: jax.Array, budget: jax.Array) -> jax.Array:
+            return masking.draw(
+                key,
+                ids_L,
+                ranks_V,
+                strategy=strategy,
+                budget=budget,
+                min_distance=settings.min_distance,
+                **spans,
+            )
+
+        return jax.vmap(draw, (0, 0, None))
+
+    operands = (mask_keys_B, ids_BL, budget)
+    if len(set(strategies)) == 1:
+        wanted_BL = drawer(strategies[0])(*operands)
+    elif len(strategies) == 2:
+        wanted_BL = jax.lax.cond(which, drawer(strategies[1]), drawer(strategies[0]), *operands)
+    else:
+        wanted_BL = jax.lax.switch(which, [drawer(name) for name in strategies], *operands)
+
+    num_positions = max_predictions(config)
+    masked_BL = jax.vmap(masking.keep_first, (0, None))(wanted_BL, num_positions)
+    corrupt = functools.partial(masking.corrupt, by=settings.corruption, **spans)
+    corrupted_BL = jax.vmap(corrupt)(corrupt_keys_B, ids_BL, masked_BL)
+    find = functools.partial(jnp.nonzero, size=num_positions, fill_value=0)
+    positions_BP = jax.vmap(lambda masked_L: find(masked_L)[0])(masked_BL)
+    return MaskedBatch(
+        ids=ids_BL,
+        corrupted=corrupted_BL,
+        masked=masked_BL,
+        positions=positions_BP.astype(jnp.int32),
+        dropped=(wanted_BL & ~masked_BL).sum(axis=1, dtype=jnp.int32),
+    )
+
+
+def _loss_sums(
+    params: dict,
+    masked: MaskedBatch,
+    dropout_keys_B: jax.Array | None,
+    *,
+    model: bert.MaskedLM,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the sum of the masked tokens' cross entropies (nats), and of those it gets right."""
+    logits_BPV = model.apply({"params": params}, masked.corrupted, masked.positions, dropout_keys_B)
+    targets_BP = jnp.take_along_axis(masked.ids, masked.positions, axis=1)
+    weights_BP = masked.positions > 0  # position 0 is [CLS], never masked
+    losses_BP = optax.softmax_cross_entropy_with_integer_labels(logits_BPV, targets_BP)
+    right_BP = (logits_BPV.argmax(axis=-1) == targets_BP) & weights_BP
+    return jnp.where(weights_BP, losses_BP, 0).sum(), right_BP.sum(dtype=jnp.int32)
+
+
+def _mask_sums(batch: Batch, masked: MaskedBatch, config: Config) -> dict[str, jax.Array]:
+    """Returns float32 sums that describe the masks."""
+    eligible_BL = masked.ids >= vocabulary.NUM_SPECIAL
+    cover = functools.partial(masking.hidden_bases, k=config.tokens.k, stride=config.tokens.stride)
+    covered_BL = jax.vmap(cover)(masked.ids, masked.corrupted, eligible_BL)
+    sums = {
+        "predicted": masked.masked.sum(dtype=jnp.int32),
+        "eligible": eligible_BL.sum(dtype=jnp.int32),
+        "dropped_positions": masked.dropped.sum(dtype=jnp.int32),
+        "hidden_covered": jnp.where(masked.masked, covered_BL, 0).sum(dtype=jnp.int32),
+        "bases": (batch.bases != vocabulary.PADDING).sum(dtype=jnp.int32),
+    }
+    return {name: value.astype(jnp.float32) for name, value in sums.items()}
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: bert.MaskedLM,
+    transform: optax.GradientTransformation,
+    ranks_V: np.ndarray,
+    config: Config,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Returns the state after one update, and metrics summed over all devices.
+
+    Args:
+      state: replicated.
+      batch: this device's part: bases (A, B, N), index (A, B).
+      model: the network.
+      transform: the optimizer.
+      ranks_V: int32 (4**k,), PMI ranks.
+      config: the run's config.
+
+    Returns:
+      The new state, and float32 scalars: loss_sum (nats), right, predicted,
+      eligible, dropped_positions, hidden_covered, bases, hard (0 or 1),
+      grad_norm (before clipping), budget.
+    """
+    train_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), _TRAIN_KEY)
+    step_key = jax.random.fold_in(train_key, state.step)
+    hard = curriculum.is_hard(
+        state.curriculum, jax.random.fold_in(step_key, _STAGE_KEY), state.step, config=config
+    )
+    num_parts = batch.index.shape[0]
+    flat = Batch(*(x.reshape(-1, *x.shape[2:]) for x in batch))
+    masked = mask_batch(
+        jax.random.fold_in(step_key, _MASK_KEY),
+        flat,
+        hard,
+        state.curriculum.budget,
+        strategies=curriculum.strategies(config.curriculum),
+        ranks_V=jnp.asarray(ranks_V),
+        config=config,
+    )
+    dropout_keys = _dropout_keys(step_key, flat.index, config)
+    differentiate = jax.value_and_grad(functools.partial(_loss_sums, model=model), has_aux=True)
+
+    def accumulate(totals: tuple, part: tuple) -> tuple[tuple, None]:
+        (loss, right), grads = differentiate(state.params, *part)
+        return jax.tree.map(jnp.add, totals, (loss, right, grads)), None
+
+    parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), (masked, dropout_keys))
+    totals = jax.tree.map(jnp.zeros_like, (jnp.float32(0), jnp.int32(0), state.params))
+    (loss, right, grads), _ = jax.lax.scan(accumulate, totals, parts)
+
+    sums = _mask_sums(flat, masked, config)
+    sums |= {"loss_sum": loss, "right": right.astype(jnp.float32)}
+    sums, grads = jax.lax.psum((sums, grads), parallel.AXIS)
+    scale = 1 / jnp.maximum(sums["predicted"], 1)
+    grads = jax.tree.map(lambda grad: grad * scale, grads)
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+        updates, opt_state = transform.update(grads, state.opt_state, state.params)
+    new_state = TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+        key=state.key,
+        curriculum=state.curriculum.replace(
+            hard_steps=state.curriculum.hard_steps + hard.astype(jnp.int32)
+        ),
+    )
+    return new_state, sums | {
+        "hard": hard.astype(jnp.float32),
+        "grad_norm": optax.tree.norm(grads),
+        "budget": state.curriculum.budget,
+    }
+
+
+def _dropout_keys(step_key: jax.Array, index_B: jax.Array, config: Config) -> jax.Array | None:
+    """Returns one dropout key a sequence, or None where nothing is dropped."""
+    if config.model.dropout == 0 and config.model.attention_dropout == 0:
+        return None
+    branch = jax.random.fold_in(step_key, _DROPOUT_KEY)
+    return jax.vmap(jax.random.fold_in, (None, 0))(branch, index_B)
+
+
+def eval_strategies(config: Config) -> tuple[str, ...]:
+    """Returns the strategies that evaluations choose from by index: easy, hard, random."""
+    return (*curriculum.strategies(config.curriculum), "random")
+
+
+def eval_step(
+    state: TrainState,
+    batch: Batch,
+    which: jax.Array,
+    *,
+    model: bert.MaskedLM,
+    ranks_V: np.ndarray,
+    config: Config,
+) -> dict[str, jax.Array]:
+    """Returns loss_sum and the mask sums over all devices, under fixed masks.
+
+    The key is the run's, not the step's: the same windows are masked alike at
+    every evaluation of one strategy and budget, so that a change of perplexity is
+    a change of the model.
+
+    Args:
+      state: replicated.
+      batch: this device's part: bases (1, B, N), index (1, B).
+      which: int32 scalar, index into `eval_strategies(config)`.
+      model: the network.
+      ranks_V: int32 (4**k,), PMI ranks.
+      config: the run's config.
+    """
+    flat = Batch(*(x.reshape(-1, *x.shape[2:]) for x in batch))
+    masked = eval_masks(
+        state.key, flat, which, state.curriculum.budget, ranks_V=ranks_V, config=config
+    )
+    loss, right = _loss_sums(state.params, masked, None, model=model)
+    sums = _mask_sums(flat, masked, config)
+    sums |= {"loss_sum": loss, "right": right.astype(jnp.float32)}
+    return jax.lax.psum(sums, parallel.AXIS)
+
+
+def eval_masks(
+    key: jax.Array,
+    batch: Batch,
+    which: jax.Array,
+    budget: jax.Array,
+    *,
+    ranks_V: np.ndarray,
+    config: Config,
+) -> MaskedBatch:
+    """Returns the masks of an evaluation, made from the run's fixed evaluation key.
+
+    Under `random` the budget is the config's, so that this perplexity compares
+    runs and stages; otherwise it is the curriculum's.
+
+    Args:
+      key: uint32 (2,), the run's key.
+      batch: bases (B, N), index (B,).
+      which: int32 scalar, index into `eval_strategies(config)`.
+      budget: float32 scalar, the curriculum's.
+      ranks_V: int32 (4**k,), PMI ranks.
+      config: the run's config.
+    """
+    strategies = eval_strategies(config)
+    is_random = which == len(strategies) - 1
+    return mask_batch(
+        jax.random.fold_in(jax.random.wrap_key_data(key), _EVAL_KEY),
+        batch,
+        which,
+        jnp.where(is_random, jnp.float32(config.masking.budget), budget),
+        strategies=strategies,
+        ranks_V=jnp.asarray(ranks_V),
+        config=config,
+    )
+
+
+def init_state(
+    config: Config, model: bert.MaskedLM, transform: optax.GradientTransformation
+) -> TrainState:
+    """Returns the state before the first step; everything random follows from `config.seed`."""
+    run_key = jax.random.key(config.seed)
+    ids = jnp.zeros((1, config.data.num_tokens), jnp.int32)
+    positions = jnp.zeros((1, 1), jnp.int32)
+    init_key = jax.random.fold_in(run_key, _INIT_KEY)
+    params = jax.jit(model.init)(init_key, ids, positions)["params"]
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        opt_state=transform.init(params),
+        key=jax.random.key_data(run_key),
+        curriculum=curriculum.init(config),
+    )
+
+
+def make(config: Config, ranks_V: np.ndarray) -> tuple[TrainState, Callable, Callable]:
+    """Returns the initial state (replicated), the train program and the eval program."""
+    model = bert.MaskedLM(config.model, config.tokens)
+    transform = optimizer.make(config)
+    shared = {"model": model, "ranks_V": ranks_V, "config": config}
+    train = functools.partial(train_step, transform=transform, **shared)
+    evaluate = functools.partial(eval_step, **shared)
+    state = parallel.replicate(init_state(config, model, transform))
+    return state, parallel.train_program(train), parallel.eval_program(evaluate)

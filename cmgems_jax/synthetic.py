@@ -1,0 +1,133 @@
+"""A genome without a download: a 5th-order Markov chain drawn from 6-mer counts.
+
+Its law is known, so the least reachable loss of a model trained on it is known
+too; its k-mer ranks are those of the genome that was counted.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from cmgems_jax import pmi, vocabulary
+
+ORDER = 5  # bases that the next one depends on: what 6-mer counts can tell
+NUM_STATES = 4**ORDER
+MAX_CONTIGS = 256  # drawn side by side
+CONTIG_BASES = 10_000  # a small genome has fewer contigs rather than shorter ones
+FASTA_COLUMNS = 80
+_STEPS_A_DRAW = 1_024
+
+
+def transition(counts: np.ndarray) -> np.ndarray:
+    """Returns the probability of every base after every 5-mer.
+
+    Args:
+      counts: int (4096,), occurrences of the 6-mers by code (first base most
+        significant, order A T C G).
+
+    Returns:
+      float64 (1024, 4), rows sum to 1; a 5-mer that never occurs is followed by
+      any base with equal probability.
+    """
+    count_SB = np.asarray(counts, np.float64).reshape(NUM_STATES, 4)
+    total_S = count_SB.sum(axis=1, keepdims=True)
+    return np.where(total_S > 0, count_SB / np.maximum(total_S, 1), 0.25)
+
+
+def stationary(probability_SB: np.ndarray) -> np.ndarray:
+    """Returns float64 (1024,), the share of every 5-mer in an endless chain.
+
+    Args:
+      probability_SB: float64 (1024, 4), as `transition` returns it.
+    """
+    share_S = np.full(NUM_STATES, 1 / NUM_STATES)
+    for _ in range(1_000):
+        # The 5-mer after `s` and base `b` is 4 * (s mod 256) + b.
+        next_S = (share_S[:, None] * probability_SB).reshape(4, NUM_STATES).sum(axis=0)
+        if np.abs(next_S - share_S).sum() < 1e-14:
+            break
+        share_S = next_S
+    return share_S
+
+
+def draw_contigs(
+    counts: np.ndarray, num_contigs: int, num_bases: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns contigs drawn from the chain, each from its stationary law on.
+
+    The contigs are drawn side by side, so many short ones take less time than
+    one long one.
+
+    Args:
+      counts: int (4096,), 6-mer counts by code.
+      num_contigs: number of independent chains C.
+      num_bases: bases of each.
+      rng: where the draws come from.
+
+    Returns:
+      uint8 (C, num_bases), codes 0..3.
+    """
+    probability_SB = transition(counts)
+    bound_SB = np.cumsum(probability_SB, axis=1)[:, :3]
+    share_S = stationary(probability_SB)
+    state_C = rng.choice(NUM_STATES, size=num_contigs, p=share_S / share_S.sum())
+    base_NC = np.empty((max(num_bases, ORDER), num_contigs), np.uint8)
+    for place in range(ORDER):
+        base_NC[place] = state_C >> 2 * (ORDER - 1 - place) & 3
+    for first in range(ORDER, num_bases, _STEPS_A_DRAW):
+        uniform_NC = rng.random((min(_STEPS_A_DRAW, num_bases - first), num_contigs))
+        for step, uniform_C in enumerate(uniform_NC, first):
+            base_C = (uniform_C[:, None] >= bound_SB[state_C]).sum(axis=1)
+            state_C = state_C * 4 % NUM_STATES + base_C
+            base_NC[step] = base_C
+    return np.ascontiguousarray(base_NC[:num_bases].T)
+
+
+def write_genome(path: Path, num_bases: int, seed: int) -> None:
+    """Writes a FASTA file drawn from GRCh38's 6-mer counts; a file of that genome is left alone.
+
+    The first header names seed and size, by which the file is recognised. It is
+    written under another name first, so that an interrupted run leaves no part.
+
+    Args:
+      path: the file to write; its folder is made.
+      num_bases: bases in all, in contigs of equal length (to one base).
+      seed: the same seed gives the same file.
+    """
+    num_contigs = min(MAX_CONTIGS, max(2, num_bases // CONTIG_BASES))
+    headers = [
+        f">synthetic_{index + 1} seed={seed} bases={num_bases} 5th-order chain of GRCh38's 6-mers\n"
+        for index in range(num_contigs)
+    ]
+    if path.is_file() and _first_line(path) == headers[0]:
+        return
+    shortest, num_longer = divmod(num_bases, num_contigs)
+    rng = np.random.default_rng((seed, num_bases))
+    contigs = draw_contigs(pmi.grch38_counts(), num_contigs, shortest + 1, rng)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.incomplete-{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            for index, (header, bases) in enumerate(zip(headers, contigs, strict=True)):
+                file.write(header.encode())
+                file.write(_lines(bases[: shortest + (index < num_longer)]))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _first_line(path: Path) -> str:
+    """Returns the first line of a text file, shortened to 200 characters."""
+    with path.open(encoding="ascii", errors="replace") as file:
+        return file.readline(200)
+
+
+def _lines(bases: np.ndarray) -> bytes:
+    """Returns the bases (n,) as lines of letters."""
+    letters = np.frombuffer(vocabulary.ALPHABETS["dna"].encode(), np.uint8)[bases]
+    num_full = len(letters) // FASTA_COLUMNS
+    block = np.full((num_full, FASTA_COLUMNS + 1), ord("\n"), np.uint8)
+    block[:, :-1] = letters[: num_full * FASTA_COLUMNS].reshape(num_full, FASTA_COLUMNS)
+    rest = letters[num_full * FASTA_COLUMNS :].tobytes()
+    return block.tobytes() + (rest + b"\n" if rest else b"")

@@ -1,0 +1,149 @@
+"""k-mer ids and bases, for numpy and jax alike.
+
+Bases are uint8 codes in DNABERT's order, A T C G = 0..3; any other letter is
+`AMBIGUOUS`, and the filling behind a short sequence is `PADDING`. Token ids are
+DNABERT's (Ji et al. 2021): five special tokens, then the 4**k k-mers with the
+first base most significant, so that weights interchange with published models.
+"""
+
+import numpy as np
+
+import jax
+import jax.numpy as jnp
+
+PAD, UNK, CLS, SEP, MASK = range(5)
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+NUM_SPECIAL = len(SPECIAL_TOKENS)
+ALPHABETS = {"dna": "ATCG", "rna": "AUCG"}
+AMBIGUOUS = 4
+PADDING = 5
+MIN_K, MAX_K = 3, 8
+
+Array = np.ndarray | jax.Array
+
+
+def _code_of_letter() -> np.ndarray:
+    """Returns uint8 (256,), the base code of every byte."""
+    table = np.full(256, AMBIGUOUS, np.uint8)
+    for code, letters in enumerate(("Aa", "TtUu", "Cc", "Gg")):
+        table[np.frombuffer(letters.encode(), np.uint8)] = code
+    return table
+
+
+CODE_OF_LETTER = _code_of_letter()
+
+
+def size(k: int) -> int:
+    """Returns the number of ids: 5 special tokens and 4**k k-mers."""
+    return NUM_SPECIAL + 4**k
+
+
+def num_tokens(num_bases: int, k: int, stride: int = 1) -> int:
+    """Returns how many k-mers `num_bases` bases give."""
+    return max(0, (num_bases - k) // stride + 1)
+
+
+def num_bases(num_tokens: int, k: int, stride: int = 1) -> int:
+    """Returns how many bases `num_tokens` (>= 1) k-mers cover."""
+    return (num_tokens - 1) * stride + k
+
+
+def encode(sequence: str | bytes) -> np.ndarray:
+    """Returns the base codes of a sequence.
+
+    Lower case counts as upper case (soft-masked repeats are DNA), U as T; every
+    other letter is `AMBIGUOUS`.
+
+    Args:
+      sequence: n letters.
+
+    Returns:
+      uint8 (n,).
+    """
+    letters = sequence.encode("latin-1", "replace") if isinstance(sequence, str) else sequence
+    return CODE_OF_LETTER[np.frombuffer(letters, np.uint8)]
+
+
+def decode(bases: np.ndarray, alphabet: str = "dna") -> str:
+    """Returns the letters of base codes; ambiguous ones are N, padding is left out."""
+    letters = np.frombuffer((ALPHABETS[alphabet] + "N").encode(), np.uint8)
+    bases = np.asarray(bases)
+    return letters[bases[bases != PADDING]].tobytes().decode()
+
+
+def tokenize(bases: Array, k: int, stride: int = 1) -> Array:
+    """Returns the k-mer ids of base codes, without [CLS] and [SEP].
+
+    One function for both libraries: numpy in, numpy out; jax in, jax out.
+
+    Args:
+      bases: uint8 (..., n).
+      k: bases a token.
+      stride: bases between the starts of neighbouring tokens.
+
+    Returns:
+      int32 (..., (n - k) // stride + 1): [UNK] where a k-mer holds an ambiguous
+      base, [PAD] where it reaches into the padding.
+    """
+    xp = np if isinstance(bases, np.ndarray) else jnp
+    length = num_tokens(bases.shape[-1], k, stride)
+    code = xp.zeros((*bases.shape[:-1], length), np.int32)
+    largest = xp.zeros_like(code)
+    if length:
+        for offset in range(k):
+            base = bases[..., offset : offset + (length - 1) * stride + 1 : stride].astype(np.int32)
+            code = code * 4 + base
+            largest = xp.maximum(largest, base)
+    special = xp.where(largest == PADDING, np.int32(PAD), np.int32(UNK))
+    return xp.where(largest < AMBIGUOUS, code + np.int32(NUM_SPECIAL), special)
+
+
+def detokenize(ids: np.ndarray, k: int, stride: int = 1) -> np.ndarray:
+    """Returns the bases that a row of k-mer ids spells.
+
+    The inverse of `tokenize` where the tokens overlap consistently; where they
+    do not, the later token wins. [CLS], [SEP] and [PAD] are left out; the bases
+    that only [UNK] or [MASK] cover are ambiguous.
+
+    Args:
+      ids: int32 (L,).
+      k: bases a token.
+      stride: bases between the starts of neighbouring tokens.
+
+    Returns:
+      uint8 (n,).
+    """
+    tokens = np.asarray(ids)
+    tokens = tokens[~np.isin(tokens, (PAD, CLS, SEP))]
+    if not len(tokens):
+        return np.zeros(0, np.uint8)
+    bases = np.full(num_bases(len(tokens), k, stride), AMBIGUOUS, np.uint8)
+    known = tokens >= NUM_SPECIAL
+    starts = np.arange(len(tokens))[known] * stride
+    codes = tokens[known] - NUM_SPECIAL
+    for offset in reversed(range(k)):
+        bases[starts + offset] = codes >> 2 * (k - 1 - offset) & 3
+    return bases
+
+
+def kmers(k: int, alphabet: str = "dna") -> list[str]:
+    """Returns the 4**k k-mers in the order of their codes (AAA, AAT, AAC, AAG, ATA, ...)."""
+    letters = np.frombuffer(ALPHABETS[alphabet].encode(), np.uint8)
+    codes = np.arange(4**k)
+    columns = [letters[codes >> 2 * (k - 1 - offset) & 3] for offset in range(k)]
+    return [row.tobytes().decode() for row in np.stack(columns, axis=1)]
+
+
+def kmer_code(kmer: str) -> int:
+    """Returns the code of a k-mer, 0 for AAA...; ValueError for other letters."""
+    code = 0
+    for base in encode(kmer):
+        if base >= AMBIGUOUS:
+            raise ValueError(f"k-mer {kmer!r}: expected only the letters A, T (U), C, G")
+        code = code * 4 + int(base)
+    return code
+
+
+def tokens(k: int, alphabet: str = "dna") -> list[str]:
+    """Returns every token in the order of its id, as in DNABERT's vocab.txt."""
+    return [*SPECIAL_TOKENS, *kmers(k, alphabet)]

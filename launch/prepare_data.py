@@ -1,0 +1,47 @@
+"""Cuts a genome into pretraining windows and stores them as a TFDS data set.
+
+    python -m launch.prepare_data --config=configs/NAME.py --data_dir=DIR \\
+        --config.data.fasta=GENOME.fa.gz
+
+`launch.pretrain` does the same on first use; prepare beforehand to share one data
+set between runs (give each --config.data.dir=DIR). DIR gets the array_record
+files of the splits train and validation, and windows.json: settings, sha256 of
+the inputs, counts, held-out contigs. A DIR that already holds this data set is
+left as it is; one with other settings is refused.
+"""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from cmgems_jax import command
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Recipe, a file of configs/. Any field can be set: --config.data.fasta=A.fa.gz,B.2bit "
+    "--config.seed=1 --config.data.num_tokens=128 --config.data.split=window",
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder to make; default: data.dir of the config."
+)
+flags.mark_flag_as_required("config")
+
+
+def main() -> None:
+    """Checks the config, then makes or reuses the data set."""
+    from cmgems_jax import config as config_lib
+    from cmgems_jax.data import windows
+    from cmgems_jax.errors import InputError
+
+    config = command.config_of(_CONFIG)
+    config_lib.validate(config)
+    data_dir = _DATA_DIR.value or config.data.dir
+    if not data_dir:
+        raise InputError("where should the data set go? Give --data_dir=DIR")
+    windows.prepare(config, Path(data_dir))
+
+
+if __name__ == "__main__":
+    command.run(main)

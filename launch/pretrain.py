@@ -1,0 +1,35 @@
+"""Pretrains a masked-language model on DNA under a masking curriculum.
+
+    python -m launch.pretrain --config=configs/demo.py --workdir=runs/demo
+    python -m launch.pretrain --config=configs/logo6.py --workdir=runs/human \\
+        --config.data.fasta=genome.fa.gz --config.num_steps=1000
+
+Any field of the config can be set on the command line; `cmgems_jax/config.py`
+lists them. The same command again goes on from the newest checkpoint.
+"""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from cmgems_jax import command
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, for example configs/dnabert6.py; fields by --config.FIELD=VALUE."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run: metrics, curves, checkpoints; made where it is missing."
+)
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main() -> None:
+    """Runs the command."""
+    from cmgems_jax import pretrain
+
+    pretrain.pretrain(command.config_of(_CONFIG), Path(_WORKDIR.value))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Runs ruff and pytest in the repository's own environment, which it makes on first use.
+#
+#   bash launch/test.sh [pytest arguments]
+#   bash launch/test.sh tests/test_masking.py -k spans
+set -euo pipefail
+# shellcheck source=launch/environment.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+"$VENV_PYTHON" -m ruff check
+"$VENV_PYTHON" -m ruff format --check
+"$VENV_PYTHON" -m pytest "$@"

@@ -1,0 +1,127 @@
+"""The network: sizes, initial values, padding, dropout."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cmgems_jax import bert, vocabulary
+from cmgems_jax.config import ModelConfig, TokensConfig
+
+SMALL = ModelConfig(
+    num_layers=2, hidden_size=32, num_heads=4, feedforward_size=64, num_positions=24, dropout=0.0,
+    attention_dropout=0.0,
+)  # fmt: skip
+K3 = TokensConfig(k=3)
+
+
+def init(config: ModelConfig, tokens: TokensConfig = K3, seed: int = 0) -> dict:
+    """Returns the model's parameters."""
+    ids = jnp.zeros((1, 8), jnp.int32)
+    return bert.MaskedLM(config, tokens).init(jax.random.key(seed), ids, ids[:, :1])["params"]
+
+
+def apply(params: dict, ids_BL: jax.Array, config: ModelConfig = SMALL, **kwargs) -> jax.Array:
+    """Returns the logits at every position."""
+    positions = jnp.broadcast_to(jnp.arange(ids_BL.shape[1]), ids_BL.shape)
+    return bert.MaskedLM(config, K3).apply({"params": params}, ids_BL, positions, **kwargs)
+
+
+def test_dnabert6_has_as_many_parameters_as_huggingface_bert_for_masked_lm():
+    """Counted from the tensors of BertForMaskedLM; the decoder is tied."""
+    hidden, inner, vocab = 768, 3072, 4101
+    norm = 2 * hidden
+    embeddings = (vocab + 512 + 2) * hidden + norm
+    attention = 4 * (hidden * hidden + hidden) + norm
+    feedforward = hidden * inner + inner + inner * hidden + hidden + norm
+    head = hidden * hidden + hidden + norm + vocab
+    expected = embeddings + 12 * (attention + feedforward) + head
+    model = bert.MaskedLM(ModelConfig(), TokensConfig())
+    ids = jax.ShapeDtypeStruct((1, 512), jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), ids, ids)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
+
+
+def test_initial_weights_have_berts_standard_deviation():
+    params = init(ModelConfig(num_layers=1, hidden_size=128, num_heads=2), TokensConfig(k=6))
+    for leaf in jax.tree.leaves(params):
+        if leaf.ndim == 2 and leaf.size > 10_000:
+            assert float(leaf.std()) == pytest.approx(0.02, rel=0.02)  # 5 sd of 10,000 draws
+    np.testing.assert_array_equal(params["encoder"]["layers_0"]["query"]["bias"], 0)
+
+
+def test_padding_changes_no_logit():
+    params = init(SMALL)
+    ids = jax.random.randint(jax.random.key(1), (2, 12), 5, vocabulary.size(3))
+    padded = jnp.pad(ids, ((0, 0), (0, 8)), constant_values=vocabulary.PAD)
+    np.testing.assert_allclose(apply(params, padded)[:, :12], apply(params, ids), atol=2e-6)
+
+
+def test_logits_at_gathered_positions_are_those_of_all_positions():
+    params = init(SMALL)
+    ids = jax.random.randint(jax.random.key(1), (2, 12), 5, vocabulary.size(3))
+    positions = jnp.array([[3, 7], [11, 0]], jnp.int32)
+    some = bert.MaskedLM(SMALL, K3).apply({"params": params}, ids, positions)
+    every = np.asarray(apply(params, ids))
+    expected = every[np.arange(2)[:, None], np.asarray(positions)]
+    np.testing.assert_allclose(some, expected, atol=2e-6)
+
+
+def test_the_explicit_attention_of_attention_dropout_equals_the_fused_one():
+    """With a rate so small that nothing is dropped in 2,000 draws (all but certainly)."""
+    params = init(SMALL)
+    ids = jax.random.randint(jax.random.key(1), (2, 12), 5, vocabulary.size(3))
+    ids = ids.at[1, 9:].set(vocabulary.PAD)
+    config = ModelConfig(**{**vars(SMALL), "attention_dropout": 1e-9})
+    keys = jax.random.split(jax.random.key(2), 2)
+    explicit = apply(params, ids, config, keys_B=keys)
+    np.testing.assert_allclose(explicit, apply(params, ids), atol=5e-6)
+
+
+def test_dropout_depends_on_the_sequences_key_alone():
+    x = jnp.ones((4, 50, 8))
+    keys = jax.random.split(jax.random.key(0), 4)
+    whole = bert.dropout(x, keys, 0.3, 7)
+    halves = [bert.dropout(x[i : i + 2], keys[i : i + 2], 0.3, 7) for i in (0, 2)]
+    np.testing.assert_array_equal(whole, np.concatenate(halves))
+    assert not np.array_equal(whole, bert.dropout(x, keys, 0.3, 8))
+    assert set(np.unique(whole)) == {np.float32(0), np.float32(1) / np.float32(0.7)}
+    assert float((whole == 0).mean()) == pytest.approx(0.3, abs=5 * (0.3 * 0.7 / 1600) ** 0.5)
+    np.testing.assert_array_equal(bert.dropout(x, None, 0.3, 7), x)
+
+
+def test_base_structured_embeddings_are_sums_over_bases_of_the_given_scale():
+    config = ModelConfig(**{**vars(SMALL), "embedding_init": "bases", "embedding_scale": 0.3})
+    table = np.asarray(init(config)["encoder"]["word_embeddings"]["embedding"])
+    kmers = table[vocabulary.NUM_SPECIAL :]
+    assert kmers.std() == pytest.approx(0.3, rel=1e-5)
+
+    def row(kmer: str) -> np.ndarray:
+        return kmers[vocabulary.kmer_code(kmer)]
+
+    # A sum over places: changing one base changes the vector alike whatever stands beside it.
+    np.testing.assert_allclose(row("ATG") - row("CTG"), row("AAC") - row("CAC"), atol=1e-5)
+    np.testing.assert_allclose(kmers.mean(axis=0), 0, atol=1e-5)  # centred over the four bases
+    assert table[: vocabulary.NUM_SPECIAL].std() < 0.03  # special tokens stay at normal(0.02)
+
+
+def test_sinusoidal_positions_have_the_amplitude_and_a_product_that_depends_on_distance():
+    config = ModelConfig(**{**vars(SMALL), "position_init": "sinusoidal", "position_scale": 0.2})
+    table = np.asarray(init(config)["encoder"]["position_embeddings"])
+    np.testing.assert_allclose((table**2).sum(axis=1), 0.2**2 * 16, rtol=1e-5)
+    gram = table @ table.T
+    for distance in (1, 5):
+        diagonal = np.diag(gram, distance)
+        np.testing.assert_allclose(diagonal, diagonal[0], atol=1e-6)
+
+
+def test_the_network_computes_in_the_configs_dtype_and_scores_in_float32():
+    config = ModelConfig(**{**vars(SMALL), "dtype": "bfloat16"})
+    params = init(SMALL)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    ids = jnp.full((1, 6), 9, jnp.int32)
+    with jax.numpy_dtype_promotion("standard"):  # flax's LayerNorm relies on it in bfloat16
+        states = bert.Encoder(config, K3).apply({"params": params["encoder"]}, ids)
+        logits = apply(params, ids, config)
+    assert states.dtype == jnp.bfloat16
+    assert logits.dtype == jnp.float32

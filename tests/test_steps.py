@@ -1,0 +1,296 @@
+"""The train step: the same update on any number of devices, one conditional, true sums."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cmgems_jax import bert, curriculum, masking, optimizer, parallel, steps, vocabulary
+from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig, OptimizerConfig
+from cmgems_jax.steps import Batch
+
+ROOT = Path(__file__).parents[1]
+RANKS = np.random.default_rng(0).permutation(4096).astype(np.int32) + 1
+
+
+def small_config(**changes: object) -> Config:
+    """Returns a config of a model that compiles in seconds."""
+    model = ModelConfig(
+        num_layers=1, hidden_size=32, num_heads=2, feedforward_size=64, num_positions=64,
+        dropout=0.1, attention_dropout=0.0,
+    )  # fmt: skip
+    settings = {
+        "num_steps": 20, "batch_size": 16, "accumulation_steps": 2, "eval_every": 5,
+        "data": DataConfig(num_tokens=64), "model": model,
+        "optimizer": OptimizerConfig(peak_lr=1e-2, warmup_steps=2),
+    }  # fmt: skip
+    return Config(**{**settings, **changes})
+
+
+def random_batch(config: Config, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Returns bases with short rows, and their index."""
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, 4, (config.batch_size, config.window_bases)).astype(np.uint8)
+    for row, length in zip(rows[::2], rng.integers(6, config.window_bases, len(rows)), strict=False):
+        row[length:] = vocabulary.PADDING
+    return rows, np.arange(config.batch_size, dtype=np.int32)
+
+
+def sharded(config: Config, seed: int = 0) -> Batch:
+    """Returns the random batch as the train program takes it."""
+    return Batch(
+        *(parallel.shard(x, config.accumulation_steps) for x in random_batch(config, seed))
+    )
+
+
+def masks(config: Config, which: int, strategies: tuple[str, ...], seed: int = 0):
+    """Returns a masked batch."""
+    batch = Batch(*(jnp.asarray(x) for x in random_batch(config)))
+    return steps.mask_batch(
+        jax.random.key(seed), batch, jnp.int32(which), jnp.float32(0.15),
+        strategies=strategies, ranks_V=jnp.asarray(RANKS), config=config,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cm_gems():
+    """Returns config, and the programs on 4 devices."""
+    config = small_config()
+    return config, *steps.make(config, RANKS)
+
+
+def test_ids_begin_with_cls_and_end_with_sep_behind_the_last_token():
+    bases = np.r_[vocabulary.encode("ATGCATG"), [vocabulary.PADDING] * 3].astype(np.uint8)
+    ids = steps.model_ids(jnp.asarray(bases), k=6)
+    expected = [vocabulary.CLS, *vocabulary.tokenize(bases[:7], 6), vocabulary.SEP, 0, 0, 0]
+    np.testing.assert_array_equal(ids, expected)
+
+
+def test_positions_list_the_masked_tokens_and_nothing_else():
+    config = small_config()
+    masked = masks(config, 0, ("random", "random"))
+    for row in range(config.batch_size):
+        positions = np.asarray(masked.positions[row])
+        np.testing.assert_array_equal(positions[positions > 0], np.flatnonzero(masked.masked[row]))
+
+
+def test_positions_beyond_the_limit_are_counted_and_left_as_they_are():
+    config = small_config()
+    config.masking.max_predictions = 3
+    limited = masks(config, 0, ("random", "random"))
+    config.masking.max_predictions = 60
+    free = masks(config, 0, ("random", "random"))
+    assert limited.masked.sum(axis=1).max() == 3
+    np.testing.assert_array_equal(
+        limited.dropped, np.asarray(free.masked.sum(axis=1)) - np.asarray(limited.masked.sum(axis=1))
+    )
+    untouched = ~np.asarray(limited.masked)
+    np.testing.assert_array_equal(
+        np.asarray(limited.corrupted)[untouched], np.asarray(limited.ids)[untouched]
+    )
+
+
+def test_the_switch_picks_the_strategy_that_its_index_names():
+    config = small_config()
+    names = ("genemask", "global", "random")
+    for which, name in enumerate(names):
+        chosen = masks(config, which, names)
+        alone = masks(config, 0, (name, name))
+        np.testing.assert_array_equal(chosen.corrupted, alone.corrupted)
+
+
+def test_the_mask_of_a_sequence_does_not_depend_on_the_batch_around_it():
+    config = small_config()
+    rows, index = random_batch(config)
+    draw = functools.partial(
+        steps.mask_batch, jax.random.key(0), which=jnp.int32(0), budget=jnp.float32(0.15),
+        strategies=("genemask", "global"), ranks_V=jnp.asarray(RANKS), config=config,
+    )  # fmt: skip
+    whole = draw(Batch(jnp.asarray(rows), jnp.asarray(index)))
+    part = draw(Batch(jnp.asarray(rows[5:9]), jnp.asarray(index[5:9])))
+    np.testing.assert_array_equal(whole.corrupted[5:9], part.corrupted)
+
+
+def test_the_compiled_step_holds_one_conditional_with_both_strategies_inside(cm_gems):
+    """Not a select: only the branch that is taken runs. `lowest` bisects in a loop in each."""
+    config, state, train, _ = cm_gems
+    program = train.lower(state, sharded(config)).compile().as_text()
+    assert program.count(" conditional(") == 1
+    fixed = small_config(curriculum=CurriculumConfig(name="fixed"))
+    state, train, _ = steps.make(fixed, RANKS)
+    assert " conditional(" not in train.lower(state, sharded(fixed)).compile().as_text()
+
+
+def test_training_lowers_the_loss_and_advances_the_state(cm_gems):
+    config, _, train, _ = cm_gems
+    state, _, _ = steps.make(config, RANKS)
+    key = np.asarray(state.key)
+    losses = []
+    for _ in range(12):
+        state, metrics = train(state, sharded(config))
+        losses.append(float(metrics["loss_sum"] / metrics["predicted"]))
+    assert losses[-1] < losses[0] - 0.5
+    assert int(state.step) == 12
+    np.testing.assert_array_equal(state.key, key)
+    assert int(state.curriculum.hard_steps) == 0
+
+
+def test_the_stage_in_the_state_decides_what_the_step_masks(cm_gems):
+    config, _, train, _ = cm_gems
+    hidden = {}
+    for stage in (curriculum.EASY, curriculum.HARD):
+        state, _, _ = steps.make(config, RANKS)
+        after = parallel.replicate(state.curriculum.replace(stage=np.array(stage, np.int32)))
+        state, metrics = train(state.replace(curriculum=after), sharded(config))
+        assert float(metrics["hard"]) == stage
+        assert int(state.curriculum.hard_steps) == stage
+        hidden[stage] = float(metrics["hidden_covered"])
+    assert hidden[0] != hidden[1]
+
+
+def test_every_device_holds_the_same_state_after_steps(cm_gems):
+    """pmap accepts out_axes=None for values that differ: only the shards show it."""
+    config, _, train, _ = cm_gems
+    state, _, _ = steps.make(config, RANKS)
+    for seed in range(3):
+        state, _ = train(state, sharded(config, seed))
+    for leaf in jax.tree.leaves(state):
+        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(shards) == jax.device_count()
+        for shard in shards[1:]:
+            np.testing.assert_array_equal(shard, shards[0])
+
+
+def test_accumulation_in_parts_gives_the_same_update():
+    """Tolerance: sums of float32 gradients in another order, through 3 AdamW steps."""
+    results = []
+    for parts in (1, 4):
+        config = small_config(accumulation_steps=parts)
+        state, train, _ = steps.make(config, RANKS)
+        for seed in range(3):
+            state, metrics = train(state, sharded(config, seed))
+        results.append((parallel.to_host(state.params), float(metrics["predicted"])))
+    assert results[0][1] == results[1][1]
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5),
+        results[0][0], results[1][0],
+    )  # fmt: skip
+
+
+_PROGRAM = """
+import json, sys
+import numpy as np
+sys.path.insert(0, "tests")
+import test_steps as t
+config = t.small_config(batch_size=16)
+state, train, _ = t.steps.make(config, t.RANKS)
+counts = []
+for seed in range(5):
+    state, metrics = train(state, t.sharded(config, seed))
+    names = ("predicted", "eligible", "hidden_covered", "dropped_positions")
+    counts.append([float(metrics[name]) for name in names])
+np.savez(sys.argv[1], *t.jax.tree.leaves(t.parallel.to_host(state.params)))
+print(json.dumps({"devices": t.jax.device_count(), "counts": counts}))
+"""
+
+
+def test_one_device_and_eight_give_the_same_parameters_after_five_steps(tmp_path):
+    """Relative 1e-5 of each tensor's largest value: sums in another order; masks exactly."""
+    reports, params = [], []
+    for devices in (1, 8):
+        output = tmp_path / f"{devices}.npz"
+        environment = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "PYTHONPATH": str(ROOT),
+        }
+        result = subprocess.run(
+            [sys.executable, "-c", _PROGRAM, str(output)],
+            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        reports.append(json.loads(result.stdout.splitlines()[-1]))
+        params.append(np.load(output))
+    assert [report["devices"] for report in reports] == [1, 8]
+    assert reports[0]["counts"] == reports[1]["counts"]
+    for name in params[0]:
+        one, eight = params[0][name], params[1][name]
+        scale = max(np.abs(one).max(), 1e-2)
+        np.testing.assert_allclose(eight / scale, one / scale, rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_an_evaluation_is_the_same_each_time_and_changes_no_state(cm_gems):
+    config, _, _, evaluate = cm_gems
+    state, _, _ = steps.make(config, RANKS)
+    rows, index = random_batch(config)
+    batch = Batch(parallel.shard(rows), parallel.shard(index))
+    first = evaluate(state, batch, np.int32(1))
+    second = evaluate(state, batch, np.int32(1))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert float(evaluate(state, batch, np.int32(2))["hidden_covered"]) != float(
+        first["hidden_covered"]
+    )
+
+
+def test_the_loss_of_an_evaluation_equals_a_sum_of_log_probabilities(cm_gems):
+    """Against a plain log-softmax over every position; tolerance: float32 sums."""
+    config, _, _, evaluate = cm_gems
+    state, _, _ = steps.make(config, RANKS)
+    rows, index = random_batch(config)
+    sums = evaluate(state, Batch(parallel.shard(rows), parallel.shard(index)), np.int32(0))
+    host = parallel.to_host(state)
+    masked = steps.eval_masks(
+        host.key, Batch(jnp.asarray(rows), jnp.asarray(index)), jnp.int32(0),
+        host.curriculum.budget, ranks_V=RANKS, config=config,
+    )  # fmt: skip
+    everywhere = np.broadcast_to(np.arange(64, dtype=np.int32), masked.ids.shape)
+    model = bert.MaskedLM(config.model, config.tokens)
+    logits = np.asarray(model.apply({"params": host.params}, masked.corrupted, everywhere))
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    losses = -np.take_along_axis(log_p, np.asarray(masked.ids)[..., None], axis=-1)[..., 0]
+    expected = losses[np.asarray(masked.masked)].sum()
+    assert float(sums["loss_sum"]) == pytest.approx(expected, rel=1e-4)
+    assert float(sums["predicted"]) == np.asarray(masked.masked).sum()
+
+
+def test_rows_of_padding_add_nothing(cm_gems):
+    config, _, _, evaluate = cm_gems
+    state, _, _ = steps.make(config, RANKS)
+    rows = np.full((16, config.window_bases), vocabulary.PADDING, np.uint8)
+    index = np.arange(16, dtype=np.int32)
+    sums = evaluate(state, Batch(parallel.shard(rows), parallel.shard(index)), np.int32(1))
+    assert {name: float(value) for name, value in sums.items()} == dict.fromkeys(sums, 0.0)
+
+
+def test_predictions_leave_room_for_three_standard_deviations():
+    """DNABERT: 510 tokens, 15 %, spans of 11: 76.5 + 3 * 29 = 163.5, rounded up to eights."""
+    assert steps.max_predictions(Config()) == 168
+    longest = masking.tokens_per_center("global", 6)
+    assert longest == 11
+
+
+def test_the_learning_rate_follows_the_published_schedule():
+    schedule = optimizer.schedule(OptimizerConfig(), 10_000)
+    for step, expected in ((0, 0), (250, 2e-4), (500, 4e-4), (5_250, 2e-4), (10_000, 0)):
+        assert float(schedule(step)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_biases_and_layer_norm_do_not_decay():
+    config = small_config()
+    model = bert.MaskedLM(config.model, config.tokens)
+    ids = jnp.zeros((1, 64), jnp.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), ids, ids)["params"]
+    flat = jax.tree_util.tree_leaves_with_path(optimizer.decay_mask(params))
+    decays = {jax.tree_util.keystr(path, simple=True, separator="/"): flag for path, flag in flat}
+    assert {name for name, flag in decays.items() if flag} == {
+        name for name in decays if name.endswith(("kernel", "embedding", "embeddings"))
+    }
+    assert not any(flag for name, flag in decays.items() if "norm" in name or "bias" in name)
+    assert decays["encoder/position_embeddings"] and decays["encoder/word_embeddings/embedding"]

@@ -1,0 +1,313 @@
+"""Cutting, holding out, and the data set on disk."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmgems_jax import genome, vocabulary
+from cmgems_jax.config import Config, DataConfig, TokensConfig
+from cmgems_jax.data import cutting, windows
+from cmgems_jax.errors import InputError
+
+K, NUM_TOKENS, FULL = 3, 18, 18  # 16 k-mers of 3 bases cover 18 bases
+
+
+def make_config(fasta: Path | str = "", **data) -> Config:
+    tokens = data.pop("tokens", TokensConfig(k=K))
+    seed = data.pop("seed", 0)
+    return Config(
+        seed=seed, data=DataConfig(fasta=str(fasta), num_tokens=NUM_TOKENS, **data), tokens=tokens
+    )
+
+
+def write_fasta(path: Path, lengths: list[int], seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    records = [
+        f">r{number}\n{vocabulary.decode(rng.integers(0, 4, length).astype(np.uint8))}\n"
+        for number, length in enumerate(lengths)
+    ]
+    path.write_text("".join(records))
+    return path
+
+
+def slow_cut(num_bases: int, contig_index: int, config: Config) -> list[tuple[int, int, float]]:
+    """Piece by piece, from the specification; three draws a piece."""
+    rng = np.random.default_rng((config.seed, 0, contig_index))
+    pieces, start = [], 0
+    while start < num_bases:
+        full, shorter, split = rng.random(3)
+        length = config.window_bases
+        if not full < config.data.full_length_share:
+            length = int(5 + shorter * (config.window_bases - 5))
+        length = min(length, num_bases - start)
+        pieces.append((start, length, split))
+        start += length
+    return pieces
+
+
+def rows_of(data_dir: Path, split: str) -> np.ndarray:
+    opened = windows.open(data_dir, split)
+    return opened.read(np.arange(len(opened)))
+
+
+def real_rows(data_dir: Path, split: str) -> list[bytes]:
+    return [row[row != vocabulary.PADDING].tobytes() for row in rows_of(data_dir, split)]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> tuple[Config, Path]:
+    """Five contigs of one file, split by contig."""
+    folder = tmp_path_factory.mktemp("windows")
+    config = make_config(write_fasta(folder / "a.fa", [3_000, 500, 2_000, 700, 400]))
+    return config, windows.prepare(config, folder / "data")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("num_bases", [1, 4, 17, 18, 19, 5_000])
+def test_cut_equals_a_slow_piece_by_piece_cutter(share, num_bases):
+    config = make_config(full_length_share=share, seed=7)
+    pieces = cutting.cut(num_bases, 3, config)
+    found = zip(
+        pieces.start_W.tolist(), pieces.length_W.tolist(), pieces.draw_W.tolist(), strict=True
+    )
+    assert list(found) == slow_cut(num_bases, 3, config)
+
+
+def test_pieces_tile_the_contig_without_gap_or_overlap():
+    for index in range(20):
+        pieces = cutting.cut(1_000 + index, index, make_config())
+        end_W = pieces.start_W + pieces.length_W
+        assert pieces.start_W[0] == 0 and end_W[-1] == 1_000 + index
+        assert np.array_equal(pieces.start_W[1:], end_W[:-1])
+        assert pieces.length_W.min() > 0
+
+
+def test_lengths_follow_the_published_law():
+    """Half are full, the others uniform on 5..514; each within 5 standard deviations."""
+    config = Config(data=DataConfig(full_length_share=0.5))
+    length_W = cutting.cut(10_000_000, 0, config).length_W[:-1]
+    full = config.window_bases
+    assert full == 515 and length_W.max() == full and length_W.min() == 5
+    shorter_W = length_W[length_W < full]
+    spread = 0.5 / np.sqrt(len(length_W))
+    assert abs(len(shorter_W) / len(length_W) - 0.5) < 5 * spread
+    uniform_sd = np.sqrt((510**2 - 1) / 12 / len(shorter_W))
+    assert abs(shorter_W.mean() - (5 + 514) / 2) < 5 * uniform_sd
+
+
+def test_contigs_of_one_length_are_cut_differently():
+    first, second = (cutting.cut(5_000, index, make_config()).start_W for index in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def test_held_out_bases_are_near_the_fraction():
+    for seed in range(20):
+        bases_C = np.random.default_rng(seed).integers(1, 1_000, 200)
+        held_C = cutting.hold_out(bases_C, 0.1, seed)
+        assert abs(bases_C[held_C].sum() / bases_C.sum() - 0.1) < 0.005
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("bases", [[5, 5], [1, 1_000], [1_000, 1, 0], [3, 3, 3]])
+def test_neither_split_is_empty_with_few_unequal_contigs(bases, fraction):
+    bases_C = np.array(bases)
+    for seed in range(10):
+        held_C = cutting.hold_out(bases_C, fraction, seed)
+        assert 0 < bases_C[held_C].sum() < bases_C.sum()
+
+
+def test_the_smaller_of_two_contigs_is_held_out():
+    assert cutting.hold_out(np.array([900, 100]), 0.1, 0).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("split", ["contig", "window"])
+def test_the_data_set_holds_every_piece_of_the_slow_cutter(split, tmp_path):
+    fasta = write_fasta(tmp_path / "a.fa", [900, 300, 250])
+    config = make_config(fasta, split=split, validation_fraction=0.2)
+    data_dir = windows.prepare(config, tmp_path / "data")
+    summary = windows.read_summary(data_dir)
+    expected = {"train": [], "validation": []}
+    for index, contig in enumerate(genome.read_contigs([str(fasta)])):
+        name = f"{contig.record}:1-{len(contig.bases)}"
+        for start, length, draw in slow_cut(len(contig.bases), index, config):
+            held = draw < 0.2 if split == "window" else name in summary["held_out_contigs"]
+            if length >= K:
+                piece = contig.bases[start : start + length].tobytes()
+                expected["validation" if held else "train"].append(piece)
+    for name, pieces in expected.items():
+        assert real_rows(data_dir, name) == pieces
+        assert summary["windows"][name] == len(pieces)
+        assert summary["real_bases"][name] == sum(map(len, pieces))
+    dropped = summary["short_pieces_bases"]
+    assert sum(summary["real_bases"].values()) + dropped == 900 + 300 + 250
+
+
+def test_rows_are_bases_then_padding(prepared):
+    rows_WN = rows_of(prepared[1], "train")
+    assert rows_WN.dtype == np.uint8 and rows_WN.shape[1] == FULL
+    padding_WN = rows_WN == vocabulary.PADDING
+    assert rows_WN[~padding_WN].max() < vocabulary.AMBIGUOUS
+    assert np.all(padding_WN[:, 1:] >= padding_WN[:, :-1])
+    assert (~padding_WN).sum(axis=1).min() >= K
+
+
+def test_no_contig_is_in_both_splits(prepared):
+    config, data_dir = prepared
+    held = windows.read_summary(data_dir)["held_out_contigs"]
+    contigs = {
+        f"{c.record}:1-{len(c.bases)}": c.bases.tobytes()
+        for c in genome.read_contigs(config.fasta_paths)
+    }
+    assert 0 < len(held) < len(contigs) and set(held) < set(contigs)
+    validation = [contigs[name] for name in held]
+    training = [bases for name, bases in contigs.items() if name not in held]
+    full = [piece for piece in real_rows(data_dir, "validation") if len(piece) == FULL]
+    assert full and all(any(piece in bases for bases in validation) for piece in full)
+    assert not any(piece in bases for piece in full for bases in training)
+
+
+def test_one_contig_is_split_by_window(tmp_path):
+    config = make_config(write_fasta(tmp_path / "a.fa", [3_000]))
+    summary = windows.read_summary(windows.prepare(config, tmp_path / "data"))
+    assert summary["split"] == "window" and summary["held_out_contigs"] == []
+
+
+def test_several_shards_and_chunks_keep_every_window(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(windows, "_SHARD_WINDOWS", 100)
+    monkeypatch.setattr(cutting, "_CHUNK_WINDOWS", 7)
+    data_dir = windows.prepare(prepared[0], tmp_path / "data")
+    assert len(list(data_dir.glob("*train*"))) > 2
+    for split in cutting.SPLITS:
+        assert np.array_equal(rows_of(data_dir, split), rows_of(prepared[1], split))
+
+
+def test_two_prepares_give_identical_bytes(prepared, tmp_path):
+    data_dir = windows.prepare(prepared[0], tmp_path / "again")
+    names = sorted(path.name for path in data_dir.iterdir() if path.name != "windows.json")
+    assert len(names) >= 4
+    for name in names:
+        assert (data_dir / name).read_bytes() == (prepared[1] / name).read_bytes(), name
+    first, second = map(windows.read_summary, (prepared[1], data_dir))
+    assert first | {"seconds": 0} == second | {"seconds": 0}
+
+
+def test_another_seed_gives_other_windows(prepared, tmp_path):
+    config = make_config(prepared[0].data.fasta, seed=1)
+    other = rows_of(windows.prepare(config, tmp_path / "data"), "train")
+    first = rows_of(prepared[1], "train")
+    assert other.shape != first.shape or not np.array_equal(other, first)
+
+
+def test_reading_is_random_access(prepared):
+    opened = windows.open(prepared[1], "train")
+    all_rows = opened.read(np.arange(len(opened)))
+    indices = np.random.default_rng(0).integers(0, len(opened), 50)
+    assert np.array_equal(opened.read(indices), all_rows[indices])
+    assert opened.read(np.array([], np.int64)).shape == (0, FULL)
+
+
+def test_the_same_settings_reuse_the_data_set(prepared, capsys, monkeypatch):
+    monkeypatch.setattr(cutting, "plan", lambda *_: pytest.fail("was made again"))
+    assert windows.prepare(*prepared) == prepared[1]
+    assert "reused" in capsys.readouterr().out
+    assert windows.prepare(make_config(), prepared[1]) == prepared[1]  # no input given
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": 5}, r"seed=5 \(there: 0\)"),
+        ({"full_length_share": 0.25}, r"data\.full_length_share=0\.25 \(there: 0\.5\)"),
+        ({"tokens": TokensConfig(k=4)}, r"tokens\.k=4 \(there: 3\)"),
+    ],
+)
+def test_other_settings_are_refused_by_name(prepared, settings, message):
+    config = make_config(prepared[0].data.fasta, **settings)
+    with pytest.raises(InputError, match=message + ".*another data.dir"):
+        windows.prepare(config, prepared[1])
+
+
+def test_another_genome_is_refused(prepared, tmp_path):
+    config = make_config(write_fasta(tmp_path / "b.fa", [3_000, 500], seed=9))
+    with pytest.raises(InputError, match="contents of the input files"):
+        windows.prepare(config, prepared[1])
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path):
+    config = make_config(write_fasta(tmp_path / "a.fa", [900, 300]))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="not a prepared data set"):
+        windows.prepare(config, tmp_path / "data")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_prepare_leaves_nothing(tmp_path, monkeypatch, error):
+    config = make_config(write_fasta(tmp_path / "a.fa", [900, 300, 300]))
+    plan_rows = cutting.Plan.rows
+
+    def interrupted(plan, split):
+        yield next(plan_rows(plan, split))
+        if split == "validation":
+            raise error("stop")
+
+    monkeypatch.setattr(cutting.Plan, "rows", interrupted)
+    with pytest.raises(error):
+        windows.prepare(config, tmp_path / "data")
+    assert os.listdir(tmp_path) == ["a.fa"]
+
+
+def test_the_slower_of_two_processes_takes_the_data_set_of_the_faster(tmp_path, monkeypatch):
+    config = make_config(write_fasta(tmp_path / "a.fa", [900, 300, 300]))
+    plan = cutting.plan
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(cutting, "plan", plan)
+        windows.prepare(config, tmp_path / "data")
+        return plan(*arguments)
+
+    monkeypatch.setattr(cutting, "plan", overtaken)
+    assert windows.prepare(config, tmp_path / "data") == tmp_path / "data"
+    assert sorted(os.listdir(tmp_path)) == ["a.fa", "data"]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "split", "message"),
+    [
+        ([10], "auto", "too little data"),
+        ([2, 2], "auto", "too little data"),
+        ([900], "contig", "data.split='contig'.*two or more"),
+    ],
+)
+def test_too_little_data_is_refused_before_anything_is_written(lengths, split, message, tmp_path):
+    config = make_config(write_fasta(tmp_path / "a.fa", lengths), split=split)
+    with pytest.raises(InputError, match=message):
+        windows.prepare(config, tmp_path / "data")
+    assert os.listdir(tmp_path) == ["a.fa"]
+
+
+def test_without_input_the_flag_is_named(tmp_path):
+    with pytest.raises(InputError, match="--config.data.fasta="):
+        windows.prepare(make_config(), tmp_path / "data")
+    with pytest.raises(InputError, match="not a prepared data set"):
+        windows.open(tmp_path / "data", "train")
+
+
+def test_a_damaged_summary_is_refused(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "windows.json").write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        windows.prepare(make_config(), tmp_path / "data")
+
+
+def test_the_synthetic_genome_is_made_beside_the_data_set(tmp_path):
+    config = make_config(synthetic_bases=30_000)
+    data_dir = windows.prepare(config, tmp_path / "data")
+    assert sorted(os.listdir(tmp_path)) == ["data", "synthetic.fa"]
+    summary = json.loads((data_dir / "windows.json").read_text())
+    assert summary["input"]["bases"] == 30_000 and summary["split"] == "contig"
+    assert summary["files"] == [str(tmp_path / "synthetic.fa")]
