@@ -23,7 +23,7 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from benchmarks import chain_posterior
-from cmgems_jax import command, config, pmi, run_log, steps, synthetic
+from cmgems_jax import command, config, pmi_table, run_log, steps, synthetic
 from cmgems_jax.config import Config
 from cmgems_jax.data import batches, windows
 from cmgems_jax.errors import InputError
@@ -90,7 +90,7 @@ def evaluation_batches(run_config: Config, workdir: Path) -> Iterator[Masked]:
 
 def levels(masked_batches: Iterator[Masked]) -> tuple[dict[str, float], int, float]:
     """Returns nats a masked token by level, the number of masked tokens, hidden bases a token."""
-    probability = synthetic.transition(pmi.grch38_counts())
+    probability = synthetic.transition(pmi_table.grch38_counts())
     state_share = synthetic.stationary(probability)
     kmer_share = (state_share[:, None] * probability).ravel()
     base_share = kmer_share.reshape(4, -1).sum(axis=1)
@@ -156,7 +156,7 @@ def table(result: dict[str, Any]) -> str:
             f"{result['hidden_bases_a_token']:.3f} hidden bases",
             f"model / floor: {result['ratio']:.3f}; within {CLOSE - 1:.0%} "
             + (f"from step {close:,} on" if close else "not reached"),
-            f"way from base frequencies to the floor, in nats: {result['way']:.0%}",
+            f"way from base frequencies to the floor, in nats: {max(result['way'], 0):.0%}",
             f"seconds of the run's last start: {seconds:,.0f}" if seconds else "run not finished",
         ]
     )
@@ -178,8 +178,8 @@ def draw(result: dict[str, Any], output: Path) -> None:
         axes.axhline(value, color=color, linestyle=style, linewidth=1.2)
         below = name == "floor"  # the two lowest levels lie close together
         axes.annotate(
-            f"{LEVELS[name]} ({value:,.2f})", (0, value), ha="left", va="top" if below else "bottom",
-            fontsize=8, color=color, xytext=(4, -2 if below else 2), textcoords="offset points",
+            f"{LEVELS[name]} ({value:,.2f})", (0, value), xytext=(4, -2 if below else 2),
+            textcoords="offset points", va="top" if below else "bottom", fontsize=8, color=color,
         )  # fmt: skip
     for step in result["switches"]:
         axes.axvline(step, color="#6b6b6b", linestyle="--", linewidth=1)

@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from cmgems_jax import config as config_lib
 from cmgems_jax.errors import InputError, did_you_mean
@@ -21,6 +21,7 @@ def run(main: Callable[[], None]) -> None:
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
             _stop(f"unexpected argument {argv[1]!r}: flags are written --name=value (see --help)")
+        logging.set_verbosity(logging.WARNING)  # orbax tells every step of a save
         try:
             main()
         except InputError as error:

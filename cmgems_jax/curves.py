@@ -1,5 +1,6 @@
 """The picture of a run: perplexity, loss, masks by step, with the switch marked."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def _line(
     **style: Any,
 ) -> None:
     """Draws one metric by step; values that are not finite leave a gap."""
-    values = [float(record[name]) for record in records]
+    values = [math.nan if record[name] is None else record[name] for record in records]
     step = [record["step"] for record in records]
     axes.plot(step, values, color=color, label=label, markersize=3, linewidth=1.3, **style)
     if title:

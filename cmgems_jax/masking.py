@@ -169,7 +169,7 @@ def lowest(value_L: jax.Array, count: jax.Array) -> jax.Array:
     """
     length = value_L.shape[0]
     largest = (INELIGIBLE_RANK + 1) * length
-    assert largest < 2**31, f"{length} positions overflow the 32-bit keys"
+    assert largest < 2**31 - 1, f"{length} positions overflow the 32-bit keys"
     key_L = value_L * length + jnp.arange(length, dtype=jnp.int32)
 
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -179,8 +179,8 @@ def lowest(value_L: jax.Array, count: jax.Array) -> jax.Array:
         fits = (key_L < middle).sum(dtype=jnp.int32) <= count
         return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
 
-    bounds = (jnp.int32(0), jnp.int32(largest))
-    low, _ = jax.lax.fori_loop(0, largest.bit_length(), halve, bounds)
+    bounds = (jnp.int32(0), jnp.int32(largest + 1))
+    low, _ = jax.lax.fori_loop(0, (largest + 1).bit_length(), halve, bounds)
     return key_L < low
 
 

@@ -21,7 +21,7 @@ from cmgems_jax import (
     curves,
     optimizer,
     parallel,
-    pmi,
+    pmi_table,
     run_log,
     signals,
     steps,
@@ -66,7 +66,7 @@ def pretrain(config: Config, workdir: Path) -> TrainState:
         with clock("data"):
             folder = windows.prepare(config, Path(config.data.dir or workdir / "data"))
             training, validation = windows.open(folder, "train"), windows.open(folder, "validation")
-            ranks_V = pmi.ranks_for(config)
+            ranks_V = pmi_table.ranks_for(config, windows.input_paths(config, folder))
         state, train, evaluate = steps.make(config, ranks_V)
         _print_model(state, config)
         state = checkpoints.restore_latest(manager, state)
@@ -296,7 +296,7 @@ def _summarise(run: _Run, state: TrainState) -> None:
         stages = {easy: config.num_steps - hard_steps, hard: hard_steps}
     seconds = {part: round(value, 2) for part, value in run.clock.seconds.items()}
     note = ""
-    if easy != hard and not hard_steps:
+    if easy != hard and not hard_steps and state.curriculum.stage == curriculum.EASY:
         closest = float(state.curriculum.smallest_change)
         note = (
             f"the curriculum did not switch: the smallest {config.curriculum.threshold_kind} "

@@ -73,12 +73,12 @@ class RunLog:
         )
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Appends one record; numbers go to TensorBoard as kind/name."""
-        record = {"kind": kind, "step": step, **values}
-        self._file.write(json.dumps({n: _finite_or_text(v) for n, v in record.items()}) + "\n")
+        """Appends one record (NaN and infinity as null); numbers go to TensorBoard too."""
+        record = {"kind": kind, "step": step, **{n: _or_null(v) for n, v in values.items()}}
+        self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            if isinstance(value, int | float):
+        for name, value in record.items():
+            if isinstance(value, int | float) and name != "step":
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
@@ -87,9 +87,9 @@ class RunLog:
         self._board.close()
 
 
-def _finite_or_text(value: Any) -> Any:
-    """JSON knows no NaN or infinity: they are written as text."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def _or_null(value: Any) -> Any:
+    """JSON knows no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax import pmi, vocabulary
+from cmgems_jax import pmi_table, vocabulary
 
 ORDER = 5  # bases that the next one depends on: what 6-mer counts can tell
 NUM_STATES = 4**ORDER
@@ -104,7 +104,7 @@ def write_genome(path: Path, num_bases: int, seed: int) -> None:
         return
     shortest, num_longer = divmod(num_bases, num_contigs)
     rng = np.random.default_rng((seed, num_bases))
-    contigs = draw_contigs(pmi.grch38_counts(), num_contigs, shortest + 1, rng)
+    contigs = draw_contigs(pmi_table.grch38_counts(), num_contigs, shortest + 1, rng)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.incomplete-{os.getpid()}")
     try:

@@ -39,7 +39,7 @@ def test_dnabert6_has_as_many_parameters_as_huggingface_bert_for_masked_lm():
     model = bert.MaskedLM(ModelConfig(), TokensConfig())
     ids = jax.ShapeDtypeStruct((1, 512), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), ids, ids)["params"]
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected == 89_196_549
 
 
 def test_initial_weights_have_berts_standard_deviation():

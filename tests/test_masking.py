@@ -11,7 +11,7 @@ import slow_masking as slow
 
 from cmgems_jax import masking
 
-STRIDE_ONE = [(3, 1, 70), (4, 1, 70), (5, 1, 70), (6, 1, 70), (7, 1, 70), (8, 1, 70)]
+STRIDE_ONE = [(3, 1, 70), (4, 1, 70), (5, 1, 70), (6, 1, 70), (7, 1, 70)]
 STRIDED = [(3, 3, 70), (4, 3, 70), (5, 2, 70), (6, 2, 70), (7, 5, 70)]
 SHORTER_THAN_A_SPAN = [(6, 1, 1), (6, 1, 5), (7, 2, 3)]
 GEOMETRIES = STRIDE_ONE + STRIDED + SHORTER_THAN_A_SPAN  # k, stride, positions
@@ -170,8 +170,8 @@ def test_global_equals_the_slow_version(k, stride, length):
     assert_equal_cases(found, expected)
 
 
-@pytest.mark.parametrize("min_distance", [1, 2, 6, 11, 30, 500])
-@pytest.mark.parametrize(("k", "stride"), [(3, 1), (6, 1), (6, 6)])
+@pytest.mark.parametrize("min_distance", [1, 2, 11, 500])
+@pytest.mark.parametrize(("k", "stride"), [(6, 1), (3, 3)])
 def test_global_with_a_least_distance_equals_the_slow_version(k, stride, min_distance):
     cases = make_cases(k, stride, 70)
     names = ("num_centers", "eligible", "rank")
@@ -487,7 +487,7 @@ def corrupt_many(ids_L, masked_L, num_keys, seed=0, **options):
 
 
 @pytest.mark.parametrize("k", [3, 6])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_corrupt_draws_only_kmers_and_keeps_80_10_10(seed, k):
     """Each share lies within 5 binomial standard deviations.
 
@@ -517,11 +517,10 @@ def test_corrupt_draws_only_kmers_and_keeps_80_10_10(seed, k):
         assert (counts > 0).mean() > 0.95  # 20,480 draws leave 0.7 % of 4,096 k-mers out
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_fates_of_neighbouring_tokens_are_independent(seed):
+def test_the_fates_of_neighbouring_tokens_are_independent():
     """Both tokens of a disjoint pair become [MASK] with 0.64, within 5 binomial sd."""
     ids_L = np.full(512, slow.NUM_SPECIAL + 7, np.int32)
-    corrupted = corrupt_many(ids_L, np.ones(512, bool), 200, seed, k=6, by="token")
+    corrupted = corrupt_many(ids_L, np.ones(512, bool), 400, seed=7, k=6, by="token")
     both = (corrupted.reshape(-1, 2) == slow.MASK).all(axis=1)
     assert abs(both.sum() - 0.64 * both.size) < 5 * np.sqrt(0.64 * 0.36 * both.size)
 
@@ -697,7 +696,7 @@ def test_jit_and_vmap_change_nothing():
         (masking.random, ("centers", "eligible"), {}),
         (masking.genemask, ("centers", "eligible", "rank"), {}),
         (masking.global_top, ("num_centers", "eligible", "rank"), {}),
-        (masking.global_top, ("num_centers", "eligible", "rank"), {"min_distance": 6}),
+        (masking.global_top, ("num_centers", "eligible", "rank"), {"min_distance": 11}),
         (masking.corrupt, ("key", "ids", "centers"), {"by": "token"}),
         (masking.corrupt, ("key", "ids", "centers"), {"by": "run"}),
         (masking.hidden_bases, ("ids", "corrupted", "eligible"), {}),

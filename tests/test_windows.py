@@ -304,6 +304,14 @@ def test_a_damaged_summary_is_refused(tmp_path):
         windows.prepare(make_config(), tmp_path / "data")
 
 
+def test_a_refused_seed_leaves_the_synthetic_genome_alone(tmp_path):
+    data_dir = windows.prepare(make_config(synthetic_bases=20_000), tmp_path / "data")
+    before = (tmp_path / "synthetic.fa").read_bytes()
+    with pytest.raises(InputError, match="seed=1"):
+        windows.prepare(make_config(synthetic_bases=20_000, seed=1), data_dir)
+    assert (tmp_path / "synthetic.fa").read_bytes() == before
+
+
 def test_the_synthetic_genome_is_made_beside_the_data_set(tmp_path):
     config = make_config(synthetic_bases=30_000)
     data_dir = windows.prepare(config, tmp_path / "data")

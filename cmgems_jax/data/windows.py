@@ -111,16 +111,16 @@ def prepare(config: Config, data_dir: Path) -> Path:
             f"{data_dir}: exists and is not a prepared data set (no {SUMMARY_NAME}); "
             "give another data.dir, or remove it"
         )
-    if prepared and not config.data.fasta and not config.data.synthetic_bases:
-        return _reuse(data_dir, {"settings": wanted})
-    paths = input_paths(config, data_dir)
-    wanted = {"settings": wanted, "sha256": [genome.sha256(path) for path in paths]}
     if prepared:
-        return _reuse(data_dir, wanted)
-    if not _write(cutting.plan(paths, config), data_dir, wanted, started):
-        return _reuse(data_dir, wanted)
-    summary = read_summary(data_dir)
-    print(f"data: made {data_dir} in {summary['seconds']:.1f} s: {_report(summary)}", flush=True)
+        _check_same(data_dir, {"settings": wanted})
+    how = "reused"
+    if not prepared or config.data.fasta or config.data.synthetic_bases:
+        paths = input_paths(config, data_dir)
+        wanted = {"settings": wanted, "sha256": [genome.sha256(path) for path in paths]}
+        if not prepared and _write(cutting.plan(paths, config), data_dir, wanted, started):
+            how = f"made in {time.perf_counter() - started:.1f} s"
+        _check_same(data_dir, wanted)
+    print(f"data: {data_dir} {how}: {_report(read_summary(data_dir))}", flush=True)
     return data_dir
 
 
@@ -211,8 +211,8 @@ def _report(summary: dict[str, Any]) -> str:
     )
 
 
-def _reuse(data_dir: Path, wanted: dict[str, Any]) -> Path:
-    """Accepts the data set that is there if it is the wanted one."""
+def _check_same(data_dir: Path, wanted: dict[str, Any]) -> None:
+    """The data set that is there is the wanted one."""
     found = read_summary(data_dir)
     differing = [
         f"{name}={value!r} (there: {found['settings'].get(name)!r})"
@@ -226,8 +226,6 @@ def _reuse(data_dir: Path, wanted: dict[str, Any]) -> Path:
             f"{data_dir}: holds a data set with other settings: {'; '.join(differing)}; "
             "give another data.dir, or remove the folder"
         )
-    print(f"data: reused {data_dir}: {_report(found)}", flush=True)
-    return data_dir
 
 
 def read_summary(data_dir: Path) -> dict[str, Any]:

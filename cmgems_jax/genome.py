@@ -1,0 +1,276 @@
+"""Genome files as contigs of base codes: FASTA (plain, gzip, bgzip) and .2bit.
+
+A contig is a stretch of A, C, G, T (or U) without another letter: records are
+split at ambiguous letters and never joined across them, which would invent
+k-mers. Memory is bounded by the longest record.
+"""
+
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import math
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import py2bit
+import pysam
+from tqdm import tqdm
+
+from cmgems_jax import vocabulary
+from cmgems_jax.errors import InputError
+
+# IUPAC nucleotide letters beyond A C G T U, and the gaps of alignments.
+_AMBIGUOUS_LETTERS = np.zeros(256, bool)
+_AMBIGUOUS_LETTERS[np.frombuffer(b"NRYSWKMBDHVXnryswkmbdhvx-.", np.uint8)] = True
+_CHUNK = 1 << 24  # letters coded at a time
+_TWOBIT_MAGICS = (b"\x1a\x41\x27\x43", b"\x43\x27\x41\x1a")
+_GZIP_MAGIC = b"\x1f\x8b"
+_BASES_PER_GZIP_BYTE = 3.4  # of DNA as text; for the estimate of the time left
+_PROGRESS_DELAY_S = 3.0
+
+
+@dataclasses.dataclass
+class Contig:
+    """A stretch of unambiguous bases."""
+
+    path: str
+    record: str
+    start: int  # 0-based offset in the record
+    bases: np.ndarray  # uint8 (n,), codes 0..3
+
+
+@dataclasses.dataclass
+class Tally:
+    """What was read; filled while contigs are drawn from `read_contigs`."""
+
+    records: int = 0
+    contigs: int = 0
+    bases: int = 0  # in the contigs
+    ambiguous: int = 0  # letters that records were split at
+    dropped_pieces: int = 0  # pieces shorter than min_length
+    dropped_bases: int = 0  # in those
+
+    @property
+    def ambiguous_share(self) -> float:
+        """Share of all letters that are ambiguous."""
+        return self.ambiguous / max(1, self.bases + self.dropped_bases + self.ambiguous)
+
+
+def check_files(paths: Sequence[str]) -> None:
+    """Looks at the head of every file, before any work starts.
+
+    Raises:
+      InputError: a file is missing, unreadable, empty, named twice, or does not
+        begin like FASTA or .2bit.
+    """
+    for path in paths:
+        if not os.path.exists(path):
+            raise InputError(f"{path}: no such file")
+        if os.path.isdir(path):
+            raise InputError(f"{path}: is a folder; expected a FASTA or .2bit file")
+        try:
+            head = _head(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        if not head.startswith(_TWOBIT_MAGICS):
+            _check_fasta_head(path, head)
+    for path in paths:
+        if list(paths).count(path) > 1:
+            raise InputError(f"{path}: named twice; every base would count double")
+
+
+def _head(path: str) -> bytes:
+    """Returns the first bytes of a file, unpacked; InputError for a broken gzip."""
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    if not head.startswith(_GZIP_MAGIC):
+        return head
+    try:
+        with gzip.open(path) as file:
+            return file.read(4096)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{path}: broken gzip ({error}); the download may be incomplete, fetch it again"
+        ) from None
+
+
+def _check_fasta_head(path: str, head: bytes) -> None:
+    """Raises `InputError` unless the first letter is that of a FASTA record."""
+    text = head.lstrip()
+    if not text:
+        raise InputError(f"{path}: empty; expected FASTA records, each with a '>name' line")
+    if text.startswith(b">"):
+        return
+    lower = text[:200].lower()
+    if lower.startswith((b"<!doctype", b"<html", b"<?xml")):
+        found = "a web page (was an error page saved in place of the file?)"
+    elif text.startswith(b"@"):
+        found = "FASTQ reads; convert them (seqtk seq -A) or give an assembly"
+    elif any(byte < 9 or byte > 126 for byte in text[:200]):
+        found = "binary data"
+    else:
+        found = f"{text[:20].decode()!r} before the first record"
+    raise InputError(
+        f"{path}: line 1: expected '>' and a record name (FASTA) or a .2bit file, found {found}"
+    )
+
+
+def read_contigs(
+    paths: Sequence[str],
+    *,
+    min_length: int = 1,
+    tally: Tally | None = None,
+    progress: bool = False,
+) -> Iterator[Contig]:
+    """Yields the contigs of several files, in their order.
+
+    Args:
+      paths: FASTA (plain, gzip, bgzip) or .2bit files, upper or lower case, any
+        line ends.
+      min_length: bases; shorter pieces are dropped and counted.
+      tally: counts what was read.
+      progress: shows a bar with the time left, when it takes over a few seconds.
+
+    Yields:
+      Contigs; their bases are views that stay valid.
+
+    Raises:
+      InputError: naming file and record: broken gzip, no record, duplicate names,
+        letters that are not nucleotides, or no usable base in a file.
+    """
+    check_files(paths)
+    tally = Tally() if tally is None else tally
+    total = sum(_estimate_bases(path) for path in paths)
+    with tqdm(
+        total=total,
+        unit="b",
+        unit_scale=True,
+        desc="reading bases",
+        delay=_PROGRESS_DELAY_S,
+        disable=not progress,
+        leave=False,
+    ) as bar:
+        for path in paths:
+            bases_before = tally.bases + tally.dropped_bases
+            names: set[str] = set()
+            for name, codes in _records(path):
+                if name in names:
+                    raise InputError(
+                        f"{path}: record '{name}': a second record of this name; "
+                        "names must be unique in a file"
+                    )
+                names.add(name)
+                yield from _split(path, name, codes, min_length, tally)
+                bar.update(len(codes))
+            if tally.bases + tally.dropped_bases == bases_before:
+                what = "no base but ambiguous letters (N)" if names else "no record"
+                raise InputError(f"{path}: {what}; expected FASTA records with A, C, G, T")
+
+
+def _estimate_bases(path: str) -> int:
+    """Returns about how many letters a file holds."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        head = file.read(4)
+    if head.startswith(_GZIP_MAGIC):
+        return int(size * _BASES_PER_GZIP_BYTE)
+    return size * 4 if head in _TWOBIT_MAGICS else size
+
+
+def _split(
+    path: str, name: str, codes: np.ndarray, min_length: int, tally: Tally
+) -> Iterator[Contig]:
+    """Yields the unambiguous stretches of one record."""
+    known = np.concatenate([[False], codes < vocabulary.AMBIGUOUS, [False]])
+    edges = np.flatnonzero(known[1:] != known[:-1])
+    tally.records += 1
+    tally.ambiguous += len(codes) - int((edges[1::2] - edges[::2]).sum())
+    for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        if end - start < min_length:
+            tally.dropped_pieces += 1
+            tally.dropped_bases += end - start
+            continue
+        tally.contigs += 1
+        tally.bases += end - start
+        yield Contig(path, name, start, codes[start:end])
+
+
+def _records(path: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (name, base codes) of each record."""
+    with open(path, "rb") as file:
+        is_twobit = file.read(4) in _TWOBIT_MAGICS
+    yield from _twobit_records(path) if is_twobit else _fasta_records(path)
+
+
+def _fasta_records(path: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (name, base codes) by htslib."""
+    pysam.set_verbosity(0)  # its messages on stderr repeat our errors
+    num_read, last = 0, None
+    with contextlib.closing(pysam.FastxFile(path)) as file:
+        records = iter(file)
+        while True:
+            try:
+                record = next(records, None)
+            except (ValueError, OSError, UnicodeDecodeError) as error:
+                where = f"after record '{last}'" if last else "in the first record"
+                raise InputError(
+                    f"{path}: cannot be read on {where}, {num_read} records in: the file is "
+                    f"truncated or damaged ({error}); fetch it again (gzip -t checks it)"
+                ) from None
+            if record is None:
+                return
+            if record.quality is not None:
+                raise InputError(f"{path}: record '{record.name}': FASTQ; expected FASTA")
+            last = record.name or f"number {num_read + 1}"
+            num_read += 1
+            yield last, _encode(path, last, record.sequence or "")
+
+
+def _twobit_records(path: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (name, base codes) of a .2bit file, read in blocks."""
+    try:
+        file = py2bit.open(path)
+        lengths = file.chroms()
+    except (RuntimeError, MemoryError) as error:
+        raise InputError(f"{path}: not a whole .2bit file ({error}); fetch it again") from None
+    with contextlib.closing(file):
+        least_size = sum(math.ceil(length / 4) for length in lengths.values())
+        if os.path.getsize(path) < least_size:
+            raise InputError(
+                f"{path}: .2bit file of {os.path.getsize(path):,} bytes, but its index needs "
+                f"{least_size:,} or more: truncated; fetch it again"
+            )
+        for name, length in lengths.items():
+            codes = np.empty(length, np.uint8)
+            for start in range(0, length, _CHUNK):
+                end = min(start + _CHUNK, length)
+                codes[start:end] = vocabulary.encode(file.sequence(name, start, end))
+            yield name, codes
+
+
+def _encode(path: str, name: str, sequence: str) -> np.ndarray:
+    """Returns base codes; InputError at a letter that no nucleotide sequence has."""
+    codes = np.empty(len(sequence), np.uint8)
+    for start in range(0, len(sequence), _CHUNK):
+        letters = sequence[start : start + _CHUNK].encode("latin-1", "replace")
+        part = vocabulary.encode(letters)
+        codes[start : start + len(part)] = part
+        unknown = np.flatnonzero(part == vocabulary.AMBIGUOUS)
+        illegal = ~_AMBIGUOUS_LETTERS[np.frombuffer(letters, np.uint8)[unknown]]
+        if illegal.any():
+            place = int(unknown[illegal.argmax()])
+            raise InputError(
+                f"{path}: record '{name}': letter {chr(letters[place])!r} at position "
+                f"{start + place + 1:,}: expected nucleotides (A C G T U N and IUPAC codes); "
+                "is this protein, or not a sequence file?"
+            )
+    return codes
+
+
+def sha256(path: str) -> str:
+    """Returns the SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
