@@ -4,8 +4,8 @@
 that any number of devices restores it.
 """
 
+import json
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -57,14 +57,6 @@ def save(
         manager.wait_until_finished()
 
 
-def check_same_run(manager: ocp.CheckpointManager, config: Config) -> None:
-    """Raises `InputError` where the newest checkpoint was made with another config."""
-    step = manager.latest_step()
-    if step is not None:
-        saved = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
-        refuse_other_config(saved["config"], config, where=Path(manager.directory) / str(step))
-
-
 def restore_latest(manager: ocp.CheckpointManager, initial: TrainState) -> TrainState:
     """Returns the newest state, replicated; `initial` where there is no checkpoint."""
     step = manager.latest_step()
@@ -77,9 +69,21 @@ def restore_latest(manager: ocp.CheckpointManager, initial: TrainState) -> Train
     return state
 
 
-def refuse_other_config(saved: dict[str, Any], config: Config, *, where: Path) -> None:
-    """Raises `InputError` with a table of the fields in which two configs differ."""
-    before = config_lib.flatten(config_lib.from_dict(saved, source=str(where)))
+def refuse_other_run(workdir: Path, config: Config) -> None:
+    """Raises `InputError` with a table of differing fields where `workdir` holds another run.
+
+    Args:
+      workdir: folder of the run; its config.json is from the run's first start.
+      config: of this start; `FREE_FIELDS` may differ.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); use another --workdir") from None
+    before = config_lib.flatten(config_lib.from_dict(saved, source=str(path)))
     now = config_lib.flatten(config)
     rows = [
         f"  {name}: {before[name]!r} before, {now[name]!r} now"
@@ -88,6 +92,6 @@ def refuse_other_config(saved: dict[str, Any], config: Config, *, where: Path) -
     ]
     if rows:
         raise InputError(
-            f"{where}: this run was made with another config; use another --workdir, or set\n"
+            f"{workdir}: holds a run with another config; give another --workdir, or undo\n"
             + "\n".join(rows)
         )

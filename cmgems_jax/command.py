@@ -41,6 +41,8 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
+        if "unexpected keyword argument" in str(error):  # a traceback of the config file
+            _stop(_explain(argv, error))
         _stop(f"{error}" if "see --help" in str(error) else f"{error} (see --help)")
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         _stop(_explain(argv, error))

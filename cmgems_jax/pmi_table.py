@@ -148,9 +148,7 @@ def ranks_for(config: Config, fasta_paths: Sequence[str]) -> np.ndarray:
     else:
         contigs = genome.read_contigs(fasta_paths, progress=True)
         counts = pmi.count_ngrams((contig.bases for contig in contigs), k)
-    return make(
-        counts, k, segmentation=settings.segmentation, min_count=settings.min_count
-    ).rank
+    return make(counts, k, segmentation=settings.segmentation, min_count=settings.min_count).rank
 
 
 def _open(path: Path, what: str) -> TextIO:

@@ -60,15 +60,15 @@ def pretrain(config: Config, workdir: Path) -> TrainState:
     """
     config_lib.validate(config)
     parallel.check_batch_size(config.batch_size, config.accumulation_steps)
+    checkpoints.refuse_other_run(workdir, config)
     clock = run_log.Clock()
+    with clock("data"):
+        folder = windows.prepare(config, Path(config.data.dir or workdir / "data"))
+        training, validation = windows.open(folder, "train"), windows.open(folder, "validation")
+        ranks_V = pmi_table.ranks_for(config, windows.input_paths(config, folder))
+    state, train, evaluate = steps.make(config, ranks_V)
+    _print_model(state, config)
     with contextlib.closing(checkpoints.manager(workdir, config)) as manager:
-        checkpoints.check_same_run(manager, config)
-        with clock("data"):
-            folder = windows.prepare(config, Path(config.data.dir or workdir / "data"))
-            training, validation = windows.open(folder, "train"), windows.open(folder, "validation")
-            ranks_V = pmi_table.ranks_for(config, windows.input_paths(config, folder))
-        state, train, evaluate = steps.make(config, ranks_V)
-        _print_model(state, config)
         state = checkpoints.restore_latest(manager, state)
         if int(state.step) == config.num_steps:
             print(f"nothing to do: all {config.num_steps:,} steps in {workdir} are done")

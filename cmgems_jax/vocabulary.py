@@ -6,10 +6,9 @@ DNABERT's (Ji et al. 2021): five special tokens, then the 4**k k-mers with the
 first base most significant, so that weights interchange with published models.
 """
 
-import numpy as np
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -38,7 +38,9 @@ def random_batch(config: Config, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
     """Returns bases with short rows, and their index."""
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, 4, (config.batch_size, config.window_bases)).astype(np.uint8)
-    for row, length in zip(rows[::2], rng.integers(6, config.window_bases, len(rows)), strict=False):
+    for row, length in zip(
+        rows[::2], rng.integers(6, config.window_bases, len(rows)), strict=False
+    ):
         row[length:] = vocabulary.PADDING
     return rows, np.arange(config.batch_size, dtype=np.int32)
 
@@ -89,7 +91,8 @@ def test_positions_beyond_the_limit_are_counted_and_left_as_they_are():
     free = masks(config, 0, ("random", "random"))
     assert limited.masked.sum(axis=1).max() == 3
     np.testing.assert_array_equal(
-        limited.dropped, np.asarray(free.masked.sum(axis=1)) - np.asarray(limited.masked.sum(axis=1))
+        limited.dropped,
+        np.asarray(free.masked.sum(axis=1)) - np.asarray(limited.masked.sum(axis=1)),
     )
     untouched = ~np.asarray(limited.masked)
     np.testing.assert_array_equal(

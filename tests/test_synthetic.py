@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cmgems_jax import genome, pmi, synthetic, vocabulary
+from cmgems_jax import genome, synthetic, vocabulary
 
 
 def random_counts(seed: int = 0) -> np.ndarray:
@@ -40,7 +40,7 @@ def test_stationary_is_left_unchanged_by_the_chain():
 @pytest.mark.parametrize("source", ["random", "grch38"])
 def test_drawn_6mers_follow_the_transition_law(source):
     """Given the 5-mer before it, every base: chi-square within 5 standard deviations."""
-    counts = random_counts() if source == "random" else pmi.grch38_counts()
+    counts = random_counts() if source == "random" else pmi_table.grch38_counts()
     contigs = synthetic.draw_contigs(counts, 128, 8_000, np.random.default_rng(1))
     found_SB = count_6mers(contigs).reshape(-1, 4)
     expected_SB = found_SB.sum(axis=1, keepdims=True) * synthetic.transition(counts)
