@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cmgems_jax import genome, synthetic, vocabulary
+from cmgems_jax import genome, pmi_table, synthetic, vocabulary
 
 
 def random_counts(seed: int = 0) -> np.ndarray:
