@@ -3,7 +3,7 @@
 Post-LayerNorm, exact gelu, learned positions, tied decoder (Devlin et al. 2019;
 sizes of DNABERT, Ji et al. 2021, and LOGO, Yang et al. 2022). Parameter names
 map one to one to HuggingFace's BertForMaskedLM. Axes: B batch, L tokens, D
-hidden, H heads, K head width, P predicted positions, V vocabulary.
+hidden, H heads, K head width, P predicted positions of the whole batch, V vocabulary.
 """
 
 import jax
@@ -194,24 +194,22 @@ class MaskedLM(nn.Module):
         )
 
     def __call__(
-        self, ids_BL: jax.Array, positions_BP: jax.Array, keys_B: jax.Array | None = None
+        self, ids_BL: jax.Array, positions_P: jax.Array, keys_B: jax.Array | None = None
     ) -> jax.Array:
-        """Returns float32 logits (B, P, V) at `positions_BP`.
+        """Returns float32 logits (P, V) at `positions_P`.
 
         Args:
           ids_BL: int32 (B, L), corrupted ids.
-          positions_BP: int32 (B, P), where to predict.
+          positions_P: int32 (P,), where to predict: b * L + l.
           keys_B: one dropout key a sequence; None = evaluation.
         """
         states_BLD = self.encoder(ids_BL, keys_B)
-        states_BPD = jnp.take_along_axis(states_BLD, positions_BP[:, :, None], axis=1)
-        states_BPD = nn.gelu(self.transform(states_BPD), approximate=False)
-        states_BPD = self.transform_norm(states_BPD)
-        table_VD = self.encoder.word_embeddings.embedding.astype(states_BPD.dtype)
-        logits_BPV = jnp.einsum(
-            "bpd,vd->bpv", states_BPD, table_VD, preferred_element_type=jnp.float32
-        )
-        return logits_BPV + self.decoder_bias[None, None]
+        states_PD = states_BLD.reshape(-1, states_BLD.shape[-1])[positions_P]
+        states_PD = nn.gelu(self.transform(states_PD), approximate=False)
+        states_PD = self.transform_norm(states_PD)
+        table_VD = self.encoder.word_embeddings.embedding.astype(states_PD.dtype)
+        logits_PV = jnp.einsum("pd,vd->pv", states_PD, table_VD, preferred_element_type=jnp.float32)
+        return logits_PV + self.decoder_bias[None]
 
 
 def _dense(size: int, dtype: jnp.dtype, name: str | None) -> nn.Dense:

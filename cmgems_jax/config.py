@@ -55,7 +55,7 @@ class MaskingConfig:
     budget: float = 0.15  # share of the tokens (paper: 0.15)
     min_distance: int = 0  # tokens between the centers of `global` (paper: 0, none)
     corruption: str = "token"  # "token" (paper: 80/10/10 for each token) or "run"
-    max_predictions: int = 0  # predicted positions a sequence; 0 = mean + 3 sd of the budget
+    max_predictions: int = 0  # predicted tokens a sequence; 0 = room for 6 standard deviations
 
 
 @dataclasses.dataclass

@@ -1,9 +1,9 @@
 """One training step and one evaluation step, pure, written against the axis `data`.
 
 Axes: A accumulation steps, B sequences, N bases, L token positions, P predicted
-positions, V vocabulary. Only bases (uint8) come from the host: ids, ranks,
-masks and corruption are made here. Sums cross devices, not means, so that the
-update does not depend on how many there are.
+positions of all sequences together, V vocabulary. Only bases (uint8) come from
+the host: ids, ranks, masks and corruption are made here. Sums cross devices, not
+means, so that the update does not depend on how many there are.
 """
 
 import functools
@@ -50,20 +50,31 @@ class MaskedBatch(NamedTuple):
     ids: jax.Array  # int32 (B, L), true
     corrupted: jax.Array  # int32 (B, L)
     masked: jax.Array  # bool (B, L), after dropping
-    positions: jax.Array  # int32 (B, P), of the masked tokens; 0 where there are fewer
-    dropped: jax.Array  # int32 (B,), masked positions beyond P
+    dropped: jax.Array  # int32 (B,), masked positions for which there was no room
 
 
-def max_predictions(config: Config) -> int:
-    """Returns P: the mean of the masked tokens of a full window and 3 standard deviations."""
+def max_predictions(config: Config, num_sequences: int) -> int:
+    """Returns P, how many masked tokens of `num_sequences` sequences are predicted at most.
+
+    `masking.max_predictions` a sequence where that is set. Otherwise 6 standard
+    deviations above the mean, with the share of short windows and the largest
+    budget: so much room that the masks do not depend on how sequences are
+    grouped. The excess over the budget is GeneMask's on short sequences, where
+    all centers spread.
+    """
+    tokens = config.data.num_tokens - 2
     if config.masking.max_predictions:
-        return min(config.masking.max_predictions, config.data.num_tokens)
-    tokens, budget = config.data.num_tokens - 2, config.largest_budget
-    easy_hard = curriculum.strategies(config.curriculum)
-    k, stride = config.tokens.k, config.tokens.stride
-    span = max(masking.tokens_per_center(name, k, stride) for name in (*easy_hard, "random"))
-    wanted = tokens * budget + 3 * math.sqrt(tokens * budget * span)
-    return min(8 * math.ceil(wanted / 8), config.data.num_tokens)
+        return num_sequences * min(config.masking.max_predictions, tokens)
+    k, stride, budget = config.tokens.k, config.tokens.stride, config.largest_budget
+    spread = len(masking.spread_offsets(k, stride))
+    used = {*curriculum.strategies(config.curriculum), "random"}
+    excess = spread / masking.tokens_per_center("genemask", k, stride) if "genemask" in used else 1
+    full = config.data.full_length_share
+    length, length_squared = tokens * (1 + full) / 2, tokens**2 * (1 + 2 * full) / 3
+    share = budget * excess
+    variance = share * spread * length + share**2 * (length_squared - length**2)
+    wanted = num_sequences * share * length + 6 * math.sqrt(num_sequences * variance)
+    return min(8 * math.ceil(wanted / 8), num_sequences * tokens)
 
 
 def model_ids(bases_N: jax.Array, *, k: int, stride: int = 1) -> jax.Array:
@@ -85,6 +96,7 @@ def mask_batch(
     strategies: tuple[str, ...],
     ranks_V: jax.Array,
     config: Config,
+    num_parts: int = 1,
 ) -> MaskedBatch:
     """Returns masked and corrupted sequences; masks depend on the key and the index alone.
 
@@ -98,6 +110,7 @@ def mask_batch(
       strategies: names, static.
       ranks_V: int32 (4**k,), PMI ranks.
       config: the run's config.
+      num_parts: equal parts of the batch that have room for `max_predictions` each.
     """
     tokens, settings = config.tokens, config.masking
     spans = {"k": tokens.k, "stride": tokens.stride}
@@ -127,17 +140,14 @@ def mask_batch(
     else:
         wanted_BL = jax.lax.switch(which, [drawer(name) for name in strategies], *operands)
 
-    num_positions = max_predictions(config)
-    masked_BL = jax.vmap(masking.keep_first, (0, None))(wanted_BL, num_positions)
+    room = max_predictions(config, len(ids_BL) // num_parts)
+    wanted_AM = wanted_BL.reshape(num_parts, -1)
+    masked_BL = jax.vmap(masking.keep_first, (0, None))(wanted_AM, room).reshape(ids_BL.shape)
     corrupt = functools.partial(masking.corrupt, by=settings.corruption, **spans)
-    corrupted_BL = jax.vmap(corrupt)(corrupt_keys_B, ids_BL, masked_BL)
-    find = functools.partial(jnp.nonzero, size=num_positions, fill_value=0)
-    positions_BP = jax.vmap(lambda masked_L: find(masked_L)[0])(masked_BL)
     return MaskedBatch(
         ids=ids_BL,
-        corrupted=corrupted_BL,
+        corrupted=jax.vmap(corrupt)(corrupt_keys_B, ids_BL, masked_BL),
         masked=masked_BL,
-        positions=positions_BP.astype(jnp.int32),
         dropped=(wanted_BL & ~masked_BL).sum(axis=1, dtype=jnp.int32),
     )
 
@@ -148,14 +158,18 @@ def _loss_sums(
     dropout_keys_B: jax.Array | None,
     *,
     model: bert.MaskedLM,
+    max_predictions: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the sum of the masked tokens' cross entropies (nats), and of those it gets right."""
-    logits_BPV = model.apply({"params": params}, masked.corrupted, masked.positions, dropout_keys_B)
-    targets_BP = jnp.take_along_axis(masked.ids, masked.positions, axis=1)
-    weights_BP = masked.positions > 0  # position 0 is [CLS], never masked
-    losses_BP = optax.softmax_cross_entropy_with_integer_labels(logits_BPV, targets_BP)
-    right_BP = (logits_BPV.argmax(axis=-1) == targets_BP) & weights_BP
-    return jnp.where(weights_BP, losses_BP, 0).sum(), right_BP.sum(dtype=jnp.int32)
+    find = functools.partial(jnp.nonzero, size=max_predictions, fill_value=0)
+    positions_P = find(masked.masked.ravel())[0].astype(jnp.int32)
+    logits_PV = model.apply({"params": params}, masked.corrupted, positions_P, dropout_keys_B)
+    targets_P = masked.ids.ravel()[positions_P]
+    is_masked_P = positions_P > 0  # position 0 is a [CLS], never masked
+    losses_P = optax.softmax_cross_entropy_with_integer_labels(logits_PV, targets_P)
+    target_logit_P = jnp.take_along_axis(logits_PV, targets_P[:, None], axis=1)[:, 0]
+    right_P = (target_logit_P >= logits_PV.max(axis=1)) & is_masked_P
+    return jnp.where(is_masked_P, losses_P, 0).sum(), right_P.sum(dtype=jnp.int32)
 
 
 def _mask_sums(batch: Batch, masked: MaskedBatch, config: Config) -> dict[str, jax.Array]:
@@ -212,9 +226,13 @@ def train_step(
         strategies=curriculum.strategies(config.curriculum),
         ranks_V=jnp.asarray(ranks_V),
         config=config,
+        num_parts=num_parts,
     )
     dropout_keys = _dropout_keys(step_key, flat.index, config)
-    differentiate = jax.value_and_grad(functools.partial(_loss_sums, model=model), has_aux=True)
+    loss_sums = functools.partial(
+        _loss_sums, model=model, max_predictions=max_predictions(config, batch.index.shape[1])
+    )
+    differentiate = jax.value_and_grad(loss_sums, has_aux=True)
 
     def accumulate(totals: tuple, part: tuple) -> tuple[tuple, None]:
         (loss, right), grads = differentiate(state.params, *part)
@@ -287,7 +305,8 @@ def eval_step(
     masked = eval_masks(
         state.key, flat, which, state.curriculum.budget, ranks_V=ranks_V, config=config
     )
-    loss, right = _loss_sums(state.params, masked, None, model=model)
+    room = max_predictions(config, flat.index.shape[0])
+    loss, right = _loss_sums(state.params, masked, None, model=model, max_predictions=room)
     sums = _mask_sums(flat, masked, config)
     sums |= {"loss_sum": loss, "right": right.astype(jnp.float32)}
     return jax.lax.psum(sums, parallel.AXIS)
@@ -334,7 +353,7 @@ def init_state(
     """Returns the state before the first step; everything random follows from `config.seed`."""
     run_key = jax.random.key(config.seed)
     ids = jnp.zeros((1, config.data.num_tokens), jnp.int32)
-    positions = jnp.zeros((1, 1), jnp.int32)
+    positions = jnp.zeros((1,), jnp.int32)
     init_key = jax.random.fold_in(run_key, _INIT_KEY)
     params = jax.jit(model.init)(init_key, ids, positions)["params"]
     return TrainState(

@@ -25,7 +25,6 @@ LAYERS = (
     (
         "pmi",
         "pmi_table",
-        "pmi_plot",
         "synthetic",
         "masking",
         "curriculum",
@@ -47,6 +46,7 @@ LAYERS = (
     # layer 3: loops
     (
         "curves",
+        "pmi_report",
         "pretrain",
     ),
 )

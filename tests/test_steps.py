@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmgems_jax import bert, curriculum, masking, optimizer, parallel, steps, vocabulary
+from cmgems_jax import bert, curriculum, optimizer, parallel, steps, vocabulary
 from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig, OptimizerConfig
 from cmgems_jax.steps import Batch
 
@@ -75,29 +75,33 @@ def test_ids_begin_with_cls_and_end_with_sep_behind_the_last_token():
     np.testing.assert_array_equal(ids, expected)
 
 
-def test_positions_list_the_masked_tokens_and_nothing_else():
-    config = small_config()
-    masked = masks(config, 0, ("random", "random"))
-    for row in range(config.batch_size):
-        positions = np.asarray(masked.positions[row])
-        np.testing.assert_array_equal(positions[positions > 0], np.flatnonzero(masked.masked[row]))
-
-
-def test_positions_beyond_the_limit_are_counted_and_left_as_they_are():
+def test_positions_beyond_the_room_are_counted_and_left_as_they_are():
     config = small_config()
     config.masking.max_predictions = 3
     limited = masks(config, 0, ("random", "random"))
     config.masking.max_predictions = 60
     free = masks(config, 0, ("random", "random"))
-    assert limited.masked.sum(axis=1).max() == 3
+    room = 3 * config.batch_size
+    assert limited.masked.sum() == room < free.masked.sum()
     np.testing.assert_array_equal(
-        limited.dropped,
-        np.asarray(free.masked.sum(axis=1)) - np.asarray(limited.masked.sum(axis=1)),
+        np.flatnonzero(limited.masked), np.flatnonzero(free.masked)[:room]
     )
+    assert limited.dropped.sum() == free.masked.sum() - room
     untouched = ~np.asarray(limited.masked)
     np.testing.assert_array_equal(
         np.asarray(limited.corrupted)[untouched], np.asarray(limited.ids)[untouched]
     )
+
+
+def test_every_part_of_an_accumulated_batch_has_room_of_its_own():
+    config = small_config()
+    config.masking.max_predictions = 2
+    batch = Batch(*(jnp.asarray(x) for x in random_batch(config)))
+    masked = steps.mask_batch(
+        jax.random.key(0), batch, jnp.int32(0), jnp.float32(0.15), num_parts=4,
+        strategies=("random", "random"), ranks_V=jnp.asarray(RANKS), config=config,
+    ).masked  # fmt: skip
+    np.testing.assert_array_equal(masked.reshape(4, -1).sum(axis=1), [8, 8, 8, 8])
 
 
 def test_the_switch_picks_the_strategy_that_its_index_names():
@@ -252,9 +256,10 @@ def test_the_loss_of_an_evaluation_equals_a_sum_of_log_probabilities(cm_gems):
         host.key, Batch(jnp.asarray(rows), jnp.asarray(index)), jnp.int32(0),
         host.curriculum.budget, ranks_V=RANKS, config=config,
     )  # fmt: skip
-    everywhere = np.broadcast_to(np.arange(64, dtype=np.int32), masked.ids.shape)
+    everywhere = np.arange(masked.ids.size, dtype=np.int32)
     model = bert.MaskedLM(config.model, config.tokens)
     logits = np.asarray(model.apply({"params": host.params}, masked.corrupted, everywhere))
+    logits = logits.reshape(*masked.ids.shape, -1)
     shifted = logits - logits.max(axis=-1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     losses = -np.take_along_axis(log_p, np.asarray(masked.ids)[..., None], axis=-1)[..., 0]
@@ -272,11 +277,34 @@ def test_rows_of_padding_add_nothing(cm_gems):
     assert {name: float(value) for name, value in sums.items()} == dict.fromkeys(sums, 0.0)
 
 
-def test_predictions_leave_room_for_three_standard_deviations():
-    """DNABERT: 510 tokens, 15 %, spans of 11: 76.5 + 3 * 29 = 163.5, rounded up to eights."""
-    assert steps.max_predictions(Config()) == 168
-    longest = masking.tokens_per_center("global", 6)
-    assert longest == 11
+@pytest.mark.parametrize("name", ["cm_gems", "fixed", "hard_to_easy"])
+@pytest.mark.parametrize("num_tokens", [64, 512])
+def test_the_room_for_predictions_is_not_reached_and_not_wasteful(name, num_tokens):
+    """2,000 windows with lengths as in training, by the masks alone."""
+    config = small_config(
+        data=DataConfig(num_tokens=num_tokens), curriculum=CurriculumConfig(name=name)
+    )
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 4, (2_000, config.window_bases)).astype(np.uint8)
+    for row in rows[::2]:
+        row[rng.integers(6, config.window_bases) :] = vocabulary.PADDING
+    for which in (0, 1):
+        masked = jax.jit(
+            functools.partial(
+                steps.mask_batch, strategies=curriculum.strategies(config.curriculum),
+                ranks_V=jnp.asarray(RANKS), config=config, num_parts=2_000 // 50,
+            )
+        )(jax.random.key(1), Batch(rows, np.arange(2_000)), which, jnp.float32(0.15))  # fmt: skip
+        assert masked.dropped.sum() == 0
+        filled = masked.masked.sum() / (40 * steps.max_predictions(config, 50))
+        assert 0.3 < filled < 0.9
+
+
+def test_room_grows_with_the_largest_budget_that_the_curriculum_can_reach():
+    config = small_config()
+    before = steps.max_predictions(config, 32)
+    config.curriculum.budget_schedule, config.curriculum.budget_max = "adaptive", 0.3
+    assert steps.max_predictions(config, 32) > 1.5 * before
 
 
 def test_the_learning_rate_follows_the_published_schedule():
@@ -289,7 +317,7 @@ def test_biases_and_layer_norm_do_not_decay():
     config = small_config()
     model = bert.MaskedLM(config.model, config.tokens)
     ids = jnp.zeros((1, 64), jnp.int32)
-    params = jax.eval_shape(model.init, jax.random.key(0), ids, ids)["params"]
+    params = jax.eval_shape(model.init, jax.random.key(0), ids, ids[0])["params"]
     flat = jax.tree_util.tree_leaves_with_path(optimizer.decay_mask(params))
     decays = {jax.tree_util.keystr(path, simple=True, separator="/"): flag for path, flag in flat}
     assert {name for name, flag in decays.items() if flag} == {

@@ -1,0 +1,178 @@
+"""The PMI command: counts, table, summary and picture in one folder, whole or not at all."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cmgems_jax import __version__, genome, pmi, pmi_table, vocabulary
+from cmgems_jax.errors import InputError
+from cmgems_jax.pmi_table import PmiTable
+
+OUTPUTS = ("pmi.csv", "pmi.png", "summary.json")
+_NUM_PRINTED = 5
+_NUM_DRAWN = 15
+
+
+def make(
+    *,
+    fasta: Sequence[str],
+    counts: str,
+    k: int,
+    segmentation: str,
+    min_count: int,
+    output: Path,
+) -> PmiTable:
+    """Writes OUTPUT/pmi.csv, summary.json and pmi.png, and prints a summary.
+
+    Args:
+      fasta: genome files to count, or none.
+      counts: a CSV of k-mer counts in place of `fasta`, or "".
+      k: bases a k-mer; with `counts`, must be theirs.
+      segmentation: "published" or "full", see `pmi.pmi`.
+      min_count: the constant c of NPMI.
+      output: a new or empty folder, or one that this command made before.
+
+    Raises:
+      InputError: bad settings or input; nothing is written, nothing lost.
+    """
+    _check_settings(fasta, counts, k, min_count)
+    _check_output(output)
+    start = time.perf_counter()
+    tally = genome.Tally()
+    if counts:
+        kmer_counts = pmi_table.read_counts(Path(counts))
+        if len(kmer_counts) != 4**k:
+            raise InputError(
+                f"{counts}: holds {round(np.log(len(kmer_counts)) / np.log(4))}-mers, --k={k}"
+            )
+        ngrams = pmi.counts_from_kmers(kmer_counts)
+    else:
+        contigs = genome.read_contigs(fasta, tally=tally, progress=True)
+        ngrams = pmi.count_ngrams((contig.bases for contig in contigs), k)
+        if not ngrams[k - 1].sum():
+            raise InputError(f"{','.join(fasta)}: no contig of {k} bases or more")
+    table = pmi_table.make(ngrams, k, segmentation=segmentation, min_count=min_count)
+    seconds = time.perf_counter() - start
+    summary = {
+        "k": k,
+        "segmentation": segmentation,
+        "min_count": min_count,
+        "kmers_counted": int(table.count.sum()),
+        "kmers_absent": int((table.count == 0).sum()),
+        **(_describe(tally, seconds) if fasta else {}),
+        "seconds": round(seconds, 3),
+        "sha256": {path: genome.sha256(path) for path in (fasta or [counts])},
+        "version": __version__,
+    }
+    with _replaced_folder(output) as folder:
+        pmi_table.write(table, folder / "pmi.csv")
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        draw(table, folder / "pmi.png", segmentation)
+    _print_summary(table, summary, output)
+    return table
+
+
+def _describe(tally: genome.Tally, seconds: float) -> dict[str, float]:
+    """Returns what was read, for summary.json."""
+    return {
+        "bases": tally.bases,
+        "contigs": tally.contigs,
+        "records": tally.records,
+        "ambiguous": tally.ambiguous,
+        "ambiguous_share": tally.ambiguous_share,
+        "bases_per_second": round(tally.bases / seconds),
+    }
+
+
+def _check_settings(fasta: Sequence[str], counts: str, k: int, min_count: int) -> None:
+    """Raises `InputError` before any work."""
+    if bool(fasta) == bool(counts):
+        raise InputError("give either --fasta=FILE[,FILE...] or --counts=FILE.csv")
+    if not vocabulary.MIN_K <= k <= vocabulary.MAX_K:
+        raise InputError(f"--k={k}: expected {vocabulary.MIN_K} to {vocabulary.MAX_K}")
+    if min_count < 2:
+        raise InputError(f"--min_count={min_count}: expected 2 or more (paper: {pmi.MIN_COUNT})")
+    genome.check_files(fasta)
+
+
+def _check_output(output: Path) -> None:
+    """Refuses a folder that holds something else."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise InputError(f"{output}: is a file; give --output a folder")
+    others = sorted(path.name for path in output.iterdir() if path.name not in OUTPUTS)
+    if others:
+        raise InputError(
+            f"{output}: holds other files ({', '.join(others[:3])}); give --output a new folder"
+        )
+
+
+@contextlib.contextmanager
+def _replaced_folder(output: Path) -> Iterator[Path]:
+    """Yields a hidden folder beside `output` that takes its place when the block succeeds."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as hidden:
+        folder = Path(hidden) / "made"
+        folder.mkdir()
+        yield folder
+        if output.exists():
+            shutil.move(output, Path(hidden) / "before")
+        folder.rename(output)
+
+
+def _print_summary(table: PmiTable, summary: dict, output: Path) -> None:
+    """Prints what was counted, the best and the worst k-mers."""
+    kmers, order = vocabulary.kmers(table.k), np.argsort(table.rank)
+    order = order[table.count[order] > 0]
+    if "bases" in summary:
+        print(
+            f"{summary['bases']:,} bases in {summary['contigs']:,} contigs, "
+            f"{summary['ambiguous_share']:.2%} ambiguous; "
+            f"{summary['seconds']:.2f} s, {summary['bases_per_second'] / 1e6:,.0f} Mbases/s"
+        )
+    print(
+        f"{summary['kmers_counted']:,} {table.k}-mers, {summary['kmers_absent']:,} of "
+        f"{4**table.k:,} absent; NPMI ({summary['segmentation']} segmentations):"
+    )
+    for name, codes in (("best", order[:_NUM_PRINTED]), ("worst", order[-_NUM_PRINTED:])):
+        rows = (f"{kmers[code]} {table.npmi[code]:.3f}" for code in codes)
+        print(f"  {name:<6}" + "  ".join(rows))
+    print(f"wrote {', '.join(str(output / name) for name in OUTPUTS)}")
+
+
+def draw(table: PmiTable, path: Path, segmentation: str) -> None:
+    """Writes a PNG: the distribution of NPMI, the top and the bottom k-mers."""
+    from matplotlib.figure import Figure  # most callers of this module's checks draw nothing
+
+    kmers, order = vocabulary.kmers(table.k), np.argsort(table.rank)
+    order = order[table.count[order] > 0]
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(2, 1, 1))
+    left.hist(table.npmi[order], bins=min(80, 4 + len(order) // 8), color="#1b6ca8")
+    left.set(xlabel="NPMI (nats)", ylabel=f"{table.k}-mers")
+    left.set_title(
+        f"{len(order):,} {table.k}-mers, {table.count.sum():,} occurrences ({segmentation})",
+        loc="left", fontsize=10,
+    )  # fmt: skip
+    number = min(_NUM_DRAWN, len(order))
+    for axes, codes, title, color in (
+        (middle, order[:number], "highest", "#2a7f4f"),
+        (right, order[-number:], "lowest", "#d1495b"),
+    ):
+        values, places = table.npmi[codes], np.arange(number)
+        axes.barh(places, values, color=color)
+        axes.set_yticks(places, [kmers[code] for code in codes], family="monospace", fontsize=9)
+        axes.invert_yaxis()
+        axes.set_xlabel("NPMI (nats)")
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.axvline(0, color="#6b6b6b", linewidth=0.8)
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,47 @@
+"""Counts the n-grams of a genome and ranks its k-mers by pointwise mutual information.
+
+    python -m launch.count_pmi --fasta=A.fa.gz,B.2bit --k=6 --output=DIR
+    python -m launch.count_pmi --counts=FILE.csv --output=DIR
+
+DIR gets pmi.csv (kmer,count,pmi,npmi,rank, sorted by rank; give it to pretraining
+as --config.pmi.table=DIR/pmi.csv), summary.json and pmi.png.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from cmgems_jax import command, pmi
+
+_FASTA = flags.DEFINE_list("fasta", [], "FASTA (plain, gzip, bgzip) or .2bit files.")
+_COUNTS = flags.DEFINE_string("counts", "", "CSV with columns kmer,count, in place of --fasta.")
+_K = flags.DEFINE_integer("k", 6, "Bases a k-mer, 3 to 8.")
+_SEGMENTATION = flags.DEFINE_enum(
+    "segmentation",
+    "published",
+    pmi.SEGMENTATIONS,
+    "published: pieces of one or two bases, as in the published GRCh38 ranking. "
+    "full: all segmentations, the paper's formula.",
+)
+_MIN_COUNT = flags.DEFINE_integer(
+    "min_count", pmi.MIN_COUNT, "The constant c of NPMI: how much rare k-mers are discounted."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)
+
+
+def main() -> None:
+    """Runs the command."""
+    from cmgems_jax import pmi_report
+
+    pmi_report.make(
+        fasta=_FASTA.value,
+        counts=_COUNTS.value,
+        k=_K.value,
+        segmentation=_SEGMENTATION.value,
+        min_count=_MIN_COUNT.value,
+        output=Path(_OUTPUT.value),
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)
