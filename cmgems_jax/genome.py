@@ -11,12 +11,13 @@ import gzip
 import hashlib
 import math
 import os
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import py2bit
 import pysam
+import twobitreader
 from tqdm import tqdm
 
 from cmgems_jax import vocabulary
@@ -27,6 +28,18 @@ _AMBIGUOUS_LETTERS = np.zeros(256, bool)
 _AMBIGUOUS_LETTERS[np.frombuffer(b"NRYSWKMBDHVXnryswkmbdhvx-.", np.uint8)] = True
 _CHUNK = 1 << 24  # letters coded at a time
 _TWOBIT_MAGICS = (b"\x1a\x41\x27\x43", b"\x43\x27\x41\x1a")
+# What the reader raises on damaged files.
+_TWOBIT_ERRORS = (
+    twobitreader.TwoBitFileError,
+    struct.error,
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    TypeError,
+    ValueError,
+)
 _GZIP_MAGIC = b"\x1f\x8b"
 _BASES_PER_GZIP_BYTE = 3.4  # of DNA as text; for the estimate of the time left
 _PROGRESS_DELAY_S = 3.0
@@ -232,23 +245,21 @@ def _fasta_records(path: str) -> Iterator[tuple[str, np.ndarray]]:
 def _twobit_records(path: str) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, base codes) of a .2bit file, read in blocks."""
     try:
-        file = py2bit.open(path)
-        lengths = file.chroms()
-    except (RuntimeError, MemoryError) as error:
-        raise InputError(f"{path}: not a whole .2bit file ({error}); fetch it again") from None
-    with contextlib.closing(file):
+        file = twobitreader.TwoBitFile(path)
+        lengths = file.sequence_sizes()
         least_size = sum(math.ceil(length / 4) for length in lengths.values())
         if os.path.getsize(path) < least_size:
-            raise InputError(
-                f"{path}: .2bit file of {os.path.getsize(path):,} bytes, but its index needs "
-                f"{least_size:,} or more: truncated; fetch it again"
-            )
+            raise ValueError(f"{os.path.getsize(path):,} bytes, the index needs {least_size:,}")
         for name, length in lengths.items():
             codes = np.empty(length, np.uint8)
             for start in range(0, length, _CHUNK):
                 end = min(start + _CHUNK, length)
-                codes[start:end] = vocabulary.encode(file.sequence(name, start, end))
+                codes[start:end] = vocabulary.encode(str(file[name][start:end]))
             yield name, codes
+    except _TWOBIT_ERRORS as error:
+        raise InputError(
+            f"{path}: not a whole .2bit file ({error or type(error).__name__}); fetch it again"
+        ) from None
 
 
 def _encode(path: str, name: str, sequence: str) -> np.ndarray:

@@ -101,7 +101,8 @@ def pmi(counts: list[np.ndarray], k: int, *, segmentation: str = "published") ->
             piece = code >> 2 * (k - end) & (4**width - 1)
             sums.append(best[end - width] + log_p[width - 1][piece])
         best.append(np.max(sums, axis=0))
-    return np.where(counts[k - 1] > 0, log_p[k - 1] - best[k], np.nan)
+    with np.errstate(invalid="ignore"):  # absent k-mers: -inf less -inf
+        return np.where(counts[k - 1] > 0, log_p[k - 1] - best[k], np.nan)
 
 
 def npmi(

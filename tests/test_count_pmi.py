@@ -1,0 +1,109 @@
+"""The count_pmi command: its folder is whole or not there, and nothing is lost."""
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmgems_jax import pmi_report, pmi_table, synthetic
+from cmgems_jax.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def fasta(tmp_path_factory) -> str:
+    """A small genome."""
+    path = tmp_path_factory.mktemp("genome") / "small.fa"
+    synthetic.write_genome(path, 50_000, seed=3)
+    return str(path)
+
+
+def make(output: Path, **changes: object) -> pmi_table.PmiTable:
+    """Runs the command's function with its defaults."""
+    arguments = {"fasta": [], "counts": "", "k": 4, "segmentation": "published", "min_count": 101}
+    return pmi_report.make(output=output, **{**arguments, **changes})
+
+
+def test_the_folder_holds_table_summary_and_picture(fasta, tmp_path):
+    table = make(tmp_path / "out", fasta=[fasta])
+    again = pmi_table.read(tmp_path / "out" / "pmi.csv", 4)
+    np.testing.assert_array_equal(again.rank, table.rank)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["bases"] == 50_000 and summary["k"] == 4 and summary["kmers_absent"] == 0
+    assert list(summary["sha256"]) == [fasta] and summary["bases_per_second"] > 0
+    assert {"contigs", "ambiguous", "seconds", "segmentation", "min_count"} <= summary.keys()
+    assert (tmp_path / "out" / "pmi.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_former_output_is_replaced_and_another_folder_is_not(fasta, tmp_path):
+    make(tmp_path / "out", fasta=[fasta])
+    make(tmp_path / "out", fasta=[fasta], k=3)
+    assert len((tmp_path / "out" / "pmi.csv").read_text().splitlines()) == 65
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"holds other files \(thesis.tex\)"):
+        make(tmp_path / "out", fasta=[fasta])
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
+
+
+def test_counts_of_a_file_give_the_table_of_the_genome_but_for_contig_ends(fasta, tmp_path):
+    whole = make(tmp_path / "one", fasta=[fasta])
+    rows = (tmp_path / "one" / "pmi.csv").read_text().splitlines()
+    counts = tmp_path / "counts.csv"
+    counts.write_text("\n".join(",".join(row.split(",")[:2]) for row in rows) + "\n")
+    again = make(tmp_path / "two", counts=str(counts))
+    np.testing.assert_array_equal(again.count, whole.count)
+    np.testing.assert_allclose(again.npmi, whole.npmi, atol=0.01)  # 5 contigs' ends of 50,000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "give either --fasta"),
+        ({"fasta": ["a.fa"], "counts": "b.csv"}, "give either --fasta"),
+        ({"fasta": ["missing.fa"]}, "missing.fa: no such file"),
+        ({"fasta": ["missing.fa"], "k": 9}, "--k=9: expected 3 to 8"),
+        ({"fasta": ["missing.fa"], "min_count": 1}, "--min_count=1: expected 2 or more"),
+        ({"counts": "missing.csv"}, "missing.csv: cannot read"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(InputError) as error:
+        make(tmp_path / "out", **changes)
+    assert message in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_genome_that_breaks_off_leaves_the_former_output_as_it_was(fasta, tmp_path):
+    make(tmp_path / "out", fasta=[fasta])
+    before = (tmp_path / "out" / "pmi.csv").read_bytes()
+    broken = tmp_path / "broken.fa.gz"
+    broken.write_bytes(gzip.compress(Path(fasta).read_bytes())[:9_000])
+    with pytest.raises(InputError, match="broken.fa.gz"):
+        make(tmp_path / "out", fasta=[str(broken)])
+    assert (tmp_path / "out" / "pmi.csv").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "broken.fa.gz"}
+
+
+def test_counts_of_another_k_are_refused(fasta, tmp_path):
+    counts = tmp_path / "counts.csv"
+    make(tmp_path / "one", fasta=[fasta], k=3)
+    rows = (tmp_path / "one" / "pmi.csv").read_text().splitlines()
+    counts.write_text("\n".join(",".join(row.split(",")[:2]) for row in rows) + "\n")
+    with pytest.raises(InputError, match="holds 3-mers, --k=4"):
+        make(tmp_path / "two", counts=str(counts))
+
+
+def test_the_command_prints_one_line_and_exits_with_2_on_bad_input(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "launch.count_pmi", "--fasta=none.fa", f"--output={tmp_path}/out"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr == "error: none.fa: no such file\n"
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,232 @@
+"""Readers of genome files: every format gives the same bases, every bad file one clear error."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pysam
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cmgems_jax import genome, vocabulary
+from cmgems_jax.errors import InputError
+
+RECORDS = {"chr1": "ACGTNNacgtACGTRA", "chr2": "GGGGCCCCTTTTAAAA"}
+CONTIGS = [("chr1", 0, "ACGT"), ("chr1", 6, "ACGTACGT"), ("chr1", 15, "A"),
+           ("chr2", 0, "GGGGCCCCTTTTAAAA")]  # fmt: skip
+
+
+def fasta_text(records: dict[str, str], width: int = 7, end: str = "\n") -> bytes:
+    """Returns FASTA with lines of `width` letters."""
+    lines = []
+    for name, sequence in records.items():
+        lines.append(f">{name} a description")
+        lines += [sequence[i : i + width] for i in range(0, len(sequence), width)]
+    return (end.join(lines) + end).encode()
+
+
+def twobit_bytes(records: dict[str, str]) -> bytes:
+    """Returns a .2bit file (UCSC's format: T C A G = 0..3, blocks of N, blocks of lower case)."""
+    index_size = sum(5 + len(name) for name in records)
+    offset, index, bodies = 16 + index_size, b"", b""
+    for name, sequence in records.items():
+        index += struct.pack("<B", len(name)) + name.encode() + struct.pack("<I", offset)
+        body = struct.pack("<I", len(sequence))
+        for inside in (lambda c: c in "Nn", str.islower):
+            marks = [False, *map(inside, sequence), False]
+            starts = [i for i in range(len(sequence)) if marks[i + 1] and not marks[i]]
+            ends = [i for i in range(1, len(marks)) if marks[i] and not marks[i + 1 : i + 2][0]]
+            sizes = [end - start for start, end in zip(starts, ends, strict=True)]
+            body += struct.pack(f"<I{len(starts)}I{len(sizes)}I", len(starts), *starts, *sizes)
+        body += struct.pack("<I", 0)
+        codes = [max(0, "TCAG".find(letter)) for letter in sequence.upper()]
+        codes += [0] * (-len(codes) % 4)
+        body += bytes(
+            a << 6 | b << 4 | c << 2 | d for a, b, c, d in zip(*[iter(codes)] * 4, strict=True)
+        )
+        offset += len(body)
+        bodies += body
+    return struct.pack("<IIII", 0x1A412743, 0, len(records), 0) + index + bodies
+
+
+def write(path: Path, content: bytes) -> str:
+    """Writes a file and returns its path as text."""
+    path.write_bytes(content)
+    return str(path)
+
+
+def read(*paths: str, **arguments) -> list[tuple[str, int, str]]:
+    """Returns (record, start, letters) of every contig."""
+    return [
+        (contig.record, contig.start, vocabulary.decode(contig.bases))
+        for contig in genome.read_contigs(paths, **arguments)
+    ]
+
+
+def refusal(*paths: str) -> str:
+    """Returns the message of the InputError that reading raises."""
+    with pytest.raises(InputError) as error:
+        read(*paths)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("form", ["plain", "crlf", "gzip", "bgzip", "one line", "lower", "rna"])
+def test_every_form_of_fasta_gives_the_same_contigs(tmp_path, form):
+    text = fasta_text(RECORDS)
+    path = write(tmp_path / "a.fa", text)
+    if form == "crlf":
+        path = write(tmp_path / "a.fa", fasta_text(RECORDS, end="\r\n"))
+    elif form == "gzip":
+        path = write(tmp_path / "a.fa.gz", gzip.compress(text))
+    elif form == "bgzip":
+        pysam.tabix_compress(path, path + ".gz")
+        path += ".gz"
+    elif form == "one line":
+        path = write(tmp_path / "a.fa", fasta_text(RECORDS, width=1_000))
+    elif form == "lower":
+        path = write(
+            tmp_path / "a.fa", fasta_text({name: text.lower() for name, text in RECORDS.items()})
+        )
+    elif form == "rna":
+        path = write(
+            tmp_path / "a.fa",
+            fasta_text({name: text.replace("T", "U") for name, text in RECORDS.items()}),
+        )
+    assert read(path) == CONTIGS
+
+
+def test_twobit_gives_the_same_contigs_as_fasta(tmp_path):
+    """R is no letter of .2bit, so it stands as N."""
+    records = {name: text.replace("R", "N") for name, text in RECORDS.items()}
+    assert read(write(tmp_path / "a.2bit", twobit_bytes(records))) == CONTIGS
+
+
+def test_a_twobit_record_longer_than_a_block_is_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(genome, "_CHUNK", 16)
+    letters = "".join(np.random.default_rng(0).choice(list("ACGT"), 101))
+    assert read(write(tmp_path / "a.2bit", twobit_bytes({"x": letters}))) == [("x", 0, letters)]
+    assert read(write(tmp_path / "a.fa", fasta_text({"x": letters}))) == [("x", 0, letters)]
+
+
+def test_records_are_split_at_ambiguous_letters_and_never_joined(tmp_path):
+    path = write(tmp_path / "a.fa", b">x\nNNACNGTRYKMTTN\n")
+    assert read(path) == [("x", 2, "AC"), ("x", 5, "GT"), ("x", 11, "TT")]
+
+
+def test_the_tally_counts_what_was_read_and_what_was_dropped(tmp_path):
+    one = write(tmp_path / "a.fa", fasta_text(RECORDS))
+    two = write(tmp_path / "b.fa", b">x\nACGTN\n")
+    tally = genome.Tally()
+    contigs = read(one, two, min_length=5, tally=tally)
+    assert [name for name, _, _ in contigs] == ["chr1", "chr2"]
+    assert tally == genome.Tally(
+        records=3, contigs=2, bases=24, ambiguous=4, dropped_pieces=3, dropped_bases=9
+    )
+    assert tally.ambiguous_share == 4 / 37
+    assert all(type(value) is int for value in vars(tally).values())
+
+
+def test_the_same_record_name_in_two_files_is_fine(tmp_path):
+    paths = [write(tmp_path / name, fasta_text(RECORDS)) for name in ("a.fa", "b.fa")]
+    assert read(*paths) == CONTIGS * 2
+
+
+BAD = {
+    "empty": (b"", "empty; expected FASTA records"),
+    "blank": (b"\n \n\n", "empty; expected FASTA records"),
+    "web page": (b"<!DOCTYPE html>\n<html><body>404</body></html>", "a web page"),
+    "no record": (b"ACGTACGT\nACGT\n", "'ACGTACGT"),
+    "binary": (bytes(range(256)) * 4, "binary data"),
+    "fastq": (b"@read1\nACGT\n+\nIIII\n", "FASTQ"),
+    "protein": (b">p53\nMEEPQSDPSVEPPLSQ\n", "record 'p53': letter 'E' at position 2"),
+    "only N": (b">x\nNNNNNN\n", "no base but ambiguous letters"),
+    "no sequence": (b">x\n>y\n", "no base but ambiguous letters"),
+    "duplicate": (b">x\nACGT\n>y\nAC\n>x\nGG\n", "record 'x': a second record of this name"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, what, packed):
+    content, message = BAD[what]
+    name = "bad.fa.gz" if packed else "bad.fa"
+    path = write(tmp_path / name, gzip.compress(content) if packed else content)
+    found = refusal(path)
+    assert found.startswith(f"{path}: ") and message in found
+
+
+def damaged(content: bytes) -> dict[str, bytes]:
+    """Returns a gzip file cut short, and one with a flipped bit near its end."""
+    packed = gzip.compress(content)
+    flipped = bytearray(packed)
+    flipped[-6] ^= 1  # in the checksum
+    return {"truncated": packed[: len(packed) // 2], "flipped": bytes(flipped)}
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped"])
+def test_a_damaged_gzip_names_the_last_record_that_was_read(tmp_path, how):
+    letters = "".join(np.random.default_rng(0).choice(list("ACGT"), 400_000))
+    content = fasta_text({f"chr{i}": letters[i::4] for i in range(4)}, width=60)
+    path = write(tmp_path / "big.fa.gz", damaged(content)[how])
+    found = refusal(path)
+    assert "truncated or damaged" in found and "record 'chr" in found and "records in" in found
+
+
+def test_a_gzip_cut_inside_its_head_is_refused_before_reading(tmp_path):
+    packed = gzip.compress(fasta_text(RECORDS))
+    path = write(tmp_path / "a.fa.gz", packed[:20])
+    with pytest.raises(InputError, match="broken gzip"):
+        genome.check_files([path])
+
+
+def test_a_truncated_twobit_is_refused(tmp_path):
+    content = twobit_bytes({"x": "ACGT" * 100})
+    for size in (30, 60):
+        path = write(tmp_path / "a.2bit", content[:size])
+        assert "fetch it again" in refusal(path)
+
+
+def test_missing_files_folders_and_repeats_are_refused_before_reading(tmp_path):
+    good = write(tmp_path / "a.fa", fasta_text(RECORDS))
+    for paths, message in (
+        ([str(tmp_path / "no.fa")], "no such file"),
+        ([str(tmp_path)], "is a folder"),
+        ([good, good], "named twice"),
+    ):
+        with pytest.raises(InputError, match=message):
+            genome.check_files(paths)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(content=st.binary(max_size=300), packed=st.booleans(), head=st.sampled_from(
+    [b"", b">", b">x\n", b"\x1f\x8b", b"\x43\x27\x41\x1a\x00\x00\x00\x00", b"@r\nAC\n+\n"]
+))  # fmt: skip
+def test_random_bytes_raise_nothing_but_an_input_error(tmp_path, content, packed, head):
+    path = write(tmp_path / "x.fa", gzip.compress(head + content) if packed else head + content)
+    try:
+        read(path)
+    except InputError as error:
+        assert str(error).startswith(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["x.fa"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(place=st.integers(0, 10_000), byte=st.integers(0, 255), cut=st.integers(0, 10_000))
+def test_a_fasta_with_one_byte_changed_and_its_end_cut_raises_nothing_else(
+    tmp_path, place, byte, cut
+):
+    content = bytearray(fasta_text(RECORDS) * 3)
+    content[place % len(content)] = byte
+    path = write(tmp_path / "x.fa", bytes(content[: cut % len(content)]))
+    try:
+        read(path)
+    except InputError as error:
+        assert str(error).startswith(path)
+
+
+def test_sha256_is_the_files(tmp_path):
+    """Of "abc", from FIPS 180-2."""
+    path = write(tmp_path / "abc", b"abc")
+    assert genome.sha256(path).startswith("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410")
