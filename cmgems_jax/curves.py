@@ -57,6 +57,8 @@ def _perplexity(axes: Axes, evals: list[dict[str, Any]]) -> None:
     stages = dict.fromkeys(record["stage"] for record in evals)
     for number, stage in enumerate(stages):
         part = [record for record in evals if record["stage"] == stage]
+        if stage == "random":  # the same curve as below
+            continue
         style = {"color": COLORS["current"], "alpha": 1 - 0.4 * number}
         _line(axes, part, "perplexity", None, label=f"under {stage}", marker="o", **style)
     _line(

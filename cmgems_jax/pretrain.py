@@ -6,10 +6,8 @@ masking -> bert.
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,9 +17,9 @@ from cmgems_jax import (
     checkpoints,
     curriculum,
     curves,
-    optimizer,
     parallel,
     pmi_table,
+    progress,
     run_log,
     signals,
     steps,
@@ -67,7 +65,7 @@ def pretrain(config: Config, workdir: Path) -> TrainState:
         training, validation = windows.open(folder, "train"), windows.open(folder, "validation")
         ranks_V = pmi_table.ranks_for(config, windows.input_paths(config, folder))
     state, train, evaluate = steps.make(config, ranks_V)
-    _print_model(state, config)
+    progress.model(state, config)
     with contextlib.closing(checkpoints.manager(workdir, config)) as manager:
         state = checkpoints.restore_latest(manager, state)
         if int(state.step) == config.num_steps:
@@ -79,23 +77,11 @@ def pretrain(config: Config, workdir: Path) -> TrainState:
             perplexity = _evaluator(config, evaluate, validation)
             run = _Run(config, log, clock, manager, train, perplexity)
             state = _train(run, state, training)
-            _summarise(run, state)
+            progress.summary(log, config, state, clock)
     curves.draw(workdir / "metrics.jsonl", workdir / "curves.png")
     last = workdir / checkpoints.FOLDER / str(config.num_steps)
     print(f"checkpoint: {last}\ncurves: {workdir / 'curves.png'}", flush=True)
     return state
-
-
-def _print_model(state: TrainState, config: Config) -> None:
-    """Says what is trained, and on what."""
-    num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    easy, hard = curriculum.strategies(config.curriculum)
-    print(
-        f"model: {config.model.num_layers} layers x {config.model.hidden_size}, "
-        f"{num_params:,} parameters, on {jax.device_count()} x {jax.devices()[0].device_kind}\n"
-        f"curriculum: {config.curriculum.name}, {easy}" + (f" then {hard}" if hard != easy else ""),
-        flush=True,
-    )
 
 
 def _train(run: _Run, state: TrainState, training: windows.Windows) -> TrainState:
@@ -128,10 +114,18 @@ def _train(run: _Run, state: TrainState, training: windows.Windows) -> TrainStat
                     jax.block_until_ready(metrics)
                     run.clock.start_loop(step)
                 is_logged = _is_due(step, config.log_every, config)
-                sums = _add(jax.device_get(pending)) if is_logged else {}
+                sums = progress.add(jax.device_get(pending)) if is_logged else {}
             if is_logged:
                 train_s = run.clock.seconds.get("train", 0.0)
-                _log_training(run, state, step, sums, len(pending), train_s - logged_s)
+                progress.training(
+                    run.log,
+                    config,
+                    step,
+                    sums,
+                    num_steps=len(pending),
+                    seconds=train_s - logged_s,
+                    pace_s=run.clock.pace(step),
+                )
                 pending, logged_s = [], train_s
             if config.eval_every and _is_due(step, config.eval_every, config):
                 state = _evaluate(run, state, step)
@@ -157,47 +151,6 @@ def _shard(rows: np.ndarray, first_index: int, accumulation_steps: int) -> Batch
     return Batch(*(parallel.shard(x, accumulation_steps) for x in (rows, index)))
 
 
-def _add(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
-    """Returns the sum of each metric over steps, in double precision."""
-    return {name: float(sum(float(one[name]) for one in metrics)) for name in metrics[0]}
-
-
-def _ratio(numerator: float, denominator: float) -> float:
-    """Returns the quotient, NaN over 0."""
-    return numerator / denominator if denominator else math.nan
-
-
-def _log_training(
-    run: _Run,
-    state: TrainState,
-    step: int,
-    sums: dict[str, float],
-    num_steps: int,
-    seconds: float,
-) -> None:
-    """Writes and prints the metrics of the steps since the last line."""
-    config = run.config
-    easy, hard = curriculum.strategies(config.curriculum)
-    hard_share = sums["hard"] / num_steps
-    stage = easy if hard_share == 0 else hard if hard_share == 1 else f"{easy}+{hard}"
-    values: dict[str, Any] = {
-        "loss": _ratio(sums["loss_sum"], sums["predicted"]),
-        "learning_rate": float(optimizer.schedule(config.optimizer, config.num_steps)(step - 1)),
-        "grad_norm": sums["grad_norm"] / num_steps,
-        "stage": stage,
-        "hard_share": hard_share,
-        "mask_budget": sums["budget"] / num_steps,
-        "masked_fraction": _ratio(sums["predicted"], sums["eligible"]),
-        "nats_per_hidden_base": _ratio(sums["loss_sum"], sums["hidden_covered"]),
-        "accuracy": _ratio(sums["right"], sums["predicted"]),
-        "bases_per_second": _ratio(sums["bases"], seconds),
-        "dropped_positions": int(sums["dropped_positions"]),
-    }
-    run.log.write("train", step, **values)
-    line = run_log.progress_line(step, config.num_steps, values, run.clock.pace(step))
-    print(line, flush=True)
-
-
 def _evaluator(
     config: Config, program: Callable, validation: windows.Windows
 ) -> Callable[[TrainState, int], float]:
@@ -217,8 +170,9 @@ def _evaluator(
     fixed = [_shard(part, number * batch_size + first, 1) for number, part in enumerate(rows)]
 
     def perplexity(state: TrainState, which: int) -> float:
-        sums = _add(jax.device_get([program(state, batch, np.int32(which)) for batch in fixed]))
-        return float(np.exp(_ratio(sums["loss_sum"], sums["predicted"])))
+        parts = [program(state, batch, np.int32(which)) for batch in fixed]
+        sums = progress.add(jax.device_get(parts))
+        return float(np.exp(progress.ratio(sums["loss_sum"], sums["predicted"])))
 
     return perplexity
 
@@ -226,92 +180,13 @@ def _evaluator(
 def _evaluate(run: _Run, state: TrainState, step: int) -> TrainState:
     """Evaluates under the current strategy and under `random`; returns the state after it."""
     config = run.config
-    names = steps.eval_strategies(config)
+    last = len(steps.eval_strategies(config)) - 1
     before = parallel.to_host(state.curriculum)
-    strategy = curriculum.strategy_name(before, config.curriculum)
+    is_random = curriculum.strategy_name(before, config.curriculum) == "random"
     with run.clock("eval"):
         now = run.perplexity(state, int(before.stage))
-        under_random = now if strategy == "random" else run.perplexity(state, len(names) - 1)
+        under_random = now if is_random else run.perplexity(state, last)
     after = parallel.to_host(curriculum.update(before, now, config.curriculum))
-    drop = float(before.last_perplexity) - now
-    run.log.write(
-        "eval",
-        step,
-        perplexity=now,
-        perplexity_random=under_random,
-        perplexity_drop=drop,
-        stage=strategy,
-        mask_budget=float(before.budget),
-    )
-    print(
-        f"eval {step:>7,}/{config.num_steps:,}  perplexity {now:,.2f} under {strategy}, "
-        f"{under_random:,.2f} under random"
-        + (f", change {-drop:+,.2f}" if math.isfinite(drop) else ""),
-        flush=True,
-    )
-    if not math.isfinite(now):
-        print(f"warning: step {step}: perplexity {now} is ignored by the curriculum", flush=True)
-    _log_switch(run, before, after, now, step)
+    progress.evaluation(run.log, config, step, before, perplexity=now, under_random=under_random)
+    progress.switch(run.log, config, step, before, after, perplexity=now)
     return state.replace(curriculum=parallel.replicate(after))
-
-
-def _log_switch(
-    run: _Run,
-    before: curriculum.CurriculumState,
-    after: curriculum.CurriculumState,
-    perplexity: float,
-    step: int,
-) -> None:
-    """Writes and prints a change of strategy or budget, and why."""
-    if before.stage == after.stage and before.budget == after.budget:
-        return
-    settings = run.config.curriculum
-    difference = float(curriculum.change(before.last_perplexity, perplexity, settings))
-    smallest = min(float(before.smallest_change), difference)
-    why = (
-        f"smallest {settings.threshold_kind} change of perplexity {smallest:.4g} "
-        f"< threshold {settings.threshold:g}"
-    )
-    old, new = (
-        {
-            "strategy": curriculum.strategy_name(s, settings),
-            "budget": round(float(s.budget), 6),
-        }
-        for s in (before, after)
-    )
-    kind = "switch" if old["strategy"] != new["strategy"] else "budget"
-    name = "strategy" if kind == "switch" else "budget"
-    run.log.write(kind, step, **{"from": old[name], "to": new[name]}, why=why, **new)
-    print(f"{kind} at step {step:,}: {old[name]} -> {new[name]} ({why})", flush=True)
-
-
-def _summarise(run: _Run, state: TrainState) -> None:
-    """Writes and prints the steps in each stage and the seconds by part."""
-    config = run.config
-    easy, hard = curriculum.strategies(config.curriculum)
-    hard_steps = int(state.curriculum.hard_steps)
-    if easy == hard:
-        stages = {easy: config.num_steps}
-    else:
-        stages = {easy: config.num_steps - hard_steps, hard: hard_steps}
-    seconds = {part: round(value, 2) for part, value in run.clock.seconds.items()}
-    note = ""
-    if easy != hard and not hard_steps and state.curriculum.stage == curriculum.EASY:
-        closest = float(state.curriculum.smallest_change)
-        note = (
-            f"the curriculum did not switch: the smallest {config.curriculum.threshold_kind} "
-            f"change of perplexity was {closest:.4g}, curriculum.threshold="
-            f"{config.curriculum.threshold:g}"
-        )
-    run.log.write(
-        "summary",
-        config.num_steps,
-        steps_by_stage=stages,
-        seconds_by_part=seconds,
-        total_seconds=round(run.clock.total(), 2),
-        **({"note": note} if note else {}),
-    )
-    print("steps by stage: " + ", ".join(f"{name} {count:,}" for name, count in stages.items()))
-    print("seconds: " + ", ".join(f"{part} {value:,.1f}" for part, value in seconds.items()))
-    if note:
-        print(f"warning: {note}", flush=True)

@@ -41,6 +41,7 @@ LAYERS = (
         "checkpoints",
         "metrics",
         "run_log",
+        "progress",
         "signals",
     ),
     # layer 3: loops

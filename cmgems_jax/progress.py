@@ -1,0 +1,172 @@
+"""What the loop says about itself: the model, training, evaluations, switches, the summary."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from cmgems_jax import curriculum, optimizer
+from cmgems_jax.config import Config
+from cmgems_jax.curriculum import CurriculumState
+from cmgems_jax.run_log import Clock, RunLog, progress_line
+from cmgems_jax.steps import TrainState
+
+
+def add(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """Returns the sum of each metric over steps or batches, in double precision."""
+    return {name: float(sum(float(one[name]) for one in metrics)) for name in metrics[0]}
+
+
+def ratio(numerator: float, denominator: float) -> float:
+    """Returns the quotient, NaN over 0."""
+    return numerator / denominator if denominator else math.nan
+
+
+def model(state: TrainState, config: Config) -> None:
+    """Prints what is trained, and on what."""
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    easy, hard = curriculum.strategies(config.curriculum)
+    print(
+        f"model: {config.model.num_layers} layers x {config.model.hidden_size}, "
+        f"{num_params:,} parameters, on {jax.device_count()} x {jax.devices()[0].device_kind}\n"
+        f"curriculum: {config.curriculum.name}, {easy}" + (f" then {hard}" if hard != easy else ""),
+        flush=True,
+    )
+
+
+def training(
+    log: RunLog,
+    config: Config,
+    step: int,
+    sums: dict[str, float],
+    *,
+    num_steps: int,
+    seconds: float,
+    pace_s: float,
+) -> None:
+    """Writes and prints the metrics of the steps since the last line.
+
+    Args:
+      log: of the run.
+      config: of the run.
+      step: updates done.
+      sums: metrics of `steps.train_step`, added up.
+      num_steps: steps in them.
+      seconds: they took.
+      pace_s: wall seconds a step so far, for the time left.
+    """
+    easy, hard = curriculum.strategies(config.curriculum)
+    hard_share = sums["hard"] / num_steps
+    values: dict[str, Any] = {
+        "loss": ratio(sums["loss_sum"], sums["predicted"]),
+        "learning_rate": float(optimizer.schedule(config.optimizer, config.num_steps)(step - 1)),
+        "grad_norm": sums["grad_norm"] / num_steps,
+        "stage": easy if hard_share == 0 else hard if hard_share == 1 else f"{easy}+{hard}",
+        "hard_share": hard_share,
+        "mask_budget": sums["budget"] / num_steps,
+        "masked_fraction": ratio(sums["predicted"], sums["eligible"]),
+        "nats_per_hidden_base": ratio(sums["loss_sum"], sums["hidden_covered"]),
+        "accuracy": ratio(sums["right"], sums["predicted"]),
+        "bases_per_second": ratio(sums["bases"], seconds),
+        "dropped_positions": int(sums["dropped_positions"]),
+    }
+    log.write("train", step, **values)
+    print(progress_line(step, config.num_steps, values, pace_s), flush=True)
+
+
+def evaluation(
+    log: RunLog,
+    config: Config,
+    step: int,
+    before: CurriculumState,
+    *,
+    perplexity: float,
+    under_random: float,
+) -> None:
+    """Writes and prints an evaluation.
+
+    Args:
+      log: of the run.
+      config: of the run.
+      step: updates done.
+      before: the curriculum's state, on the host, that was evaluated under.
+      perplexity: under its strategy.
+      under_random: under `random`.
+    """
+    strategy = curriculum.strategy_name(before, config.curriculum)
+    drop = float(before.last_perplexity) - perplexity
+    log.write(
+        "eval",
+        step,
+        perplexity=perplexity,
+        perplexity_random=under_random,
+        perplexity_drop=drop,
+        stage=strategy,
+        mask_budget=float(before.budget),
+    )
+    line = f"eval {step:>7,}/{config.num_steps:,}  perplexity {perplexity:,.2f} under {strategy}"
+    if strategy != "random":
+        line += f", {under_random:,.2f} under random"
+    if math.isfinite(drop):
+        line += f", change {-drop:+,.2f}"
+    print(line, flush=True)
+    if not math.isfinite(perplexity):
+        print(f"warning: step {step}: perplexity {perplexity} is ignored by the curriculum")
+
+
+def switch(
+    log: RunLog,
+    config: Config,
+    step: int,
+    before: CurriculumState,
+    after: CurriculumState,
+    *,
+    perplexity: float,
+) -> None:
+    """Writes and prints a change of strategy or budget, and why; nothing where there is none."""
+    if before.stage == after.stage and before.budget == after.budget:
+        return
+    settings = config.curriculum
+    difference = float(curriculum.change(before.last_perplexity, perplexity, settings))
+    smallest = min(float(before.smallest_change), difference)
+    why = (
+        f"smallest {settings.threshold_kind} change of perplexity {smallest:.4g} "
+        f"< threshold {settings.threshold:g}"
+    )
+    old, new = (
+        (curriculum.strategy_name(state, settings), round(float(state.budget), 6))
+        for state in (before, after)
+    )
+    kind, place = ("switch", 0) if old[0] != new[0] else ("budget", 1)
+    log.write(kind, step, **{"from": old[place], "to": new[place]}, why=why, mask_budget=new[1])
+    print(f"{kind} at step {step:,}: {old[place]} -> {new[place]} ({why})", flush=True)
+
+
+def summary(log: RunLog, config: Config, state: TrainState, clock: Clock) -> None:
+    """Writes and prints the steps in each stage and the seconds by part."""
+    easy, hard = curriculum.strategies(config.curriculum)
+    hard_steps = int(state.curriculum.hard_steps)
+    stages = {easy: config.num_steps}
+    if easy != hard:
+        stages = {easy: config.num_steps - hard_steps, hard: hard_steps}
+    seconds = {part: round(value, 2) for part, value in clock.seconds.items()}
+    note = {}
+    if easy != hard and not hard_steps and state.curriculum.stage == curriculum.EASY:
+        note["note"] = (
+            f"the curriculum did not switch: the smallest {config.curriculum.threshold_kind} "
+            f"change of perplexity was {float(state.curriculum.smallest_change):.4g}, "
+            f"curriculum.threshold={config.curriculum.threshold:g}"
+        )
+    log.write(
+        "summary",
+        config.num_steps,
+        steps_by_stage=stages,
+        seconds_by_part=seconds,
+        total_seconds=round(clock.total(), 2),
+        **note,
+    )
+    print("steps by stage: " + ", ".join(f"{name} {count:,}" for name, count in stages.items()))
+    print("seconds: " + ", ".join(f"{part} {value:,.1f}" for part, value in seconds.items()))
+    for text in note.values():
+        print(f"warning: {text}", flush=True)
