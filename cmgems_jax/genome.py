@@ -14,6 +14,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 import pysam
@@ -41,6 +42,8 @@ _TWOBIT_ERRORS = (
     ValueError,
 )
 _GZIP_MAGIC = b"\x1f\x8b"
+# The empty block that ends every bgzip file (SAM specification, section 4.1.2).
+_BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _BASES_PER_GZIP_BYTE = 3.4  # of DNA as text; for the estimate of the time left
 _PROGRESS_DELAY_S = 3.0
 
@@ -90,15 +93,22 @@ def check_files(paths: Sequence[str]) -> None:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
         if not head.startswith(_TWOBIT_MAGICS):
             _check_fasta_head(path, head)
+    seen: dict[str, str] = {}
     for path in paths:
-        if list(paths).count(path) > 1:
-            raise InputError(f"{path}: named twice; every base would count double")
+        real_path = os.path.realpath(path)
+        if real_path in seen:
+            raise InputError(
+                f"{path}: named twice (before as {seen[real_path]}); every base would count double"
+            )
+        seen[real_path] = path
 
 
 def _head(path: str) -> bytes:
     """Returns the first bytes of a file, unpacked; InputError for a broken gzip."""
     with open(path, "rb") as file:
         head = file.read(4096)
+        if head.startswith(_GZIP_MAGIC) and head[12:14] == b"BC":
+            _check_bgzip_end(path, file)
     if not head.startswith(_GZIP_MAGIC):
         return head
     try:
@@ -108,6 +118,16 @@ def _head(path: str) -> bytes:
         raise InputError(
             f"{path}: broken gzip ({error}); the download may be incomplete, fetch it again"
         ) from None
+
+
+def _check_bgzip_end(path: str, file: BinaryIO) -> None:
+    """A bgzip file cut between two blocks unpacks without an error: only its end tells."""
+    file.seek(-min(len(_BGZIP_END), os.path.getsize(path)), os.SEEK_END)
+    if file.read() != _BGZIP_END:
+        raise InputError(
+            f"{path}: bgzip file without its end block: truncated; fetch it again, or if it is "
+            "whole, pack it anew (gzip -dc FILE | bgzip)"
+        )
 
 
 def _check_fasta_head(path: str, head: bytes) -> None:
@@ -197,8 +217,7 @@ def _split(
     path: str, name: str, codes: np.ndarray, min_length: int, tally: Tally
 ) -> Iterator[Contig]:
     """Yields the unambiguous stretches of one record."""
-    known = np.concatenate([[False], codes < vocabulary.AMBIGUOUS, [False]])
-    edges = np.flatnonzero(known[1:] != known[:-1])
+    edges = _edges(codes)
     tally.records += 1
     tally.ambiguous += len(codes) - int((edges[1::2] - edges[::2]).sum())
     for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
@@ -211,6 +230,20 @@ def _split(
         yield Contig(path, name, start, codes[start:end])
 
 
+def _edges(codes: np.ndarray) -> np.ndarray:
+    """Returns starts and ends, in turn, of the stretches of known bases; in chunks, for memory."""
+    edges, inside = [], False
+    for start in range(0, len(codes), _CHUNK):
+        known = codes[start : start + _CHUNK] < vocabulary.AMBIGUOUS
+        if known[0] != inside:
+            edges.append([start])
+        edges.append(np.flatnonzero(known[1:] != known[:-1]) + start + 1)
+        inside = bool(known[-1])
+    if inside:
+        edges.append([len(codes)])
+    return np.concatenate(edges) if edges else np.zeros(0, np.int64)
+
+
 def _records(path: str) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, base codes) of each record."""
     with open(path, "rb") as file:
@@ -220,6 +253,7 @@ def _records(path: str) -> Iterator[tuple[str, np.ndarray]]:
 
 def _fasta_records(path: str) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, base codes) by htslib."""
+    _refuse_zero_bytes(path)
     pysam.set_verbosity(0)  # its messages on stderr repeat our errors
     num_read, last = 0, None
     with contextlib.closing(pysam.FastxFile(path)) as file:
@@ -228,9 +262,9 @@ def _fasta_records(path: str) -> Iterator[tuple[str, np.ndarray]]:
             try:
                 record = next(records, None)
             except (ValueError, OSError, UnicodeDecodeError) as error:
-                where = f"after record '{last}'" if last else "in the first record"
+                where = f"after record '{last}'" if last else "at the first record"
                 raise InputError(
-                    f"{path}: cannot be read on {where}, {num_read} records in: the file is "
+                    f"{path}: reading stopped {where}, {num_read} records in: the file is "
                     f"truncated or damaged ({error}); fetch it again (gzip -t checks it)"
                 ) from None
             if record is None:
@@ -240,6 +274,20 @@ def _fasta_records(path: str) -> Iterator[tuple[str, np.ndarray]]:
             last = record.name or f"number {num_read + 1}"
             num_read += 1
             yield last, _encode(path, last, record.sequence or "")
+
+
+def _refuse_zero_bytes(path: str) -> None:
+    """htslib's records end at a zero byte: a half-filled download would lose bases unseen."""
+    with open(path, "rb") as file:
+        if file.read(2) == _GZIP_MAGIC:
+            return  # its checksum guards it
+        file.seek(0)
+        for number, part in enumerate(iter(lambda: file.read(_CHUNK), b"")):
+            if (place := part.find(b"\0")) >= 0:
+                raise InputError(
+                    f"{path}: byte {number * _CHUNK + place + 1:,} is zero: the file is damaged "
+                    "(an interrupted download?); fetch it again"
+                )
 
 
 def _twobit_records(path: str) -> Iterator[tuple[str, np.ndarray]]:

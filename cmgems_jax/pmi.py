@@ -5,6 +5,7 @@ as in GeneMask (Roy et al. 2023). Codes: base order A T C G, first base most
 significant. Natural logarithms throughout.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -59,17 +60,27 @@ def _code(bases: np.ndarray) -> int:
 
 
 def counts_from_kmers(kmer_counts: np.ndarray) -> list[np.ndarray]:
-    """Returns counts for n = 1..k from k-mer counts alone: sums over the last base.
+    """Returns counts for n = 1..k from k-mer counts alone: sums over the other bases.
 
-    The few n-grams at contig ends that begin no k-mer are missing.
+    Each offset of an n-gram within the k-mers gives a sum that misses a few at
+    contig ends; the largest is the nearest. So no piece of a k-mer that occurs
+    counts 0, which would make its PMI infinite and rank it first.
 
     Args:
       kmer_counts: int64 (4**k,).
     """
-    counts = [np.asarray(kmer_counts, np.int64)]
-    while len(counts[0]) > 4:
-        counts.insert(0, counts[0].reshape(-1, 4).sum(axis=1))
-    return counts
+    kmer_counts = np.asarray(kmer_counts, np.int64)
+    k = round(math.log(len(kmer_counts), 4))
+    return [
+        np.max(
+            [
+                kmer_counts.reshape(4**before, 4**n, -1).sum(axis=(0, 2))
+                for before in range(k - n + 1)
+            ],
+            axis=0,
+        )
+        for n in range(1, k + 1)
+    ]
 
 
 def pmi(counts: list[np.ndarray], k: int, *, segmentation: str = "published") -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -102,7 +103,12 @@ def _check_settings(fasta: Sequence[str], counts: str, k: int, min_count: int) -
 
 
 def _check_output(output: Path) -> None:
-    """Refuses a folder that holds something else."""
+    """Refuses a folder that holds something else, or that cannot be made."""
+    parent = next(path for path in output.absolute().parents if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"{output}: cannot be made in {parent}; give --output another folder")
+    if output.exists() and output.samefile(Path.cwd()):
+        raise InputError(f"{output}: is the current folder; give --output a new folder")
     if not output.exists():
         return
     if not output.is_dir():

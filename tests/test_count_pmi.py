@@ -90,6 +90,15 @@ def test_a_genome_that_breaks_off_leaves_the_former_output_as_it_was(fasta, tmp_
     assert {path.name for path in tmp_path.iterdir()} == {"out", "broken.fa.gz"}
 
 
+def test_a_folder_that_cannot_be_made_is_refused_before_counting(fasta, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="cannot be made"):
+        make(tmp_path / "file" / "out", fasta=[fasta])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="is the current folder"):
+        make(Path("."), fasta=[fasta])
+
+
 def test_counts_of_another_k_are_refused(fasta, tmp_path):
     counts = tmp_path / "counts.csv"
     make(tmp_path / "one", fasta=[fasta], k=3)

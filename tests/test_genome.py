@@ -181,6 +181,43 @@ def test_a_gzip_cut_inside_its_head_is_refused_before_reading(tmp_path):
         genome.check_files([path])
 
 
+def test_a_bgzip_cut_between_two_blocks_is_refused(tmp_path):
+    """It unpacks without an error, with half of its bases."""
+    letters = "".join(np.random.default_rng(0).choice(list("ACGT"), 150_000))
+    plain = write(tmp_path / "a.fa", fasta_text({"x": letters}))
+    pysam.tabix_compress(plain, plain + ".gz")
+    whole = Path(plain + ".gz").read_bytes()
+    first_block = int.from_bytes(whole[16:18], "little") + 1  # BSIZE, SAM specification 4.1
+    assert first_block < len(whole) - 28
+    for size in (first_block, len(whole) - 28):
+        path = write(tmp_path / "cut.fa.gz", whole[:size])
+        with pytest.raises(InputError, match="without its end block"):
+            genome.check_files([path])
+
+
+def test_a_zero_byte_never_ends_a_record_unseen(tmp_path, monkeypatch):
+    """As an interrupted download leaves them; byte 21 lies in the second chunk."""
+    monkeypatch.setattr(genome, "_CHUNK", 16)
+    path = write(tmp_path / "a.fa", b">x\nACGTACGTACGTACGT\n\0\0\0ACGT\n")
+    assert "byte 21 is zero" in refusal(path)
+
+
+@pytest.mark.parametrize("text", ["NNACGTNNNNACGTAC", "ACGT", "ACGTNNNN", "NNNNACGT", "ACGTNACGN"])
+def test_splitting_does_not_depend_on_the_chunk(tmp_path, monkeypatch, text):
+    path = write(tmp_path / "a.fa", f">x\n{text}\n".encode())
+    whole = read(path)
+    for chunk in (1, 2, 3, 4, 5):
+        monkeypatch.setattr(genome, "_CHUNK", chunk)
+        assert read(path) == whole
+
+
+def test_one_file_by_two_names_is_refused(tmp_path):
+    good = write(tmp_path / "a.fa", fasta_text(RECORDS))
+    (tmp_path / "link.fa").symlink_to(good)
+    with pytest.raises(InputError, match="named twice"):
+        genome.check_files([good, str(tmp_path / "link.fa")])
+
+
 def test_a_truncated_twobit_is_refused(tmp_path):
     content = twobit_bytes({"x": "ACGT" * 100})
     for size in (30, 60):
