@@ -1,22 +1,29 @@
-"""Checkpoints: one orbax folder a step, with the train state and the run's config.
+"""Checkpoints: one orbax folder a step, with the train state, its checksums and the config.
 
-`WORKDIR/checkpoints/STEP/{state,config}`. The state is stored as host arrays, so
-that any number of devices restores it.
+`WORKDIR/checkpoints/STEP/{state,checksums,config}`. The state is stored as host
+arrays, so that any number of devices restores it; the checksums are of those
+arrays, so that a flipped bit anywhere on the way is found.
 """
 
 import json
+import shutil
+import zlib
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from cmgems_jax import config as config_lib
 from cmgems_jax import parallel
 from cmgems_jax.config import Config
-from cmgems_jax.errors import InputError
+from cmgems_jax.errors import InputError, TrainingError
 from cmgems_jax.steps import TrainState
 
 FOLDER = "checkpoints"
+DAMAGED_FOLDER = "damaged_checkpoints"
+RESUME_MODES = ("auto", "must", "never")
 # Fields that may change between two starts of one run: they shape no number in it.
 FREE_FIELDS = frozenset(
     {"log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "data.dir"}
@@ -27,14 +34,19 @@ def manager(workdir: Path, config: Config) -> ocp.CheckpointManager:
     """Returns the manager of a run's checkpoints; close it before the process exits.
 
     Saves are asynchronous and atomic: a folder gets its name once it is whole.
+    Unfinished ones, of a process that was killed, are named and removed.
     """
+    folder = (workdir / FOLDER).absolute()
+    for unfinished in sorted(folder.glob("*.orbax-checkpoint-tmp*")):
+        print(f"ignored an unfinished checkpoint: {unfinished.name}", flush=True)
+        shutil.rmtree(unfinished)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=config.keep_checkpoints,
         keep_period=config.keep_every or None,
         enable_async_checkpointing=True,
         create=True,
     )
-    return ocp.CheckpointManager((workdir / FOLDER).absolute(), options=options)
+    return ocp.CheckpointManager(folder, options=options)
 
 
 def save(
@@ -47,26 +59,126 @@ def save(
       state: replicated.
       config: saved beside the state.
       wait: until the checkpoint is on disk.
+
+    Raises:
+      TrainingError: this save, or an earlier one in the background, failed.
     """
+    host = parallel.to_host(state)
     arguments = ocp.args.Composite(
-        state=ocp.args.StandardSave(parallel.to_host(state)),
+        state=ocp.args.StandardSave(host),
+        checksums=ocp.args.JsonSave(checksums(host)),
         config=ocp.args.JsonSave(config_lib.to_dict(config)),
     )
-    manager.save(int(state.step), args=arguments)
-    if wait:
-        manager.wait_until_finished()
+    try:
+        manager.save(int(host.step), args=arguments)
+        if wait:
+            manager.wait_until_finished()
+    except Exception as error:
+        raise _failed_save(manager, error) from error
 
 
-def restore_latest(manager: ocp.CheckpointManager, initial: TrainState) -> TrainState:
-    """Returns the newest state, replicated; `initial` where there is no checkpoint."""
-    step = manager.latest_step()
-    if step is None:
-        return initial
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, parallel.to_host(initial))
-    arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-    state = parallel.replicate(manager.restore(step, args=arguments)["state"])
-    print(f"resumed from step {step:,} in {manager.directory}", flush=True)
-    return state
+def check_background(manager: ocp.CheckpointManager) -> None:
+    """Raises `TrainingError` where a save in the background has failed."""
+    try:
+        manager.check_for_errors()
+    except Exception as error:
+        raise _failed_save(manager, error) from error
+
+
+def _failed_save(manager: ocp.CheckpointManager, error: Exception) -> TrainingError:
+    """Returns the error to raise for a save that failed."""
+    try:
+        manager.reload()
+        kept = manager.latest_step()
+    except OSError:
+        kept = None
+    older = f"the checkpoint of step {kept} is intact" if kept is not None else "none was saved"
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    return TrainingError(
+        f"{manager.directory}: a checkpoint could not be written ({reason}); {older}. "
+        "Is the disk full or the folder read-only? Mend that and run the same command again"
+    )
+
+
+def checksums(host: TrainState) -> dict[str, int]:
+    """Returns the CRC-32 of every array of a state on the host, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(host)
+    return {
+        jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).tobytes())
+        for path, leaf in leaves
+    }
+
+
+def restore_latest(
+    manager: ocp.CheckpointManager,
+    initial: TrainState,
+    *,
+    resume: str = "auto",
+    fallback: bool = False,
+) -> TrainState:
+    """Returns the newest state, replicated; `initial` where there is no checkpoint.
+
+    Args:
+      manager: of the run.
+      initial: the state before the first step.
+      resume: "auto"; "must": no checkpoint is an error; "never": one is.
+      fallback: go to an older checkpoint where the newest is damaged, which is
+        moved to `DAMAGED_FOLDER`.
+
+    Raises:
+      InputError: `resume` does not hold, or a checkpoint is damaged.
+    """
+    saved = sorted(manager.all_steps(), reverse=True)
+    folder = Path(manager.directory)
+    if resume == "must" and not saved:
+        raise InputError(
+            f"{folder}: --resume=must, but there is no checkpoint; check --workdir, or start a "
+            "new run with --resume=auto"
+        )
+    if resume == "never" and saved:
+        raise InputError(
+            f"{folder}: --resume=never, but it holds the checkpoint of step {saved[0]}; "
+            "give another --workdir"
+        )
+    for step in saved:
+        try:
+            host = _read(manager, step, initial)
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            damage = f"{folder / str(step)}: damaged checkpoint ({reason[:300]})"
+            if not fallback:
+                older = [other for other in saved if other < step]
+                raise InputError(
+                    damage
+                    + (f"; --fallback goes back to step {older[0]}" if older else "")
+                    + ". Nothing was changed"
+                ) from None
+            aside = folder.parent / DAMAGED_FOLDER / str(step)
+            print(f"WARNING: {damage}; moved to {aside}, going back", flush=True)
+            aside.parent.mkdir(exist_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.move(folder / str(step), aside)
+            manager.reload()
+            continue
+        print(f"resumed from step {step:,} in {folder}", flush=True)
+        return parallel.replicate(host)
+    if saved:
+        raise InputError(f"{folder}: no checkpoint that is whole; start in another --workdir")
+    return initial
+
+
+def _read(manager: ocp.CheckpointManager, step: int, like: TrainState) -> TrainState:
+    """Returns a state as host arrays; ValueError where it is not the one that was saved."""
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, parallel.to_host(like))
+    arguments = ocp.args.Composite(
+        state=ocp.args.StandardRestore(target), checksums=ocp.args.JsonRestore()
+    )
+    restored = manager.restore(step, args=arguments)
+    found = checksums(restored["state"])
+    for name, expected in restored["checksums"].items():
+        if found.get(name) != expected:
+            raise ValueError(f"array {name}: its checksum is not the one that was saved")
+    return restored["state"]
 
 
 def refuse_other_run(workdir: Path, config: Config) -> None:
@@ -78,9 +190,14 @@ def refuse_other_run(workdir: Path, config: Config) -> None:
     """
     path = workdir / "config.json"
     if not path.exists():
+        if (workdir / FOLDER).exists() and any((workdir / FOLDER).iterdir()):
+            raise InputError(
+                f"{workdir}: holds {FOLDER}/ but no config.json, so it is not known whose they "
+                "are; give another --workdir"
+            )
         return
     try:
-        saved = json.loads(path.read_text())
+        saved: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); use another --workdir") from None
     before = config_lib.flatten(config_lib.from_dict(saved, source=str(path)))

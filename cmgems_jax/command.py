@@ -7,9 +7,9 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from cmgems_jax import config as config_lib
-from cmgems_jax.errors import InputError, did_you_mean
+from cmgems_jax.errors import InputError, TrainingError, did_you_mean
 
-EXIT_BAD_INPUT = 2
+EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
 
 
 def run(main: Callable[[], None]) -> None:
@@ -26,14 +26,16 @@ def run(main: Callable[[], None]) -> None:
             main()
         except InputError as error:
             _stop(str(error))
+        except TrainingError as error:
+            _stop(str(error), EXIT_FAILED)
 
     app.run(guarded, flags_parser=_parse)
 
 
-def _stop(message: str) -> None:
-    """Prints the error on stderr and exits with status 2."""
+def _stop(message: str, status: int = EXIT_BAD_INPUT) -> None:
+    """Prints the error on stderr and exits."""
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(EXIT_BAD_INPUT)
+    sys.exit(status)
 
 
 def _parse(argv: list[str]) -> list[str]:

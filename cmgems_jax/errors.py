@@ -17,3 +17,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns ` Did you mean 'x'?` for the nearest known name, or nothing."""
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{nearest[0]}'?" if nearest else ""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: numbers that are not finite, a checkpoint that cannot be written.
+
+    Commands print the message behind `error: ` and exit with status 1; what was
+    saved before stays.
+    """

@@ -17,9 +17,11 @@ from cmgems_jax import (
     checkpoints,
     curriculum,
     curves,
+    faults,
     parallel,
     pmi_table,
     progress,
+    run_lock,
     run_log,
     signals,
     steps,
@@ -44,16 +46,21 @@ class _Run:
     perplexity: Callable[[TrainState, int], float]
 
 
-def pretrain(config: Config, workdir: Path) -> TrainState:
+def pretrain(
+    config: Config, workdir: Path, *, resume: str = "auto", fallback: bool = False
+) -> TrainState:
     """Trains to `config.num_steps` and returns the last state; goes on where it was stopped.
 
     Args:
       config: the run's settings.
       workdir: folder of config.json, environment.json, metrics.jsonl, curves.png,
         tensorboard/, checkpoints/ and, unless `data.dir` is set, data/.
+      resume: "auto", "must" or "never", see `checkpoints.restore_latest`.
+      fallback: use an older checkpoint where the newest is damaged.
 
     Raises:
       InputError: a setting or an input cannot work, or `workdir` holds another run.
+      TrainingError: numbers are not finite, or a checkpoint cannot be written.
       SystemExit: with `EXIT_STOPPED`, after SIGTERM or SIGINT and a checkpoint.
     """
     config_lib.validate(config)
@@ -66,8 +73,12 @@ def pretrain(config: Config, workdir: Path) -> TrainState:
         ranks_V = pmi_table.ranks_for(config, windows.input_paths(config, folder))
     state, train, evaluate = steps.make(config, ranks_V)
     progress.model(state, config)
-    with contextlib.closing(checkpoints.manager(workdir, config)) as manager:
-        state = checkpoints.restore_latest(manager, state)
+    faults.check_disk(workdir, state, config)
+    with (
+        run_lock.held(workdir),
+        contextlib.closing(checkpoints.manager(workdir, config)) as manager,
+    ):
+        state = checkpoints.restore_latest(manager, state, resume=resume, fallback=fallback)
         if int(state.step) == config.num_steps:
             print(f"nothing to do: all {config.num_steps:,} steps in {workdir} are done")
             return state
@@ -107,21 +118,25 @@ def _train(run: _Run, state: TrainState, training: windows.Windows) -> TrainStat
     ):
         logged_s = 0.0
         for step, batch in enumerate(stream, first + 1):
+            is_logged = _is_due(step, config.log_every, config)
+            is_saved = _is_due(step, config.checkpoint_every, config) or bool(stop.signal)
             with run.clock("compile" if step == first + 1 else "train"):
-                state, metrics = run.train(state, batch)
+                state, metrics = _step(run, state, batch)
                 pending.append(metrics)
                 if step == first + 1:
                     jax.block_until_ready(metrics)
                     run.clock.start_loop(step)
-                is_logged = _is_due(step, config.log_every, config)
-                sums = progress.add(jax.device_get(pending)) if is_logged else {}
+                if is_logged or is_saved:  # a good checkpoint is never followed by a bad one
+                    pending = jax.device_get(pending)
+                    begin = step - len(pending) + 1
+                    faults.refuse_non_finite(pending, begin, config, len(training))
             if is_logged:
                 train_s = run.clock.seconds.get("train", 0.0)
                 progress.training(
                     run.log,
                     config,
                     step,
-                    sums,
+                    progress.add(pending),
                     num_steps=len(pending),
                     seconds=train_s - logged_s,
                     pace_s=run.clock.pace(step),
@@ -129,15 +144,24 @@ def _train(run: _Run, state: TrainState, training: windows.Windows) -> TrainStat
                 pending, logged_s = [], train_s
             if config.eval_every and _is_due(step, config.eval_every, config):
                 state = _evaluate(run, state, step)
-            if _is_due(step, config.checkpoint_every, config) or stop.signal:
+            checkpoints.check_background(run.manager)
+            if is_saved:
                 with run.clock("checkpoint"):
                     wait = step == config.num_steps or bool(stop.signal)
                     checkpoints.save(run.manager, state, config, wait=wait)
-            if stop.signal:
+            if is_saved and stop.signal:
                 print(f"saved step {step} after {stop.signal}", flush=True)
                 raise SystemExit(EXIT_STOPPED)
         run.clock.seconds["input_wait"] = stream.waited_s
     return state
+
+
+def _step(run: _Run, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update; says what to lower where the device's memory is used up."""
+    try:
+        return run.train(state, batch)
+    except jax.errors.JaxRuntimeError as error:
+        raise faults.out_of_memory(error, run.config) or error from None
 
 
 def _is_due(step: int, every: int, config: Config) -> bool:

@@ -21,6 +21,16 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: metrics, curves, checkpoints; made where it is missing."
 )
+_RESUME = flags.DEFINE_enum(
+    "resume",
+    "auto",
+    ["auto", "must", "never"],
+    "auto: go on from the newest checkpoint, or start. must: no checkpoint is an error. "
+    "never: a checkpoint is an error.",
+)
+_FALLBACK = flags.DEFINE_bool(
+    "fallback", False, "Go back to an older checkpoint where the newest is damaged."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -28,7 +38,12 @@ def main() -> None:
     """Runs the command."""
     from cmgems_jax import pretrain
 
-    pretrain.pretrain(command.config_of(_CONFIG), Path(_WORKDIR.value))
+    pretrain.pretrain(
+        command.config_of(_CONFIG),
+        Path(_WORKDIR.value),
+        resume=_RESUME.value,
+        fallback=_FALLBACK.value,
+    )
 
 
 if __name__ == "__main__":

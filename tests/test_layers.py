@@ -42,6 +42,8 @@ LAYERS = (
         "metrics",
         "run_log",
         "progress",
+        "run_lock",
+        "faults",
         "signals",
     ),
     # layer 3: loops

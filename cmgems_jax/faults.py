@@ -1,0 +1,100 @@
+"""Faults of a run, found early and said clearly: numbers, memory, disk, readable masks."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cmgems_jax import bert, optimizer
+from cmgems_jax.config import Config
+from cmgems_jax.data import batches
+from cmgems_jax.errors import InputError, TrainingError
+from cmgems_jax.steps import TrainState
+
+READABLE_PERPLEXITY = 1.1  # below it, masked tokens are read off, not predicted
+_EARLY_STEPS = 1_000  # so soon that no model can have learned that much
+_NUM_WINDOWS_NAMED = 8
+
+
+def refuse_non_finite(
+    metrics: Sequence[dict[str, Any]],
+    first_step: int,
+    config: Config,
+    num_windows: int,
+) -> None:
+    """Raises `TrainingError` at the first step whose loss or gradient is not finite.
+
+    Args:
+      metrics: host metrics of `steps.train_step`, of consecutive steps.
+      first_step: number of the first one, 1 for the run's first.
+      config: of the run.
+      num_windows: of the training split, to name the batch's windows.
+    """
+    for step, values in enumerate(metrics, first_step):
+        loss, norm = float(values["loss_sum"]), float(values["grad_norm"])
+        if math.isfinite(loss) and math.isfinite(norm):
+            continue
+        rate = float(optimizer.schedule(config.optimizer, config.num_steps)(step - 1))
+        rows = batches.batch_indices(
+            num_windows, seed=config.seed, step=step - 1, batch_size=config.batch_size
+        )
+        named = ", ".join(map(str, rows[:_NUM_WINDOWS_NAMED].tolist()))
+        more = ", ..." if len(rows) > _NUM_WINDOWS_NAMED else ""
+        raise TrainingError(
+            f"step {step}: not finite: loss sum {loss}, gradient norm {norm}, learning rate "
+            f"{rate:.3g}, training windows {named}{more}. No checkpoint was written after the "
+            "last good one; lower optimizer.peak_lr, raise optimizer.warmup_steps, or set "
+            "model.dtype=float32 (in another --workdir)"
+        )
+
+
+def warn_if_readable(
+    perplexity: float, step: int, *, masked_fraction: float, hidden_a_token: float
+) -> None:
+    """Prints a warning where a perplexity near 1 so early means that masks give the answer away.
+
+    Args:
+      perplexity: of an evaluation.
+      step: updates done.
+      masked_fraction: share of the tokens that were masked.
+      hidden_a_token: hidden bases that a masked token covers, on average.
+    """
+    if perplexity < READABLE_PERPLEXITY and step <= _EARLY_STEPS:
+        print(
+            f"warning: step {step}: perplexity {perplexity:.3f}: masked tokens are readable from "
+            f"their neighbours, or the corpus repeats itself. {masked_fraction:.1%} of the tokens "
+            f"are masked and each covers {hidden_a_token:.2f} hidden bases (0 = all can be read "
+            "off); check tokens.k, tokens.stride, masking.budget and data.fasta",
+            flush=True,
+        )
+
+
+def out_of_memory(error: BaseException, config: Config) -> InputError | None:
+    """Returns what to lower where `error` says that a device's memory is used up, else None."""
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" not in text and "out of memory" not in text.lower():
+        return None
+    part = config.batch_size // config.accumulation_steps // jax.device_count()
+    return InputError(
+        f"out of memory on {jax.devices()[0].device_kind}: {part} sequences at a time on each "
+        f"device, of {config.data.num_tokens} tokens, in {bert.compute_dtype(config.model)}. "
+        f"Raise accumulation_steps (now {config.accumulation_steps}) or lower batch_size (now "
+        f"{config.batch_size}) or data.num_tokens"
+    )
+
+
+def check_disk(workdir: Path, state: TrainState, config: Config) -> None:
+    """Raises `InputError` where the checkpoints that a run keeps do not fit on the disk."""
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    wanted = size * (config.keep_checkpoints + 1)  # the next one is written before one goes
+    folder = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise InputError(
+            f"{workdir}: {free / 2**20:,.0f} MiB free, but {config.keep_checkpoints + 1} "
+            f"checkpoints of {size / 2**20:,.0f} MiB need {wanted / 2**20:,.0f}; free some space, "
+            "lower keep_checkpoints, or use another --workdir"
+        )

@@ -1,0 +1,43 @@
+"""One writer a run folder: a lock that the operating system frees when its process ends."""
+
+import contextlib
+import fcntl
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from cmgems_jax.errors import InputError
+
+NAME = ".lock"
+
+
+@contextlib.contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """Holds the folder's lock, naming host and process in it.
+
+    The lock is the kernel's (flock), so it cannot be left behind by a crash.
+
+    Raises:
+      InputError: another process holds it, or the folder cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / NAME).open("a+")
+    except OSError as error:
+        raise InputError(
+            f"{workdir}: cannot be written ({error.strerror}); give another --workdir"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise InputError(
+                f"{workdir}: in use by {holder}; wait for it, or give another --workdir"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
