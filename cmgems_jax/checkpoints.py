@@ -5,9 +5,11 @@ arrays, so that any number of devices restores it; the checksums are of those
 arrays, so that a flipped bit anywhere on the way is found.
 """
 
+import contextlib
 import json
 import shutil
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,9 @@ FREE_FIELDS = frozenset(
 )
 
 
-def manager(workdir: Path, config: Config) -> ocp.CheckpointManager:
-    """Returns the manager of a run's checkpoints; close it before the process exits.
+@contextlib.contextmanager
+def opened(workdir: Path, config: Config) -> Iterator[ocp.CheckpointManager]:
+    """Yields the manager of a run's checkpoints and waits for its saves at the end.
 
     Saves are asynchronous and atomic: a folder gets its name once it is whole.
     Unfinished ones, of a process that was killed, are named and removed.
@@ -46,7 +49,17 @@ def manager(workdir: Path, config: Config) -> ocp.CheckpointManager:
         enable_async_checkpointing=True,
         create=True,
     )
-    return ocp.CheckpointManager(folder, options=options)
+    manager = ocp.CheckpointManager(folder, options=options)
+    try:
+        yield manager
+    except BaseException:
+        with contextlib.suppress(Exception):  # a failed save is told once
+            manager.close()
+        raise
+    try:
+        manager.close()
+    except Exception as error:
+        raise _failed_save(manager, error) from error
 
 
 def save(

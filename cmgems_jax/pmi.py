@@ -94,7 +94,7 @@ def pmi(counts: list[np.ndarray], k: int, *, segmentation: str = "published") ->
 
     Args:
       counts: counts[n-1] int64 (4**n,) for n = 1..k.
-      k: 2..8.
+      k: 3..8.
       segmentation: "published" or "full".
 
     Returns:
@@ -127,7 +127,7 @@ def npmi(
 
     Args:
       counts: counts[n-1] int64 (4**n,) for n = 1..k.
-      k: 2..8.
+      k: 3..8.
       segmentation: as in `pmi`.
       min_count: the constant c, 2 or more.
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.pmi_table import PmiTable
 
 OUTPUTS = ("pmi.csv", "pmi.png", "summary.json")
+_MARKS = {"pmi.csv", "summary.json"}  # a folder with both was made by this command
 _NUM_PRINTED = 5
 _NUM_DRAWN = 15
 
@@ -42,22 +42,11 @@ def make(
     Raises:
       InputError: bad settings or input; nothing is written, nothing lost.
     """
-    _check_settings(fasta, counts, k, min_count)
+    _check_settings(fasta, counts, k, segmentation, min_count)
+    output = output.resolve()  # of a link, the folder is replaced and the link stays
     _check_output(output)
     start = time.perf_counter()
-    tally = genome.Tally()
-    if counts:
-        kmer_counts = pmi_table.read_counts(Path(counts))
-        if len(kmer_counts) != 4**k:
-            raise InputError(
-                f"{counts}: holds {round(np.log(len(kmer_counts)) / np.log(4))}-mers, --k={k}"
-            )
-        ngrams = pmi.counts_from_kmers(kmer_counts)
-    else:
-        contigs = genome.read_contigs(fasta, tally=tally, progress=True)
-        ngrams = pmi.count_ngrams((contig.bases for contig in contigs), k)
-        if not ngrams[k - 1].sum():
-            raise InputError(f"{','.join(fasta)}: no contig of {k} bases or more")
+    ngrams, corpus = _count(fasta, k) if fasta else (_load_counts(counts, k), {})
     table = pmi_table.make(ngrams, k, segmentation=segmentation, min_count=min_count)
     seconds = time.perf_counter() - start
     summary = {
@@ -66,7 +55,8 @@ def make(
         "min_count": min_count,
         "kmers_counted": int(table.count.sum()),
         "kmers_absent": int((table.count == 0).sum()),
-        **(_describe(tally, seconds) if fasta else {}),
+        **corpus,
+        **({"bases_per_second": round(corpus["bases"] / seconds)} if fasta else {}),
         "seconds": round(seconds, 3),
         "sha256": {path: genome.sha256(path) for path in (fasta or [counts])},
         "version": __version__,
@@ -79,24 +69,50 @@ def make(
     return table
 
 
-def _describe(tally: genome.Tally, seconds: float) -> dict[str, float]:
-    """Returns what was read, for summary.json."""
-    return {
+def _load_counts(path: str, k: int) -> list[np.ndarray]:
+    """Returns n-gram counts from a CSV of k-mer counts."""
+    kmer_counts = pmi_table.read_counts(Path(path))
+    if len(kmer_counts) != 4**k:
+        found = round(np.log(len(kmer_counts)) / np.log(4))
+        raise InputError(f"{path}: holds {found}-mers, --k={k}; give --k={found}")
+    return pmi.counts_from_kmers(kmer_counts)
+
+
+def _count(fasta: Sequence[str], k: int) -> tuple[list[np.ndarray], dict[str, float]]:
+    """Returns n-gram counts of genome files, and what was read, for summary.json."""
+    tally, num_short = genome.Tally(), 0
+
+    def contig_bases() -> Iterator[np.ndarray]:
+        nonlocal num_short
+        for contig in genome.read_contigs(fasta, tally=tally, progress=True):
+            num_short += len(contig.bases) < k
+            yield contig.bases
+
+    ngrams = pmi.count_ngrams(contig_bases(), k)
+    if not ngrams[k - 1].sum():
+        raise InputError(f"{','.join(fasta)}: no contig of {k} bases or more")
+    return ngrams, {
         "bases": tally.bases,
         "contigs": tally.contigs,
         "records": tally.records,
         "ambiguous": tally.ambiguous,
         "ambiguous_share": tally.ambiguous_share,
-        "bases_per_second": round(tally.bases / seconds),
+        "dropped_pieces": num_short,  # too short for a k-mer; their shorter n-grams count
     }
 
 
-def _check_settings(fasta: Sequence[str], counts: str, k: int, min_count: int) -> None:
+def _check_settings(
+    fasta: Sequence[str], counts: str, k: int, segmentation: str, min_count: int
+) -> None:
     """Raises `InputError` before any work."""
     if bool(fasta) == bool(counts):
         raise InputError("give either --fasta=FILE[,FILE...] or --counts=FILE.csv")
     if not vocabulary.MIN_K <= k <= vocabulary.MAX_K:
         raise InputError(f"--k={k}: expected {vocabulary.MIN_K} to {vocabulary.MAX_K}")
+    if segmentation not in pmi.SEGMENTATIONS:
+        raise InputError(
+            f"--segmentation={segmentation}: expected {' or '.join(pmi.SEGMENTATIONS)}"
+        )
     if min_count < 2:
         raise InputError(f"--min_count={min_count}: expected 2 or more (paper: {pmi.MIN_COUNT})")
     genome.check_files(fasta)
@@ -113,7 +129,8 @@ def _check_output(output: Path) -> None:
         return
     if not output.is_dir():
         raise InputError(f"{output}: is a file; give --output a folder")
-    others = sorted(path.name for path in output.iterdir() if path.name not in OUTPUTS)
+    found = {path.name for path in output.iterdir()}
+    others = sorted(found - set(OUTPUTS) if found >= _MARKS else found)
     if others:
         raise InputError(
             f"{output}: holds other files ({', '.join(others[:3])}); give --output a new folder"
@@ -128,9 +145,15 @@ def _replaced_folder(output: Path) -> Iterator[Path]:
         folder = Path(hidden) / "made"
         folder.mkdir()
         yield folder
-        if output.exists():
-            shutil.move(output, Path(hidden) / "before")
-        folder.rename(output)
+        before = Path(hidden) / "before"
+        try:
+            if output.exists():
+                output.rename(before)
+            folder.rename(output)
+        except BaseException:  # an interrupt too
+            if before.exists() and not output.exists():
+                before.rename(output)
+            raise
 
 
 def _print_summary(table: PmiTable, summary: dict, output: Path) -> None:
@@ -140,7 +163,8 @@ def _print_summary(table: PmiTable, summary: dict, output: Path) -> None:
     if "bases" in summary:
         print(
             f"{summary['bases']:,} bases in {summary['contigs']:,} contigs, "
-            f"{summary['ambiguous_share']:.2%} ambiguous; "
+            f"{summary['ambiguous_share']:.2%} ambiguous, "
+            f"{summary['dropped_pieces']:,} too short; "
             f"{summary['seconds']:.2f} s, {summary['bases_per_second'] / 1e6:,.0f} Mbases/s"
         )
     print(
@@ -169,14 +193,15 @@ def draw(table: PmiTable, path: Path, segmentation: str) -> None:
     )  # fmt: skip
     number = min(_NUM_DRAWN, len(order))
     for axes, codes, title, color in (
-        (middle, order[:number], "highest", "#2a7f4f"),
-        (right, order[-number:], "lowest", "#d1495b"),
+        (middle, order[:number], f"{number} highest", "#2a7f4f"),
+        (right, order[-number:], f"{number} lowest", "#d1495b"),
     ):
         values, places = table.npmi[codes], np.arange(number)
         axes.barh(places, values, color=color)
         axes.set_yticks(places, [kmers[code] for code in codes], family="monospace", fontsize=9)
         axes.invert_yaxis()
         axes.set_xlabel("NPMI (nats)")
+        axes.locator_params(axis="x", nbins=4)  # labels that do not touch
         axes.set_title(title, loc="left", fontsize=10)
         axes.axvline(0, color="#6b6b6b", linewidth=0.8)
     for axes in (left, middle, right):

@@ -16,6 +16,8 @@ from cmgems_jax.errors import InputError
 
 COLUMNS = ("kmer", "count", "pmi", "npmi", "rank")
 _NUM_SHOWN = 3  # offenders named in an error
+_LETTERS_SHOWN = 40  # of a bad field
+_MAX_TOTAL = 2**62  # PMI doubles the total; int64 would wrap without a word
 
 
 @dataclasses.dataclass
@@ -112,8 +114,8 @@ def read_counts(path: Path) -> np.ndarray:
                 k = len(row[0])
                 if not vocabulary.MIN_K <= k <= vocabulary.MAX_K:
                     raise InputError(
-                        f"{path}: line {line}: k-mer {row[0]!r} of length {k}: expected "
-                        f"{vocabulary.MIN_K} to {vocabulary.MAX_K}"
+                        f"{path}: line {line}: k-mer {row[0][:_LETTERS_SHOWN]!r} of length {k}: "
+                        f"expected {vocabulary.MIN_K} to {vocabulary.MAX_K}"
                     )
                 counts = np.full(4**k, -1, np.int64)
             code = _kmer_code(path, line, row[0], k, counts)
@@ -121,8 +123,10 @@ def read_counts(path: Path) -> np.ndarray:
     if not k:
         raise InputError(f"{path}: no k-mer; {remedy}")
     _refuse_missing(path, counts, k, remedy)
-    if not counts.sum():
+    if not counts.any():
         raise InputError(f"{path}: every count is 0")
+    if counts.sum(dtype=np.float64) >= _MAX_TOTAL:
+        raise InputError(f"{path}: the counts add up to 2**62 or more: not counts of a genome")
     return counts
 
 
@@ -154,7 +158,7 @@ def ranks_for(config: Config, fasta_paths: Sequence[str]) -> np.ndarray:
 def _open(path: Path, what: str) -> TextIO:
     """Opens a text file for reading."""
     try:
-        return path.open(newline="", encoding="utf-8", errors="replace")
+        return path.open(newline="", encoding="utf-8-sig", errors="replace")
     except OSError as error:
         raise InputError(f"{path}: cannot read {what} ({error.strerror})") from None
 
@@ -185,7 +189,8 @@ def _kmer_code(path: Path, line: int, kmer: str, k: int, seen: np.ndarray) -> in
     """Returns the k-mer's code; `seen` is -1 where a code has not been read yet."""
     if len(kmer) != k:
         raise InputError(
-            f"{path}: line {line}: k-mer {kmer!r} of length {len(kmer)}: expected k={k}"
+            f"{path}: line {line}: k-mer {kmer[:_LETTERS_SHOWN]!r} of length {len(kmer)}: "
+            f"expected k={k}"
         )
     try:
         code = vocabulary.kmer_code(kmer)
@@ -202,9 +207,11 @@ def _number(path: Path, line: int, name: str, text: str, kind: type) -> float:
         value = kind(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value) or (kind is int and not 0 <= value < 2**63):
+    if not (0 <= value < 2**63 if kind is int else math.isfinite(value)):
         expected = "a whole number from 0" if kind is int else "a number"
-        raise InputError(f"{path}: line {line}: {name} {text!r}: expected {expected}")
+        raise InputError(
+            f"{path}: line {line}: {name} {text[:_LETTERS_SHOWN]!r}: expected {expected}"
+        )
     return value
 
 

@@ -43,7 +43,7 @@ class _Run:
     clock: run_log.Clock
     manager: ocp.CheckpointManager
     train: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
-    perplexity: Callable[[TrainState, int], float]
+    evaluate: Callable[[TrainState, int], dict[str, float]]
 
 
 def pretrain(
@@ -76,7 +76,7 @@ def pretrain(
     faults.check_disk(workdir, state, config)
     with (
         run_lock.held(workdir),
-        contextlib.closing(checkpoints.manager(workdir, config)) as manager,
+        checkpoints.opened(workdir, config) as manager,
     ):
         state = checkpoints.restore_latest(manager, state, resume=resume, fallback=fallback)
         if int(state.step) == config.num_steps:
@@ -85,9 +85,12 @@ def pretrain(
         run_log.write_json(workdir / "config.json", config_lib.to_dict(config))
         run_log.write_json(workdir / "environment.json", run_log.environment())
         with contextlib.closing(run_log.RunLog(workdir, int(state.step))) as log:
-            perplexity = _evaluator(config, evaluate, validation)
-            run = _Run(config, log, clock, manager, train, perplexity)
-            state = _train(run, state, training)
+            evaluator = _evaluator(config, evaluate, validation)
+            run = _Run(config, log, clock, manager, train, evaluator)
+            try:
+                state = _train(run, state, training)
+            except jax.errors.JaxRuntimeError as error:
+                raise faults.out_of_memory(error, config) or error from None
             progress.summary(log, config, state, clock)
     curves.draw(workdir / "metrics.jsonl", workdir / "curves.png")
     last = workdir / checkpoints.FOLDER / str(config.num_steps)
@@ -121,7 +124,7 @@ def _train(run: _Run, state: TrainState, training: windows.Windows) -> TrainStat
             is_logged = _is_due(step, config.log_every, config)
             is_saved = _is_due(step, config.checkpoint_every, config) or bool(stop.signal)
             with run.clock("compile" if step == first + 1 else "train"):
-                state, metrics = _step(run, state, batch)
+                state, metrics = run.train(state, batch)
                 pending.append(metrics)
                 if step == first + 1:
                     jax.block_until_ready(metrics)
@@ -156,14 +159,6 @@ def _train(run: _Run, state: TrainState, training: windows.Windows) -> TrainStat
     return state
 
 
-def _step(run: _Run, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update; says what to lower where the device's memory is used up."""
-    try:
-        return run.train(state, batch)
-    except jax.errors.JaxRuntimeError as error:
-        raise faults.out_of_memory(error, run.config) or error from None
-
-
 def _is_due(step: int, every: int, config: Config) -> bool:
     """True every `every` steps, and after the last."""
     return step % every == 0 or step == config.num_steps
@@ -177,8 +172,8 @@ def _shard(rows: np.ndarray, first_index: int, accumulation_steps: int) -> Batch
 
 def _evaluator(
     config: Config, program: Callable, validation: windows.Windows
-) -> Callable[[TrainState, int], float]:
-    """Returns (state, index of a strategy) -> perplexity on the fixed validation windows."""
+) -> Callable[[TrainState, int], dict[str, float]]:
+    """Returns (state, index of a strategy) -> metrics of the fixed validation windows, summed."""
     batch_size = config.batch_size // config.accumulation_steps
     rows = list(
         batches.eval_batches(
@@ -193,12 +188,11 @@ def _evaluator(
     first = jax.process_index() * share
     fixed = [_shard(part, number * batch_size + first, 1) for number, part in enumerate(rows)]
 
-    def perplexity(state: TrainState, which: int) -> float:
+    def sums(state: TrainState, which: int) -> dict[str, float]:
         parts = [program(state, batch, np.int32(which)) for batch in fixed]
-        sums = progress.add(jax.device_get(parts))
-        return float(np.exp(progress.ratio(sums["loss_sum"], sums["predicted"])))
+        return progress.add(jax.device_get(parts))
 
-    return perplexity
+    return sums
 
 
 def _evaluate(run: _Run, state: TrainState, step: int) -> TrainState:
@@ -208,9 +202,16 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> TrainState:
     before = parallel.to_host(state.curriculum)
     is_random = curriculum.strategy_name(before, config.curriculum) == "random"
     with run.clock("eval"):
-        now = run.perplexity(state, int(before.stage))
-        under_random = now if is_random else run.perplexity(state, last)
+        sums = run.evaluate(state, int(before.stage))
+        now = progress.perplexity(sums)
+        under_random = now if is_random else progress.perplexity(run.evaluate(state, last))
     after = parallel.to_host(curriculum.update(before, now, config.curriculum))
     progress.evaluation(run.log, config, step, before, perplexity=now, under_random=under_random)
+    faults.warn_if_readable(
+        now,
+        step,
+        masked_fraction=progress.ratio(sums["predicted"], sums["eligible"]),
+        hidden_a_token=progress.ratio(sums["hidden_covered"], sums["predicted"]),
+    )
     progress.switch(run.log, config, step, before, after, perplexity=now)
     return state.replace(curriculum=parallel.replicate(after))

@@ -23,6 +23,11 @@ def ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else math.nan
 
 
+def perplexity(sums: dict[str, float]) -> float:
+    """Returns exp of the mean loss of the masked tokens."""
+    return float(np.exp(ratio(sums["loss_sum"], sums["predicted"])))
+
+
 def model(state: TrainState, config: Config) -> None:
     """Prints what is trained, and on what."""
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))

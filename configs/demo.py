@@ -15,14 +15,14 @@ from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig,
 def get_config() -> Config:
     """Returns the demo."""
     return Config(
-        num_steps=600,
-        batch_size=128,
-        log_every=25,
-        eval_every=50,
+        num_steps=800,
+        batch_size=64,
+        log_every=50,
+        eval_every=100,
         eval_windows=512,
         checkpoint_every=200,
         data=DataConfig(synthetic_bases=4_000_000, num_tokens=64),
-        curriculum=CurriculumConfig(threshold=0.1, threshold_kind="relative"),
+        curriculum=CurriculumConfig(threshold=0.15, threshold_kind="relative"),
         model=ModelConfig(
             num_layers=2,
             hidden_size=128,

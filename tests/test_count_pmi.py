@@ -51,6 +51,53 @@ def test_a_former_output_is_replaced_and_another_folder_is_not(fasta, tmp_path):
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("name", ["pmi.csv", "summary.json", "pmi.png"])
+def test_a_folder_with_a_file_of_the_same_name_is_not_taken_for_a_former_output(
+    fasta, tmp_path, name
+):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"holds other files \\({name}\\)"):
+        make(tmp_path, fasta=[fasta])
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_an_output_that_is_a_link_stays_one_and_its_folder_is_filled(fasta, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    make(tmp_path / "link", fasta=[fasta])
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "pmi.csv").exists()
+    with pytest.raises(InputError, match="holds other files"):
+        make(tmp_path / "none" / "..", fasta=[fasta])
+
+
+def test_a_former_output_is_put_back_when_the_new_one_cannot_take_its_place(
+    fasta, tmp_path, monkeypatch
+):
+    make(tmp_path / "out", fasta=[fasta])
+    before = (tmp_path / "out" / "pmi.csv").read_bytes()
+    rename = Path.rename
+
+    def fail_for_the_new(path: Path, target: Path) -> Path:
+        if path.name == "made":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "out", fasta=[fasta], k=3)
+    assert (tmp_path / "out" / "pmi.csv").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_pieces_too_short_for_a_kmer_are_reported(tmp_path):
+    path = tmp_path / "a.fa"
+    path.write_text(">x\nACGNACGTACGTNAC\n")
+    make(tmp_path / "out", fasta=[str(path)])
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["contigs"], summary["dropped_pieces"], summary["ambiguous"]) == (3, 2, 2)
+    assert summary["bases"] == 13 and summary["kmers_counted"] == 5
+
+
 def test_counts_of_a_file_give_the_table_of_the_genome_but_for_contig_ends(fasta, tmp_path):
     whole = make(tmp_path / "one", fasta=[fasta])
     rows = (tmp_path / "one" / "pmi.csv").read_text().splitlines()
@@ -68,6 +115,7 @@ def test_counts_of_a_file_give_the_table_of_the_genome_but_for_contig_ends(fasta
         ({"fasta": ["a.fa"], "counts": "b.csv"}, "give either --fasta"),
         ({"fasta": ["missing.fa"]}, "missing.fa: no such file"),
         ({"fasta": ["missing.fa"], "k": 9}, "--k=9: expected 3 to 8"),
+        ({"fasta": ["missing.fa"], "segmentation": "paper"}, "expected published or full"),
         ({"fasta": ["missing.fa"], "min_count": 1}, "--min_count=1: expected 2 or more"),
         ({"counts": "missing.csv"}, "missing.csv: cannot read"),
     ],

@@ -218,6 +218,20 @@ def test_one_file_by_two_names_is_refused(tmp_path):
         genome.check_files([good, str(tmp_path / "link.fa")])
 
 
+@pytest.mark.parametrize("form", ["gzip", "bgzip", "twobit"])
+def test_no_prefix_of_a_packed_file_is_read_as_if_it_were_whole(tmp_path, form):
+    if form == "twobit":
+        whole = twobit_bytes({"x": "ACGTNNacgt" * 4, "y": "ACGT" * 9})
+    elif form == "gzip":
+        whole = gzip.compress(fasta_text(RECORDS))
+    else:
+        plain = write(tmp_path / "a.fa", fasta_text(RECORDS))
+        pysam.tabix_compress(plain, plain + ".gz")
+        whole = Path(plain + ".gz").read_bytes()
+    for size in range(len(whole)):
+        refusal(write(tmp_path / "cut", whole[:size]))
+
+
 def test_a_truncated_twobit_is_refused(tmp_path):
     content = twobit_bytes({"x": "ACGT" * 100})
     for size in (30, 60):
@@ -261,6 +275,20 @@ def test_a_fasta_with_one_byte_changed_and_its_end_cut_raises_nothing_else(
         read(path)
     except InputError as error:
         assert str(error).startswith(path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=3))
+def test_a_twobit_file_with_bytes_changed_raises_nothing_else(tmp_path, changes):
+    content = bytearray(twobit_bytes({"x": "ACGTNNacgt" * 4, "y": "ACGT" * 9}))
+    for place, byte in changes:
+        content[place % len(content)] = byte
+    path = write(tmp_path / "x.2bit", bytes(content))
+    try:
+        read(path)
+    except InputError as error:
+        assert str(error).startswith(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["x.2bit"]
 
 
 def test_sha256_is_the_files(tmp_path):

@@ -97,7 +97,7 @@ def test_a_kmer_that_occurs_has_a_finite_pmi_though_its_pieces_begin_no_kmer(seg
 
 
 @pytest.mark.parametrize("segmentation", pmi.SEGMENTATIONS)
-@pytest.mark.parametrize("k", [3, 5])
+@pytest.mark.parametrize("k", [3, 5, 6])
 def test_pmi_is_the_least_over_all_segmentations(segmentation, k):
     contigs = random_contigs(k, (700, 300))
     scores = pmi.pmi(pmi.count_ngrams(contigs, k), k, segmentation=segmentation)

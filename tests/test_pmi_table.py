@@ -77,7 +77,7 @@ def test_a_score_that_is_no_number_is_refused_with_its_line(tmp_path, lines, bad
     assert f"line 6: {('pmi', 'npmi')[column - 2]} {bad!r}" in refusal(tmp_path, lines)
 
 
-@pytest.mark.parametrize("bad", ["-1", "1.5", "many"])
+@pytest.mark.parametrize("bad", ["-1", "1.5", "many", "1" + 39 * "0"])
 def test_a_count_that_is_no_whole_number_is_refused(tmp_path, lines, bad):
     fields = lines[5].split(",")
     fields[1] = bad
@@ -128,6 +128,8 @@ def test_counts_are_read_in_any_order(tmp_path):
         ("kmer,count\nAAA,1\nAAAA,1\n", "line 3: k-mer 'AAAA' of length 4: expected k=3"),
         ("kmer,count\nAAA,1\n", "63 of 64 3-mers are missing (AAT, AAC, AAG, ...)"),
         ("kmer,count\nAAA,x\n", "line 2: count 'x'"),
+        ("kmer,count\nAAA,1" + 400 * "0", "line 2: count '1000"),
+        ("kmer,count\n" + 9_999 * "A" + ",1", "of length 9999: expected 3 to 8"),
         ("kmer,count\nAAA,1\nAAA,2\n", "line 3: k-mer AAA stands here a second time"),
     ],
 )
@@ -137,6 +139,22 @@ def test_bad_counts_are_refused_with_their_line(tmp_path, content, message):
     with pytest.raises(InputError) as error:
         pmi_table.read_counts(path)
     assert message in str(error.value)
+
+
+def test_counts_whose_sum_does_not_fit_are_refused(tmp_path):
+    """Each fits into int64, their sum wraps."""
+    path = tmp_path / "counts.csv"
+    rows = [f"{name},{9 * 10**18}" for name in vocabulary.kmers(3)]
+    path.write_text("\n".join(["kmer,count", *rows]))
+    with pytest.raises(InputError, match="add up to"):
+        pmi_table.read_counts(path)
+
+
+def test_the_byte_order_mark_of_a_spreadsheet_is_no_part_of_the_header(tmp_path):
+    path = tmp_path / "counts.csv"
+    rows = [f"{name},7" for name in vocabulary.kmers(3)]
+    path.write_text("\r\n".join(["kmer,count", *rows]), encoding="utf-8-sig")
+    assert pmi_table.read_counts(path).sum() == 7 * 64
 
 
 def test_the_embedded_counts_are_grch38s():
