@@ -140,7 +140,10 @@ def _check_output(output: Path) -> None:
 @contextlib.contextmanager
 def _replaced_folder(output: Path) -> Iterator[Path]:
     """Yields a hidden folder beside `output` that takes its place when the block succeeds."""
-    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output}: cannot be made ({error.strerror})") from None
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as hidden:
         folder = Path(hidden) / "made"
         folder.mkdir()

@@ -147,6 +147,18 @@ def test_a_folder_that_cannot_be_made_is_refused_before_counting(fasta, tmp_path
         make(Path("."), fasta=[fasta])
 
 
+def test_a_parent_folder_that_the_system_refuses_is_bad_input_not_a_traceback(
+    fasta, tmp_path, monkeypatch
+):
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InputError, match=r"cannot be made \(Read-only file system\)"):
+        make(tmp_path / "new" / "out", fasta=[fasta])
+    assert not list(tmp_path.iterdir())
+
+
 def test_counts_of_another_k_are_refused(fasta, tmp_path):
     counts = tmp_path / "counts.csv"
     make(tmp_path / "one", fasta=[fasta], k=3)
