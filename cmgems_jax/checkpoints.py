@@ -155,7 +155,7 @@ def restore_latest(
         )
     for step in saved:
         try:
-            host = _read(manager, step, initial)
+            host = restore(manager, step, initial)
         except Exception as error:
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             damage = f"{folder / str(step)}: damaged checkpoint ({reason[:300]})"
@@ -180,8 +180,18 @@ def restore_latest(
     return initial
 
 
-def _read(manager: ocp.CheckpointManager, step: int, like: TrainState) -> TrainState:
-    """Returns a state as host arrays; ValueError where it is not the one that was saved."""
+def restore(manager: ocp.CheckpointManager, step: int, like: TrainState) -> TrainState:
+    """Returns the state of a step as host arrays.
+
+    Args:
+      manager: of the run.
+      step: one of its checkpoints.
+      like: a state of the same shapes.
+
+    Raises:
+      ValueError: the state is not the one that was saved. A damaged checkpoint may
+        raise other errors of orbax or tensorstore.
+    """
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, parallel.to_host(like))
     arguments = ocp.args.Composite(
         state=ocp.args.StandardRestore(target), checksums=ocp.args.JsonRestore()

@@ -50,6 +50,7 @@ LAYERS = (
     (
         "curves",
         "pmi_report",
+        "doctor",
         "pretrain",
     ),
 )

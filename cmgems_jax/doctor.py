@@ -1,0 +1,158 @@
+"""Looks at everything that a run needs, before it is started: a table of what is well or not."""
+
+import dataclasses
+import importlib.metadata
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cmgems_jax import checkpoints, faults, genome, parallel, pmi_table, run_log, steps
+from cmgems_jax import config as config_lib
+from cmgems_jax.config import Config
+from cmgems_jax.data import windows
+from cmgems_jax.errors import InputError
+from cmgems_jax.steps import Batch, TrainState
+
+
+@dataclasses.dataclass
+class Finding:
+    """The outcome of one check."""
+
+    name: str
+    is_well: bool
+    text: str
+
+
+def examine(config: Config, workdir: Path) -> list[Finding]:
+    """Runs every check, the later ones as far as the earlier ones allow, and prints the table.
+
+    Trains two steps on random bases, and saves and restores them in a temporary
+    folder beside `workdir`. Nothing stays behind.
+
+    Args:
+      config: of the run to come.
+      workdir: its folder; need not exist.
+
+    Returns:
+      One finding a check, in order.
+    """
+    findings: list[Finding] = []
+
+    def check(name: str, look: Callable[[], str]) -> None:
+        try:
+            finding = Finding(name, True, look())
+        except Exception as error:  # whatever it is, the user shall read it in the table
+            text = str(error).strip() or type(error).__name__
+            finding = Finding(name, False, text.replace("\n", " "))
+        findings.append(finding)
+        print(f"{'ok ' if finding.is_well else 'BAD'}  {name:<12}{finding.text}", flush=True)
+
+    trained: list[TrainState] = []
+    check("packages", _packages)
+    check("devices", _devices)
+    check("config", lambda: _config(config))
+    check("genome", lambda: _genome(config, workdir))
+    check("pmi", lambda: _pmi(config))
+    if all(finding.is_well for finding in findings):
+        check("step", lambda: _step(config, trained))
+    if trained:
+        check("disk", lambda: _disk(config, workdir, trained[0]))
+        check("checkpoint", lambda: _checkpoint(config, workdir, trained[0]))
+    return findings
+
+
+def _packages() -> str:
+    """Returns the versions that matter."""
+    return " ".join(f"{name}=={importlib.metadata.version(name)}" for name in run_log.PACKAGES)
+
+
+def _devices() -> str:
+    """Returns what jax sees."""
+    device = jax.devices()[0]
+    memory = (device.memory_stats() or {}).get("bytes_limit")
+    text = f"{jax.device_count()} x {device.device_kind} ({jax.default_backend()})"
+    return text + (f", {memory / 2**30:.1f} GiB each" if memory else "")
+
+
+def _config(config: Config) -> str:
+    """Returns the shape of a step."""
+    config_lib.validate(config)
+    parallel.check_batch_size(config.batch_size, config.accumulation_steps)
+    part = config.batch_size // config.accumulation_steps // jax.device_count()
+    return (
+        f"{config.batch_size} sequences of {config.data.num_tokens} tokens a step, "
+        f"{part} at a time on each device"
+    )
+
+
+def _genome(config: Config, workdir: Path) -> str:
+    """Returns where the windows come from."""
+    folder = Path(config.data.dir or workdir / "data")
+    if (folder / windows.SUMMARY_NAME).is_file():
+        return f"prepared in {folder}: {len(windows.open(folder, 'train')):,} training windows"
+    if config.fasta_paths:
+        genome.check_files(config.fasta_paths)
+        return f"{', '.join(config.fasta_paths)}: will be prepared in {folder}"
+    if config.data.synthetic_bases:
+        return f"a synthetic genome of {config.data.synthetic_bases:,} bases"
+    raise InputError("no genome: give --config.data.fasta=FILE[,FILE...]")
+
+
+def _pmi(config: Config) -> str:
+    """Returns where the ranks come from."""
+    if config.pmi_source == "corpus":
+        return f"{config.tokens.k}-mers will be counted in the corpus"
+    pmi_table.ranks_for(config, [])
+    return f"ranks of {4**config.tokens.k:,} {config.tokens.k}-mers from {config.pmi_source}"
+
+
+def _step(config: Config, trained: list[TrainState]) -> str:
+    """Trains two steps on random bases; `trained` gets the state."""
+    ranks_V = np.arange(1, 4**config.tokens.k + 1, dtype=np.int32)
+    state, train, _ = steps.make(config, ranks_V)
+    num_rows = config.batch_size // jax.process_count()
+    rng = np.random.default_rng(config.seed)
+    rows = rng.integers(0, 4, (num_rows, config.window_bases)).astype(np.uint8)
+    index = np.arange(num_rows, dtype=np.int32)
+    batch = Batch(*(parallel.shard(x, config.accumulation_steps) for x in (rows, index)))
+    seconds, history = [], []
+    try:
+        for _ in range(2):
+            start = time.perf_counter()
+            state, metrics = train(state, batch)
+            history.append(jax.device_get(metrics))
+            seconds.append(time.perf_counter() - start)
+    except jax.errors.JaxRuntimeError as error:
+        raise faults.out_of_memory(error, config) or error from None
+    faults.refuse_non_finite(history, 1, config, num_rows)
+    trained.append(state)
+    whole = timedelta(seconds=round(seconds[1] * config.num_steps))
+    return (
+        f"compiled in {seconds[0]:.1f} s; {seconds[1]:.3f} s a step on random bases, so "
+        f"{config.num_steps:,} steps take about {whole}"
+    )
+
+
+def _disk(config: Config, workdir: Path, state: TrainState) -> str:
+    """Returns the size of a checkpoint."""
+    faults.check_disk(workdir, state, config)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    return f"room for {config.keep_checkpoints + 1} checkpoints of {size / 2**20:,.1f} MiB"
+
+
+def _checkpoint(config: Config, workdir: Path, state: TrainState) -> str:
+    """Saves, restores and compares a state beside the work folder."""
+    folder = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".doctor.") as hidden:
+        with checkpoints.opened(Path(hidden), config) as manager:
+            checkpoints.save(manager, state, config, wait=True)
+            again = checkpoints.restore(manager, int(state.step), state)
+    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(parallel.to_host(one), other)
+    return f"saved and restored bit for bit in {folder}, {time.perf_counter() - start:.1f} s"

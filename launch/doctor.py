@@ -1,0 +1,35 @@
+"""Checks that a run will work: versions, devices, genome, PMI, one step, one checkpoint.
+
+    python -m launch.doctor
+    python -m launch.doctor --config=configs/dnabert6.py --workdir=runs/a \\
+        --config.data.fasta=genome.fa.gz
+
+Prints a table, leaves nothing behind, and exits with 1 where something is wrong.
+`python -m launch.pretrain ... --dry_run` does the same.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from cmgems_jax import command
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/demo.py", "Config file; fields by --config.FIELD=VALUE."
+)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the run to come.")
+
+
+def main() -> None:
+    """Runs the command."""
+    from cmgems_jax import doctor
+
+    findings = doctor.examine(command.config_of(_CONFIG), Path(_WORKDIR.value))
+    if not all(finding.is_well for finding in findings):
+        sys.exit(command.EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    command.run(main)

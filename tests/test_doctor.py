@@ -1,0 +1,53 @@
+"""The doctor finds what a run would stumble over, and leaves nothing behind."""
+
+from pathlib import Path
+
+import pytest
+
+from cmgems_jax import doctor, synthetic
+from tests.test_pretrain import small_config
+
+
+@pytest.fixture
+def genome(tmp_path) -> Path:
+    """A small genome."""
+    path = tmp_path / "small.fa"
+    synthetic.write_genome(path, 40_000, seed=1)
+    return path
+
+
+def test_a_run_that_will_work_is_well_in_every_check_and_nothing_stays(genome, tmp_path, capsys):
+    findings = doctor.examine(small_config(genome), tmp_path / "run")
+    assert [finding.name for finding in findings] == [
+        "packages", "devices", "config", "genome", "pmi", "step", "disk", "checkpoint",
+    ]  # fmt: skip
+    assert all(finding.is_well for finding in findings), findings
+    assert [path.name for path in tmp_path.iterdir()] == ["small.fa"]
+    assert "BAD" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("config", lambda config: setattr(config, "batch_size", 6), "batch_size=6"),
+        ("genome", lambda config: setattr(config.data, "fasta", "none.fa"), "no such file"),
+        ("genome", lambda config: setattr(config.data, "fasta", ""), "no genome"),
+        ("pmi", lambda config: setattr(config.pmi, "table", "none.csv"), "cannot read a PMI table"),
+    ],
+)
+def test_what_is_wrong_is_in_the_table_and_the_other_checks_go_on(
+    genome, tmp_path, capsys, name, change, message
+):
+    config = small_config(genome)
+    change(config)
+    findings = {finding.name: finding for finding in doctor.examine(config, tmp_path / "run")}
+    assert not findings[name].is_well and message in findings[name].text
+    assert findings["devices"].is_well and "step" not in findings
+    assert f"BAD  {name}" in capsys.readouterr().out
+
+
+def test_a_step_that_overflows_is_found(genome, tmp_path):
+    config = small_config(genome)
+    config.optimizer.peak_lr, config.optimizer.warmup_steps = 1e38, 0
+    findings = {finding.name: finding for finding in doctor.examine(config, tmp_path / "run")}
+    assert not findings["step"].is_well and "not finite" in findings["step"].text
