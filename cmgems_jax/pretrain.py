@@ -70,7 +70,10 @@ def pretrain(
     with clock("data"):
         folder = windows.prepare(config, Path(config.data.dir or workdir / "data"))
         training, validation = windows.open(folder, "train"), windows.open(folder, "validation")
-        ranks_V = pmi_table.ranks_for(config, windows.input_paths(config, folder))
+        is_counted = config.pmi_source == "corpus"
+        ranks_V = pmi_table.ranks_for(
+            config, windows.input_paths(config, folder) if is_counted else []
+        )
     state, train, evaluate = steps.make(config, ranks_V)
     progress.model(state, config)
     faults.check_disk(workdir, state, config)
