@@ -15,14 +15,14 @@ from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig,
 def get_config() -> Config:
     """Returns the demo."""
     return Config(
-        num_steps=800,
+        num_steps=900,
         batch_size=64,
         log_every=50,
-        eval_every=100,
+        eval_every=150,
         eval_windows=512,
-        checkpoint_every=200,
+        checkpoint_every=300,
         data=DataConfig(synthetic_bases=4_000_000, num_tokens=64),
-        curriculum=CurriculumConfig(threshold=0.15, threshold_kind="relative"),
+        curriculum=CurriculumConfig(threshold=0.42, threshold_kind="relative"),
         model=ModelConfig(
             num_layers=2,
             hidden_size=128,
@@ -32,7 +32,9 @@ def get_config() -> Config:
             dropout=0.0,
             attention_dropout=0.0,
             embedding_init="bases",
+            embedding_scale=0.1,
             position_init="sinusoidal",
+            position_scale=0.4,
         ),
         optimizer=OptimizerConfig(peak_lr=3e-3, warmup_steps=50),
     )
