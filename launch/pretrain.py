@@ -8,6 +8,7 @@ Any field of the config can be set on the command line; `cmgems_jax/config.py`
 lists them. The same command again goes on from the newest checkpoint.
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -31,19 +32,21 @@ _RESUME = flags.DEFINE_enum(
 _FALLBACK = flags.DEFINE_bool(
     "fallback", False, "Go back to an older checkpoint where the newest is damaged."
 )
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Only check that the run will work, as launch.doctor; train nothing."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax import pretrain
+    from cmgems_jax import doctor, pretrain
 
-    pretrain.pretrain(
-        command.config_of(_CONFIG),
-        Path(_WORKDIR.value),
-        resume=_RESUME.value,
-        fallback=_FALLBACK.value,
-    )
+    config, workdir = command.config_of(_CONFIG), Path(_WORKDIR.value)
+    if _DRY_RUN.value:
+        findings = doctor.examine(config, workdir)
+        sys.exit(0 if all(finding.is_well for finding in findings) else command.EXIT_FAILED)
+    pretrain.pretrain(config, workdir, resume=_RESUME.value, fallback=_FALLBACK.value)
 
 
 if __name__ == "__main__":
