@@ -19,45 +19,6 @@ NUM_KILLS = 20
 NUM_STEPS = 300
 EVAL_EVERY = 75
 
-# Starts the same run again and again in forked children (which saves the imports), and kills each
-# at a random moment after it has begun to train; the last one is left to finish.
-_KILLER = """
-import json, os, random, signal, sys, time, warnings
-from pathlib import Path
-warnings.simplefilter("ignore")
-from tests import test_resume
-from cmgems_jax import command, pretrain, run_log
-workdir, fasta, name, kills = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-chance = random.Random(int(sys.argv[5]))
-report = []
-def life(limit):
-    child = os.fork()
-    if not child:
-        out = os.open(workdir.parent / "log.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-        os.dup2(out, 1); os.dup2(out, 2)
-        try:
-            pretrain.pretrain(test_resume.config(fasta), workdir)
-        except SystemExit as stop:
-            os._exit(stop.code)
-        os._exit(0)
-    started = (workdir / "environment.json")
-    before = started.stat().st_mtime_ns if started.exists() else 0
-    while limit is not None and os.waitpid(child, os.WNOHANG) == (0, 0):
-        if started.exists() and started.stat().st_mtime_ns != before:
-            time.sleep(limit)
-            saving = bool(list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp")))
-            os.kill(child, getattr(signal, name))
-            _, status = os.waitpid(child, 0)
-            report.append({"status": status, "saving": saving})
-            return None
-        time.sleep(0.01)
-    return os.waitpid(child, 0)[1] if limit is None else 0
-while len(report) < kills:
-    if life(chance.uniform(0.0, 2.5)) is not None:
-        break
-print(json.dumps({"kills": report, "last": life(None)}))
-"""
-
 
 def config(fasta: Path):
     """Returns a run with a switch of the curriculum half-way, saved after every step."""
@@ -95,7 +56,7 @@ def test_a_run_killed_again_and_again_ends_in_the_same_state_and_metrics(
     """Bit for bit, the curriculum's switch included; no line missing and none twice."""
     fasta, folder, state = unbroken
     workdir = tmp_path / "run"
-    program = [sys.executable, "-c", _KILLER, workdir, fasta, name, str(kills), "7"]
+    program = [sys.executable, "-m", "tests.kill_repeatedly", workdir, fasta, name, str(kills)]
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
@@ -112,6 +73,7 @@ def test_a_run_killed_again_and_again_ends_in_the_same_state_and_metrics(
     if name == "SIGKILL":
         assert len(report["kills"]) == kills and statuses == {int(signal.SIGKILL)}
         assert log.count("resumed from step") >= kills // 2
+        assert any(kill["saving"] for kill in report["kills"])
     else:
         assert statuses <= {pretrain.EXIT_STOPPED << 8, int(signal.SIGTERM)}
         assert f"after {name}" in log
