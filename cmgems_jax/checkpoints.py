@@ -43,11 +43,16 @@ def opened(workdir: Path, config: Config) -> Iterator[ocp.CheckpointManager]:
     for unfinished in sorted(folder.glob("*.orbax-checkpoint-tmp*")):
         print(f"ignored an unfinished checkpoint: {unfinished.name}", flush=True)
         shutil.rmtree(unfinished)
+    folder.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=config.keep_checkpoints,
         keep_period=config.keep_every or None,
         enable_async_checkpointing=True,
-        create=True,
+        create=False,
+        # Of several processes only the first has a manager.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes={0}
+        ),
     )
     manager = ocp.CheckpointManager(folder, options=options)
     try:

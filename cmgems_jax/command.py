@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -42,6 +43,11 @@ def _parse(argv: list[str]) -> list[str]:
     """Parses flags; an unknown config field is named with its nearest neighbour."""
     try:
         return flags.FLAGS(argv)
+    except flags.DuplicateFlagError as error:
+        name = re.search(r"'([^']+)'", str(error)).group(1)
+        _stop(f"--{name}: given twice; give it once")
+    except OSError:  # the config's fields were asked for, and there is no file
+        _stop(f"{_config_flag(argv)}: no such file; expected a .py file such as configs/logo6.py")
     except flags.Error as error:
         if "unexpected keyword argument" in str(error):  # a traceback of the config file
             _stop(_explain(argv, error))
@@ -49,6 +55,13 @@ def _parse(argv: list[str]) -> list[str]:
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         _stop(_explain(argv, error))
     raise AssertionError("unreachable")
+
+
+def _config_flag(argv: list[str]) -> str:
+    """Returns the --config flag as it was typed."""
+    words = " ".join(argv[1:])
+    match = re.search(r"--?config[= ](\S+)", words)
+    return f"--config={match.group(1)}" if match else "--config"
 
 
 def _explain(argv: list[str], error: Exception) -> str:
@@ -66,6 +79,23 @@ def _explain(argv: list[str], error: Exception) -> str:
             f"config file: unknown field {match.group(1)!r}.{did_you_mean(match.group(1), leaves)}"
         )
     return f"config: {error}"
+
+
+def define_start_flags() -> Callable[[], dict[str, Any]]:
+    """Defines the flags of several processes; returns a function of their values, by argument."""
+    defined = {
+        "coordinator": flags.DEFINE_string(
+            "coordinator", "", "Several processes: HOST:PORT of process 0. Under SLURM and on a "
+            "TPU pod neither this nor the next two are needed.",
+        ),
+        "num_processes": flags.DEFINE_integer("num_processes", None, "Processes of this run."),
+        "process_id": flags.DEFINE_integer("process_id", None, "Number of this one, from 0."),
+        "timeout_s": flags.DEFINE_integer(
+            "start_timeout_s", 300, "Seconds that the processes wait for each other.",
+            lower_bound=1,
+        ),
+    }  # fmt: skip
+    return lambda: {name: flag.value for name, flag in defined.items()}
 
 
 def config_of(holder: flags.FlagHolder) -> config_lib.Config:

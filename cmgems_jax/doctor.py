@@ -147,6 +147,8 @@ def _disk(config: Config, workdir: Path, state: TrainState) -> str:
 
 def _checkpoint(config: Config, workdir: Path, state: TrainState) -> str:
     """Saves, restores and compares a state beside the work folder."""
+    if not parallel.is_first():
+        return "left to process 0"
     folder = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=folder, prefix=".doctor.") as hidden:

@@ -1,27 +1,204 @@
-"""Devices: the only module that knows how many there are.
+"""Devices and processes: the only module that knows how many there are.
 
 `jax.pmap` is jit of shard_map since jax 0.9; steps are written against the
 axis name `AXIS` and would run under `shard_map` unchanged. The state lies
 replicated on a mesh, which keeps pmap from compiling a second time for
 another placement.
+
+Process 0 alone reads and writes a run's folder; the others get what they need
+through jax's coordinator, so the folder need not be shared.
 """
 
+import itertools
+import json
+import os
+import signal
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cmgems_jax.errors import InputError
+from cmgems_jax import roll_call
+from cmgems_jax.errors import InputError, TrainingError
 
 AXIS = "data"
+AGREE_EVERY = 10  # steps between two questions of several processes whether to stop
+T = TypeVar("T")
+
+_MIN_CONNECT_S = 60  # for jax itself, once all processes have answered the roll-call
+_SHUTDOWN_S = 60  # that a process which ends waits for the others
+_WORK_MS = 7 * 24 * 3_600_000  # for `in_first`: jax ends the wait sooner if process 0 dies
+# Variables of the launchers that start several processes in Kubernetes pods; without
+# them a pod is a machine like any other, and jax's detection would ask its API.
+_POD_LAUNCHERS = {"JOB_COMPLETION_INDEX", "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"}
+_works = itertools.count()  # of `in_first`, in the same order in every process
+
+
+def start(
+    *, coordinator: str, num_processes: int | None, process_id: int | None, timeout_s: int
+) -> None:
+    """Joins this process to the others of the run; does nothing where it is alone.
+
+    Call it before anything else of jax. The processes are those that the flags
+    give, else those that jax finds in the environment of SLURM, a TPU pod, Open
+    MPI or an indexed Kubernetes job. Processes other than 0 print nothing but
+    errors from then on.
+
+    Args:
+      coordinator: HOST:PORT of process 0, or "".
+      num_processes: how many; 1 alone means one process, whatever the environment says.
+      process_id: 0 to num_processes - 1.
+      timeout_s: seconds that the processes wait for each other.
+
+    Raises:
+      InputError: the flags contradict each other, or a process did not come.
+    """
+    if num_processes == 1 and not coordinator and not process_id:
+        return
+    local_devices = None
+    if coordinator or num_processes is not None or process_id is not None:
+        _check_flags(coordinator, num_processes, process_id)
+    else:
+        coordinator, num_processes, process_id, local_devices = _from_environment(timeout_s)
+    if num_processes is None or num_processes == 1:
+        return
+    roll_call.hold(coordinator, num_processes, process_id, timeout_s)
+    jax.distributed.initialize(
+        coordinator,
+        num_processes,
+        process_id,
+        local_devices,
+        cluster_detection_method="deactivate",
+        initialization_timeout=max(timeout_s, _MIN_CONNECT_S),
+        shutdown_timeout_seconds=_SHUTDOWN_S,
+    )
+    if process_id:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, kept until the process ends
+
+
+def _check_flags(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
+    """Raises `InputError` unless the three flags are given together and fit."""
+    if not coordinator or num_processes is None or process_id is None:
+        given = {
+            "--coordinator": coordinator or None,
+            "--num_processes": num_processes,
+            "--process_id": process_id,
+        }
+        missing = ", ".join(name for name, value in given.items() if value is None)
+        raise InputError(
+            f"{missing}: not given; --coordinator=HOST:PORT, --num_processes and --process_id "
+            "belong together (none of them under SLURM or on a TPU pod)"
+        )
+    if num_processes < 1 or not 0 <= process_id < num_processes:
+        raise InputError(
+            f"--process_id={process_id}, --num_processes={num_processes}: expected "
+            "0 <= process_id < num_processes"
+        )
+    roll_call.split_address(coordinator)
+
+
+def _from_environment(timeout_s: int) -> tuple[str, int | None, int | None, Any]:
+    """Returns coordinator, number of processes, this one's, its devices, as jax finds them."""
+    from jax._src import clusters  # jax.distributed.initialize's own look-up has no public name
+
+    if "KUBERNETES_SERVICE_HOST" in os.environ and not _POD_LAUNCHERS & os.environ.keys():
+        return "", None, None, None
+    return clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, timeout_s
+    )
+
+
+def is_first() -> bool:
+    """True in the process that reads and writes the run's folder."""
+    return jax.process_index() == 0
+
+
+def in_first(work: Callable[[], T]) -> T | None:
+    """Runs `work` in process 0 while the others wait, without holding up a device.
+
+    All processes must call it in the same order.
+
+    Returns:
+      What `work` returns, in process 0; None in the others.
+
+    Raises:
+      InputError, TrainingError: those of `work`, in every process.
+    """
+    if jax.process_count() == 1:
+        return work()
+    from jax._src import distributed  # the coordinator's key-value store has no public name
+
+    client, key = distributed.global_state.client, f"cmgems_jax/in_first/{next(_works)}"
+    if is_first():
+        failure: BaseException | None = None
+        try:
+            return work()
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            client.key_value_set(
+                key, json.dumps([type(failure).__name__, str(failure)] if failure else [])
+            )
+    outcome = json.loads(client.blocking_key_value_get(key, _WORK_MS))
+    if not outcome:
+        return None
+    kind, text = outcome
+    if kind == InputError.__name__:
+        raise InputError(f"in process 0: {text}")
+    raise TrainingError(f"in process 0: {text if kind == TrainingError.__name__ else outcome}")
+
+
+def of_first(tree: Any) -> Any:
+    """Returns process 0's replicated tree, replicated; the others' gives shapes and dtypes."""
+    if jax.process_count() == 1:
+        return tree
+    host = to_host(tree)
+    # As bytes: a sum with the others' zeros would turn -0.0 into 0.0.
+    raw = jax.tree.map(lambda leaf: leaf.reshape(-1).view(np.uint8), host)
+    sent = multihost_utils.broadcast_one_to_all(raw)
+    return replicate(
+        jax.tree.map(
+            lambda leaf, own: np.asarray(leaf).view(own.dtype).reshape(own.shape), sent, host
+        )
+    )
+
+
+def agree_on_signal(name: str, step: int, *, after: Any) -> str:
+    """Returns the name of a signal that came to any process, the same in all; "" for none.
+
+    Several processes ask each other every `AGREE_EVERY` steps only: that waits for
+    the device.
+
+    Args:
+      name: of the signal that came to this process, "" for none.
+      step: the same in every process.
+      after: arrays to wait for first, so that no two collectives run at a time.
+    """
+    if jax.process_count() == 1:
+        return name
+    if step % AGREE_EVERY:
+        return ""
+    jax.block_until_ready(after)
+    mine = signal.Signals[name].value if name else 0
+    number = int(multihost_utils.process_allgather(np.int32(mine)).max())
+    return signal.Signals(number).name if number else ""
 
 
 def replicate(tree: Any) -> Any:
     """Returns the tree on every device, as pmap's `in_axes=None` takes it without recompiling."""
     sharding = NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec())
-    return jax.device_put(tree, sharding)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def place(leaf: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(place, to_host(tree))
 
 
 def to_host(tree: Any) -> Any:
@@ -43,7 +220,12 @@ def eval_program(step: Callable) -> Callable:
 
 def check_batch_size(batch_size: int, accumulation_steps: int) -> None:
     """Raises `InputError` unless every device gets the same number of sequences."""
-    num_devices = jax.device_count()
+    num_devices, num_processes = jax.device_count(), jax.process_count()
+    if num_devices != num_processes * jax.local_device_count():
+        raise InputError(
+            f"process {jax.process_index()} has {jax.local_device_count()} of {num_devices} "
+            f"devices: expected as many in each of the {num_processes} processes"
+        )
     unit = num_devices * accumulation_steps
     if batch_size % unit:
         lower = batch_size - batch_size % unit

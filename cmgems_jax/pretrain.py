@@ -6,6 +6,7 @@ masking -> bert.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,9 +40,9 @@ class _Run:
     """What the parts of the loop share."""
 
     config: Config
-    log: run_log.RunLog
+    log: run_log.RunLog | run_log.NoLog
     clock: run_log.Clock
-    manager: ocp.CheckpointManager
+    manager: ocp.CheckpointManager | None  # in process 0
     train: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
     evaluate: Callable[[TrainState, int], dict[str, float]]
 
@@ -65,10 +66,13 @@ def pretrain(
     """
     config_lib.validate(config)
     parallel.check_batch_size(config.batch_size, config.accumulation_steps)
-    checkpoints.refuse_other_run(workdir, config)
+    parallel.in_first(lambda: checkpoints.refuse_other_run(workdir, config))
     clock = run_log.Clock()
     with clock("data"):
-        folder = windows.prepare(config, Path(config.data.dir or workdir / "data"))
+        folder = Path(config.data.dir or workdir / "data")
+        parallel.in_first(lambda: windows.prepare(config, folder))
+        if not parallel.is_first():  # finds it there, unless the folder is not shared
+            windows.prepare(config, folder)
         training, validation = windows.open(folder, "train"), windows.open(folder, "validation")
         is_counted = config.pmi_source == "corpus"
         ranks_V = pmi_table.ranks_for(
@@ -76,18 +80,23 @@ def pretrain(
         )
     state, train, evaluate = steps.make(config, ranks_V)
     progress.model(state, config)
-    faults.check_disk(workdir, state, config)
-    with (
-        run_lock.held(workdir),
-        checkpoints.opened(workdir, config) as manager,
-    ):
-        state = checkpoints.restore_latest(manager, state, resume=resume, fallback=fallback)
+    with contextlib.ExitStack() as stack:
+
+        def take_folder() -> tuple[ocp.CheckpointManager, TrainState]:
+            """Returns what process 0 alone reads and writes with, and the state to begin at."""
+            faults.check_disk(workdir, state, config)
+            stack.enter_context(run_lock.held(workdir))
+            manager = stack.enter_context(checkpoints.opened(workdir, config))
+            return manager, checkpoints.restore_latest(
+                manager, state, resume=resume, fallback=fallback
+            )
+
+        manager, state = parallel.in_first(take_folder) or (None, state)
+        state = parallel.of_first(state)
         if int(state.step) == config.num_steps:
             print(f"nothing to do: all {config.num_steps:,} steps in {workdir} are done")
             return state
-        run_log.write_json(workdir / "config.json", config_lib.to_dict(config))
-        run_log.write_json(workdir / "environment.json", run_log.environment())
-        with contextlib.closing(run_log.RunLog(workdir, int(state.step))) as log:
+        with contextlib.closing(_open_log(workdir, config, int(state.step))) as log:
             evaluator = _evaluator(config, evaluate, validation)
             run = _Run(config, log, clock, manager, train, evaluator)
             try:
@@ -95,10 +104,20 @@ def pretrain(
             except jax.errors.JaxRuntimeError as error:
                 raise faults.out_of_memory(error, config) or error from None
             progress.summary(log, config, state, clock)
-    curves.draw(workdir / "metrics.jsonl", workdir / "curves.png")
+    if parallel.is_first():
+        curves.draw(workdir / "metrics.jsonl", workdir / "curves.png")
     last = workdir / checkpoints.FOLDER / str(config.num_steps)
     print(f"checkpoint: {last}\ncurves: {workdir / 'curves.png'}", flush=True)
     return state
+
+
+def _open_log(workdir: Path, config: Config, resumed_step: int) -> run_log.RunLog | run_log.NoLog:
+    """Writes config.json and environment.json and opens the log; process 0 alone writes."""
+    if not parallel.is_first():
+        return run_log.NoLog()
+    run_log.write_json(workdir / "config.json", config_lib.to_dict(config))
+    run_log.write_json(workdir / "environment.json", run_log.environment())
+    return run_log.RunLog(workdir, resumed_step)
 
 
 def _train(run: _Run, state: TrainState, training: windows.Windows) -> TrainState:
@@ -125,7 +144,8 @@ def _train(run: _Run, state: TrainState, training: windows.Windows) -> TrainStat
         logged_s = 0.0
         for step, batch in enumerate(stream, first + 1):
             is_logged = _is_due(step, config.log_every, config)
-            is_saved = _is_due(step, config.checkpoint_every, config) or bool(stop.signal)
+            stopped_by = parallel.agree_on_signal(stop.signal, step, after=state)
+            is_saved = _is_due(step, config.checkpoint_every, config) or bool(stopped_by)
             with run.clock("compile" if step == first + 1 else "train"):
                 state, metrics = run.train(state, batch)
                 pending.append(metrics)
@@ -150,13 +170,15 @@ def _train(run: _Run, state: TrainState, training: windows.Windows) -> TrainStat
                 pending, logged_s = [], train_s
             if config.eval_every and _is_due(step, config.eval_every, config):
                 state = _evaluate(run, state, step)
-            checkpoints.check_background(run.manager)
+            if jax.process_count() == 1:  # of several, all must hear of it: at the next save
+                checkpoints.check_background(run.manager)
             if is_saved:
                 with run.clock("checkpoint"):
-                    wait = step == config.num_steps or bool(stop.signal)
-                    checkpoints.save(run.manager, state, config, wait=wait)
-            if is_saved and stop.signal:
-                print(f"saved step {step} after {stop.signal}", flush=True)
+                    wait = step == config.num_steps or bool(stopped_by)
+                    save = functools.partial(checkpoints.save, run.manager, state, config)
+                    parallel.in_first(functools.partial(save, wait=wait))
+            if stopped_by:
+                print(f"saved step {step} after {stopped_by}", flush=True)
                 raise SystemExit(EXIT_STOPPED)
         run.clock.seconds["input_wait"] = stream.waited_s
     return state

@@ -87,6 +87,16 @@ class RunLog:
         self._board.close()
 
 
+class NoLog:
+    """Writes nothing: the log of every process but the first."""
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 def _or_null(value: Any) -> Any:
     """JSON knows no NaN and no infinity."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -35,13 +35,15 @@ _FALLBACK = flags.DEFINE_bool(
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Only check that the run will work, as launch.doctor; train nothing."
 )
+_START = command.define_start_flags()
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax import doctor, pretrain
+    from cmgems_jax import doctor, parallel, pretrain
 
+    parallel.start(**_START())
     config, workdir = command.config_of(_CONFIG), Path(_WORKDIR.value)
     if _DRY_RUN.value:
         findings = doctor.examine(config, workdir)

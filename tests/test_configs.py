@@ -247,6 +247,14 @@ def test_the_command_answers_bad_input_with_one_line_and_status_2(arguments, mes
     assert not workdir.exists()
 
 
+def test_a_missing_config_file_is_named_with_overrides_too(tmp_path):
+    for arguments in ([], ["--config.num_steps=3"]):
+        result = pretrain(*arguments, f"--workdir={tmp_path / 'run'}", config="nowhere.py")
+        assert result.returncode == 2, result.stderr
+        assert result.stderr.startswith("error: --config=nowhere.py: ")
+        assert result.stderr.count("\n") == 1
+
+
 def test_an_unknown_field_in_a_config_file_is_named(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(

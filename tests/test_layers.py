@@ -16,6 +16,7 @@ LAYERS = (
     # layer 0: no arrays on a device
     (
         "errors",
+        "roll_call",
         "vocabulary",
         "config",
         "genome",
