@@ -10,7 +10,7 @@ from absl import app, flags, logging
 from cmgems_jax import config as config_lib
 from cmgems_jax.errors import InputError, TrainingError, did_you_mean
 
-EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def run(main: Callable[[], None]) -> None:
@@ -29,6 +29,8 @@ def run(main: Callable[[], None]) -> None:
             _stop(str(error))
         except TrainingError as error:
             _stop(str(error), EXIT_FAILED)
+        except KeyboardInterrupt:
+            _stop("interrupted", EXIT_INTERRUPTED)
 
     app.run(guarded, flags_parser=_parse)
 

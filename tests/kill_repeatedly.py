@@ -52,7 +52,9 @@ def kill_once(workdir: Path, fasta: Path, name: str, chance: random.Random) -> d
         time.sleep(0.005)
     time.sleep(chance.uniform(0.0, 4.0 if early else 0.4))
     saving = any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
-    os.kill(child, getattr(signal, name))
+    for _ in range(3):  # after the first, a signal changes nothing
+        os.kill(child, getattr(signal, name))
+        time.sleep(0.01)
     status = os.waitpid(child, 0)[1]
     return {"status": status, "saving": saving} if status else status
 

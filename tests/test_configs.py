@@ -255,6 +255,14 @@ def test_a_missing_config_file_is_named_with_overrides_too(tmp_path):
         assert result.stderr.count("\n") == 1
 
 
+def test_ctrl_c_outside_the_loop_ends_with_one_line_and_status_130():
+    program = "import os, signal\nfrom cmgems_jax import command\n" + (
+        "command.run(lambda: os.kill(os.getpid(), signal.SIGINT))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (130, "error: interrupted\n")
+
+
 def test_an_unknown_field_in_a_config_file_is_named(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(

@@ -121,6 +121,14 @@ def saved_state(workdir: Path, step: int) -> dict:
         return checkpointer.restore(workdir.absolute() / checkpoints.FOLDER / str(step) / "state")
 
 
+def without_last_checkpoint(workdir: Path, tmp_path: Path) -> Path:
+    """Returns a copy of the run's folder whose newest checkpoint is that of step 6."""
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / checkpoints.FOLDER / "12")
+    return copy
+
+
 def assert_same_run(workdir: Path, other: Path) -> None:
     """Same state, bit for bit, and same metrics, every line once."""
     jax.tree.map(np.testing.assert_array_equal, saved_state(workdir, 12), saved_state(other, 12))
@@ -149,9 +157,7 @@ def test_a_run_of_two_processes_is_resumed_by_two_or_by_one(
 ):
     """From step 6, which is the curriculum's switch."""
     workdir, _ = two
-    copy = tmp_path / "copy"
-    shutil.copytree(workdir, copy)
-    shutil.rmtree(copy / checkpoints.FOLDER / "12")
+    copy = without_last_checkpoint(workdir, tmp_path)
     flags = [*run_flags(config_file, copy), "--resume=must"]
     every = two_processes(flags) if num_processes == 2 else [flags]
     said = outcomes(every, num_devices=2 // num_processes)
@@ -159,6 +165,21 @@ def test_a_run_of_two_processes_is_resumed_by_two_or_by_one(
         assert code == 0, stderr
     assert "resumed from step 6" in said[0][1]
     assert_same_run(copy, workdir)
+
+
+def test_a_run_is_resumed_on_another_number_of_devices_with_the_same_masks(
+    one, config_file, tmp_path
+):
+    """Two devices to step 6, four from there: what depends on masks alone is equal."""
+    copy = without_last_checkpoint(one, tmp_path)
+    flags = [*run_flags(config_file, copy), "--resume=must"]
+    ((code, _, stderr),) = outcomes([flags], num_devices=4)
+    assert code == 0, stderr
+    for line, other in zip(lines(copy), lines(one), strict=True):
+        for name in ("kind", "step", "stage", "masked_fraction", "dropped_positions", "from", "to"):
+            assert line.get(name) == other.get(name)
+    before, after = saved_state(one, 12)["params"], saved_state(copy, 12)["params"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), before, after)
 
 
 def test_a_signal_to_one_process_stops_both_after_the_same_step(config_file, tmp_path):
