@@ -256,7 +256,9 @@ def test_a_missing_config_file_is_named_with_overrides_too(tmp_path):
 
 
 def test_ctrl_c_outside_the_loop_ends_with_one_line_and_status_130():
-    program = "import os, signal\nfrom cmgems_jax import command\n" + (
+    program = (
+        "import os, signal\nfrom cmgems_jax import command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a job may inherit 'ignore'\n"
         "command.run(lambda: os.kill(os.getpid(), signal.SIGINT))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -24,6 +24,7 @@ from cmgems_jax.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 240  # of a whole run; it takes about 10
+START = f'#!/usr/bin/env bash\nexec "{sys.executable}"'
 TIMES = {"bases_per_second", "seconds_by_part", "total_seconds"}
 
 
@@ -198,8 +199,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(config_file, tmp
     assert (workdir / checkpoints.FOLDER / str(step)).is_dir()
 
 
-SRUN = """#!{python}
-# Stands for SLURM's srun on one host of two GPUs: two tasks, which get SIGTERM once they train.
+SRUN = """# Stands for srun on one host of two GPUs: two tasks, which get SIGTERM once they train.
 import os, pathlib, signal, subprocess, sys, time
 command = [part for part in sys.argv[1:] if part != "--kill-on-bad-exit=1"]
 tasks = []
@@ -223,11 +223,10 @@ def test_the_slurm_script_starts_all_tasks_and_queues_a_stopped_run_again(config
     """SLURM's variables, as srun sets them, are enough for the processes to find each other."""
     workdir = tmp_path / "run"
     scripts = {
-        "bin/srun": SRUN.format(
-            python=sys.executable, port=free_port(), timeout_s=TIMEOUT_S, workdir=str(workdir)
-        ),
+        "srun.py": SRUN.format(port=free_port(), timeout_s=TIMEOUT_S, workdir=str(workdir)),
+        "bin/srun": f'{START} "{tmp_path}/srun.py" "$@"\n',
         "bin/scontrol": '#!/usr/bin/env bash\necho "$@" >scontrol.txt\n',
-        ".venv/bin/python": f'#!/usr/bin/env bash\nexec {sys.executable} "$@"\n',
+        ".venv/bin/python": f'{START} "$@"\n',
     }
     for name, text in scripts.items():
         path = tmp_path / name
