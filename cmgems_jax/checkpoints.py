@@ -1,11 +1,13 @@
 """Checkpoints: one orbax folder a step, with the train state, its checksums and the config.
 
-`WORKDIR/checkpoints/STEP/{state,checksums,config}`. The state is stored as host
-arrays, so that any number of devices restores it; the checksums are of those
-arrays, so that a flipped bit anywhere on the way is found.
+`WORKDIR/checkpoints/STEP/{state,checksums,config,unlogged}`. The state is stored as
+host arrays, so that any number of devices restores it; the checksums are of those
+arrays, so that a flipped bit anywhere on the way is found. `unlogged` holds the
+metrics since the last line of the log, so that a resumed run's lines are whole.
 """
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import zlib
@@ -30,6 +32,14 @@ RESUME_MODES = ("auto", "must", "never")
 FREE_FIELDS = frozenset(
     {"log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "data.dir"}
 )
+
+
+@dataclasses.dataclass
+class Unlogged:
+    """The steps since the last line of the log."""
+
+    metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one a step
+    seconds: float = 0.0  # that they took
 
 
 @contextlib.contextmanager
@@ -68,7 +78,12 @@ def opened(workdir: Path, config: Config) -> Iterator[ocp.CheckpointManager]:
 
 
 def save(
-    manager: ocp.CheckpointManager, state: TrainState, config: Config, *, wait: bool = False
+    manager: ocp.CheckpointManager,
+    state: TrainState,
+    config: Config,
+    unlogged: Unlogged | None = None,
+    *,
+    wait: bool = False,
 ) -> None:
     """Saves the state under its step; returns once it is copied off the device.
 
@@ -76,13 +91,16 @@ def save(
       manager: of the run.
       state: replicated.
       config: saved beside the state.
+      unlogged: scalar host metrics, saved beside it too.
       wait: until the checkpoint is on disk.
 
     Raises:
       TrainingError: this save, or an earlier one in the background, failed.
     """
-    host = parallel.to_host(state)
+    host, unlogged = parallel.to_host(state), unlogged or Unlogged()
+    rows = [{name: float(value) for name, value in row.items()} for row in unlogged.metrics]
     arguments = ocp.args.Composite(
+        unlogged=ocp.args.JsonSave({"metrics": rows, "seconds": unlogged.seconds}),
         state=ocp.args.StandardSave(host),
         checksums=ocp.args.JsonSave(checksums(host)),
         config=ocp.args.JsonSave(config_lib.to_dict(config)),
@@ -133,8 +151,10 @@ def restore_latest(
     *,
     resume: str = "auto",
     fallback: bool = False,
-) -> TrainState:
-    """Returns the newest state, replicated; `initial` where there is no checkpoint.
+) -> tuple[TrainState, Unlogged]:
+    """Returns the newest state, replicated, and its log window.
+
+    Where there is no checkpoint, `initial` and an empty window.
 
     Args:
       manager: of the run.
@@ -160,7 +180,7 @@ def restore_latest(
         )
     for step in saved:
         try:
-            host = restore(manager, step, initial)
+            host, unlogged = restore(manager, step, initial)
         except Exception as error:
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             damage = f"{folder / str(step)}: damaged checkpoint ({reason[:300]})"
@@ -179,14 +199,16 @@ def restore_latest(
             manager.reload()
             continue
         print(f"resumed from step {step:,} in {folder}", flush=True)
-        return parallel.replicate(host)
+        return parallel.replicate(host), unlogged
     if saved:
         raise InputError(f"{folder}: no checkpoint that is whole; start in another --workdir")
-    return initial
+    return initial, Unlogged()
 
 
-def restore(manager: ocp.CheckpointManager, step: int, like: TrainState) -> TrainState:
-    """Returns the state of a step as host arrays.
+def restore(
+    manager: ocp.CheckpointManager, step: int, like: TrainState
+) -> tuple[TrainState, Unlogged]:
+    """Returns the state of a step as host arrays, and its log window.
 
     Args:
       manager: of the run.
@@ -199,14 +221,16 @@ def restore(manager: ocp.CheckpointManager, step: int, like: TrainState) -> Trai
     """
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, parallel.to_host(like))
     arguments = ocp.args.Composite(
-        state=ocp.args.StandardRestore(target), checksums=ocp.args.JsonRestore()
+        state=ocp.args.StandardRestore(target),
+        checksums=ocp.args.JsonRestore(),
+        unlogged=ocp.args.JsonRestore(),
     )
     restored = manager.restore(step, args=arguments)
     found = checksums(restored["state"])
     for name, expected in restored["checksums"].items():
         if found.get(name) != expected:
             raise ValueError(f"array {name}: its checksum is not the one that was saved")
-    return restored["state"]
+    return restored["state"], Unlogged(**restored["unlogged"])
 
 
 def refuse_other_run(workdir: Path, config: Config) -> None:

@@ -154,7 +154,7 @@ def _checkpoint(config: Config, workdir: Path, state: TrainState) -> str:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".doctor.") as hidden:
         with checkpoints.opened(Path(hidden), config) as manager:
             checkpoints.save(manager, state, config, wait=True)
-            again = checkpoints.restore(manager, int(state.step), state)
+            again, _ = checkpoints.restore(manager, int(state.step), state)
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(parallel.to_host(one), other)
     return f"saved and restored bit for bit in {folder}, {time.perf_counter() - start:.1f} s"

@@ -82,16 +82,16 @@ def pretrain(
     progress.model(state, config)
     with contextlib.ExitStack() as stack:
 
-        def take_folder() -> tuple[ocp.CheckpointManager, TrainState]:
-            """Returns what process 0 alone reads and writes with, and the state to begin at."""
+        def take_folder() -> tuple[ocp.CheckpointManager, TrainState, checkpoints.Unlogged]:
+            """Returns what process 0 alone reads and writes with, and where to begin."""
             faults.check_disk(workdir, state, config)
             stack.enter_context(run_lock.held(workdir))
             manager = stack.enter_context(checkpoints.opened(workdir, config))
-            return manager, checkpoints.restore_latest(
-                manager, state, resume=resume, fallback=fallback
-            )
+            begin = checkpoints.restore_latest(manager, state, resume=resume, fallback=fallback)
+            return manager, *begin
 
-        manager, state = parallel.in_first(take_folder) or (None, state)
+        nothing = (None, state, checkpoints.Unlogged())
+        manager, state, unlogged = parallel.in_first(take_folder) or nothing
         state = parallel.of_first(state)
         if int(state.step) == config.num_steps:
             print(f"nothing to do: all {config.num_steps:,} steps in {workdir} are done")
@@ -100,7 +100,7 @@ def pretrain(
             evaluator = _evaluator(config, evaluate, validation)
             run = _Run(config, log, clock, manager, train, evaluator)
             try:
-                state = _train(run, state, training)
+                state = _train(run, state, unlogged, training)
             except jax.errors.JaxRuntimeError as error:
                 raise faults.out_of_memory(error, config) or error from None
             progress.summary(log, config, state, clock)
@@ -120,7 +120,9 @@ def _open_log(workdir: Path, config: Config, resumed_step: int) -> run_log.RunLo
     return run_log.RunLog(workdir, resumed_step)
 
 
-def _train(run: _Run, state: TrainState, training: windows.Windows) -> TrainState:
+def _train(
+    run: _Run, state: TrainState, unlogged: checkpoints.Unlogged, training: windows.Windows
+) -> TrainState:
     """Runs the steps that are left; saves and exits when a signal asks for it."""
     config, first = run.config, int(state.step)
 
@@ -136,12 +138,12 @@ def _train(run: _Run, state: TrainState, training: windows.Windows) -> TrainStat
         )
         return _shard(rows, jax.process_index() * len(rows), config.accumulation_steps)
 
-    pending: list[dict[str, jax.Array]] = []
+    pending: list[dict[str, jax.Array]] = unlogged.metrics
     with (
         signals.stop_requests() as stop,
         batches.prefetch(make_batch, range(first, config.num_steps)) as stream,
     ):
-        logged_s = 0.0
+        logged_s = -unlogged.seconds
         for step, batch in enumerate(stream, first + 1):
             is_logged = _is_due(step, config.log_every, config)
             stopped_by = parallel.agree_on_signal(stop.signal, step, after=state)
@@ -156,8 +158,8 @@ def _train(run: _Run, state: TrainState, training: windows.Windows) -> TrainStat
                     pending = jax.device_get(pending)
                     begin = step - len(pending) + 1
                     faults.refuse_non_finite(pending, begin, config, len(training))
+            train_s = run.clock.seconds.get("train", 0.0)
             if is_logged:
-                train_s = run.clock.seconds.get("train", 0.0)
                 progress.training(
                     run.log,
                     config,
@@ -175,7 +177,8 @@ def _train(run: _Run, state: TrainState, training: windows.Windows) -> TrainStat
             if is_saved:
                 with run.clock("checkpoint"):
                     wait = step == config.num_steps or bool(stopped_by)
-                    save = functools.partial(checkpoints.save, run.manager, state, config)
+                    window = checkpoints.Unlogged(pending, train_s - logged_s)
+                    save = functools.partial(checkpoints.save, run.manager, state, config, window)
                     parallel.in_first(functools.partial(save, wait=wait))
             if stopped_by:
                 print(f"saved step {step} after {stopped_by}", flush=True)

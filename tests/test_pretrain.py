@@ -46,6 +46,12 @@ def records(workdir: Path, kind: str) -> list[dict]:
     return [record for record in run_log.read(workdir / "metrics.jsonl") if record["kind"] == kind]
 
 
+def lines(workdir: Path) -> list[dict]:
+    """Returns the metrics without what depends on the clock."""
+    every = run_log.read(workdir / "metrics.jsonl")
+    return [{n: v for n, v in line.items() if n not in TIMES} for line in every]
+
+
 @pytest.fixture(scope="module")
 def genome(tmp_path_factory) -> Path:
     """A small genome of several contigs."""
@@ -118,19 +124,14 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(unbroken, genome, tmp
         shutil.rmtree(copy / checkpoints.FOLDER / "6")
     resumed = pretrain.pretrain(small_config(genome), copy)
     jax.tree.map(np.testing.assert_array_equal, parallel.to_host(resumed), state)
-
-    def lines(folder: Path) -> list[dict]:
-        every = run_log.read(folder / "metrics.jsonl")
-        return [{n: v for n, v in line.items() if n not in TIMES} for line in every]
-
     assert lines(copy) == lines(workdir)
 
 
 def test_a_stop_request_saves_the_step_and_the_next_start_goes_on(
     unbroken, genome, tmp_path, monkeypatch
 ):
-    """The request comes as a real signal would leave it: during the first step."""
-    _, state = unbroken
+    """The request comes as a real signal would leave it: during the first of two logged steps."""
+    workdir, state = unbroken
     request = signals.StopRequest(signal="SIGTERM")
     with monkeypatch.context() as patch:
         patch.setattr(signals, "StopRequest", lambda: request)
@@ -140,6 +141,7 @@ def test_a_stop_request_saves_the_step_and_the_next_start_goes_on(
     assert [path.name for path in (tmp_path / checkpoints.FOLDER).iterdir()] == ["1"]
     resumed = pretrain.pretrain(small_config(genome), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, parallel.to_host(resumed), state)
+    assert lines(tmp_path) == lines(workdir)
 
 
 def test_another_config_in_the_same_folder_is_refused_with_a_table(unbroken, genome):

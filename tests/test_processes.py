@@ -21,11 +21,11 @@ import pytest
 
 from cmgems_jax import checkpoints, parallel, pretrain, roll_call, run_log, synthetic
 from cmgems_jax.errors import InputError
+from tests.test_pretrain import lines
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 240  # of a whole run; it takes about 10
 START = f'#!/usr/bin/env bash\nexec "{sys.executable}"'
-TIMES = {"bases_per_second", "seconds_by_part", "total_seconds"}
 
 
 def free_port() -> int:
@@ -108,12 +108,6 @@ def one(config_file, tmp_path_factory) -> Path:
     ((code, _, stderr),) = outcomes([run_flags(config_file, workdir)], num_devices=2)
     assert code == 0, stderr
     return workdir
-
-
-def lines(workdir: Path) -> list[dict]:
-    """Returns the metrics without what depends on the clock."""
-    every = run_log.read(workdir / "metrics.jsonl")
-    return [{n: v for n, v in line.items() if n not in TIMES} for line in every]
 
 
 def saved_state(workdir: Path, step: int) -> dict:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cmgems_jax import parallel, pretrain, run_log, synthetic
-from tests.test_pretrain import TIMES, small_config
+from tests.test_pretrain import lines, small_config
 
 ROOT = Path(__file__).parents[1]
 NUM_KILLS = 20
@@ -41,12 +41,6 @@ def unbroken(tmp_path_factory):
     (switch,) = (r for r in run_log.read(folder / "run" / "metrics.jsonl") if r["kind"] == "switch")
     assert switch["step"] == 2 * EVAL_EVERY  # so the kills lie on both sides of it
     return folder / "small.fa", folder / "run", parallel.to_host(state)
-
-
-def lines(workdir: Path) -> list[dict]:
-    """Returns the metrics without times, and without the summary's."""
-    records = run_log.read(workdir / "metrics.jsonl")
-    return [{n: v for n, v in record.items() if n not in TIMES} for record in records]
 
 
 @pytest.mark.parametrize(("name", "kills"), [("SIGKILL", NUM_KILLS), ("SIGTERM", 4)])
