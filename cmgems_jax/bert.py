@@ -1,9 +1,10 @@
-"""BERT in flax.linen: encoder and masked-LM head.
+"""BERT in flax.linen: encoder, masked-LM head and classifier.
 
 Post-LayerNorm, exact gelu, learned positions, tied decoder (Devlin et al. 2019;
 sizes of DNABERT, Ji et al. 2021, and LOGO, Yang et al. 2022). Parameter names
-map one to one to HuggingFace's BertForMaskedLM. Axes: B batch, L tokens, D
-hidden, H heads, K head width, P predicted positions of the whole batch, V vocabulary.
+map one to one to HuggingFace's BertForMaskedLM and BertForSequenceClassification.
+Axes: B batch, L tokens, Q tokens whose states are wanted, D hidden, H heads, K head
+width, P predicted positions of the whole batch, V vocabulary, C classes.
 """
 
 import jax
@@ -93,42 +94,51 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BLD: jax.Array, visible_BL: jax.Array, keys_B: jax.Array | None
+        self,
+        x_BLD: jax.Array,
+        visible_BL: jax.Array,
+        keys_B: jax.Array | None,
+        num_queries: int | None = None,
     ) -> jax.Array:
-        """Returns (B, L, D)."""
+        """Returns (B, Q, D): the states of the first `num_queries` positions, None = all."""
         config, dtype, place = self.config, x_BLD.dtype, 4 * self.index
-        context_BLD = self._attention(x_BLD, visible_BL, keys_B)
-        context_BLD = _dense(config.hidden_size, dtype, "attention_output")(context_BLD)
-        context_BLD = dropout(context_BLD, keys_B, config.dropout, place + 1)
-        x_BLD = _layer_norm(dtype, "attention_norm")(x_BLD + context_BLD)
+        context_BQD = self._attention(x_BLD, visible_BL, keys_B, num_queries)
+        context_BQD = _dense(config.hidden_size, dtype, "attention_output")(context_BQD)
+        context_BQD = dropout(context_BQD, keys_B, config.dropout, place + 1)
+        x_BQD = _layer_norm(dtype, "attention_norm")(x_BLD[:, :num_queries] + context_BQD)
         inner = nn.gelu(
-            _dense(config.feedforward_size, dtype, "intermediate")(x_BLD), approximate=False
+            _dense(config.feedforward_size, dtype, "intermediate")(x_BQD), approximate=False
         )
-        output_BLD = _dense(config.hidden_size, dtype, "output")(inner)
-        output_BLD = dropout(output_BLD, keys_B, config.dropout, place + 2)
-        return _layer_norm(dtype, "output_norm")(x_BLD + output_BLD)
+        output_BQD = _dense(config.hidden_size, dtype, "output")(inner)
+        output_BQD = dropout(output_BQD, keys_B, config.dropout, place + 2)
+        return _layer_norm(dtype, "output_norm")(x_BQD + output_BQD)
 
     def _attention(
-        self, x_BLD: jax.Array, visible_BL: jax.Array, keys_B: jax.Array | None
+        self,
+        x_BLD: jax.Array,
+        visible_BL: jax.Array,
+        keys_B: jax.Array | None,
+        num_queries: int | None,
     ) -> jax.Array:
-        """Returns the attended values (B, L, D), before the output projection."""
+        """Returns the attended values (B, Q, D), before the output projection."""
         config, dtype = self.config, x_BLD.dtype
-        shape = (*x_BLD.shape[:2], config.num_heads, config.hidden_size // config.num_heads)
-        q_BLHK, k_BLHK, v_BLHK = (
-            _dense(config.hidden_size, dtype, name)(x_BLD).reshape(shape)
-            for name in ("query", "key", "value")
+        heads = (config.num_heads, config.hidden_size // config.num_heads)
+        q_BQHK, k_BLHK, v_BLHK = (
+            _dense(config.hidden_size, dtype, name)(asked).reshape(*asked.shape[:2], *heads)
+            for name, asked in (("query", x_BLD[:, :num_queries]), ("key", x_BLD), ("value", x_BLD))
         )
         if keys_B is None or config.attention_dropout == 0:
             context = jax.nn.dot_product_attention(
-                q_BLHK, k_BLHK, v_BLHK, mask=visible_BL[:, None, None, :]
+                q_BQHK, k_BLHK, v_BLHK, mask=visible_BL[:, None, None, :]
             )
-            return context.reshape(x_BLD.shape)
-        scores_BHLM = jnp.einsum("blhk,bmhk->bhlm", q_BLHK, k_BLHK).astype(jnp.float32)
-        scores_BHLM *= shape[-1] ** -0.5
-        scores_BHLM = jnp.where(visible_BL[:, None, None, :], scores_BHLM, -1e9)
-        weights_BHLM = jax.nn.softmax(scores_BHLM).astype(dtype)
-        weights_BHLM = dropout(weights_BHLM, keys_B, config.attention_dropout, 4 * self.index + 3)
-        return jnp.einsum("bhlm,bmhk->blhk", weights_BHLM, v_BLHK).reshape(x_BLD.shape)
+            return context.reshape(*context.shape[:2], -1)
+        scores_BHQL = jnp.einsum("bqhk,blhk->bhql", q_BQHK, k_BLHK).astype(jnp.float32)
+        scores_BHQL *= heads[1] ** -0.5
+        scores_BHQL = jnp.where(visible_BL[:, None, None, :], scores_BHQL, -1e9)
+        weights_BHQL = jax.nn.softmax(scores_BHQL).astype(dtype)
+        weights_BHQL = dropout(weights_BHQL, keys_B, config.attention_dropout, 4 * self.index + 3)
+        context = jnp.einsum("bhql,blhk->bqhk", weights_BHQL, v_BLHK)
+        return context.reshape(*context.shape[:2], -1)
 
 
 class Encoder(nn.Module):
@@ -166,15 +176,46 @@ class Encoder(nn.Module):
         Returns:
           (B, L, D) in the compute dtype.
         """
+        return self.all_states(ids_BL, keys_B)[-1]
+
+    def all_states(
+        self, ids_BL: jax.Array, keys_B: jax.Array | None = None
+    ) -> tuple[jax.Array, ...]:
+        """Returns the embeddings and the states of every layer, each (B, L, D); see `__call__`."""
+        x_BLD = self.embed(ids_BL, keys_B)
+        return (x_BLD, *self.blocks(x_BLD, ids_BL != vocabulary.PAD, keys_B))
+
+    def cls_state(self, ids_BL: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        """Returns the last state at [CLS] alone, (B, D), without computing the others'."""
+        visible_BL = ids_BL != vocabulary.PAD
+        x_BLD = self.embed(ids_BL, keys_B)
+        for layer in self.layers[:-1]:
+            x_BLD = layer(x_BLD, visible_BL, keys_B)
+        return self.layers[-1](x_BLD, visible_BL, keys_B, 1)[:, 0]
+
+    def embed(self, ids_BL: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        """Returns the embeddings that the first layer sees: (B, L, D) in the compute dtype."""
         x_BLD = self.word_embeddings(ids_BL)
         x_BLD += self.position_embeddings[None, : ids_BL.shape[1]]
         x_BLD += self.segment_embeddings[None, :1]
         x_BLD = self.embeddings_norm(x_BLD)
-        x_BLD = dropout(x_BLD, keys_B, self.config.dropout, 4 * self.config.num_layers)
-        visible_BL = ids_BL != vocabulary.PAD
+        return dropout(x_BLD, keys_B, self.config.dropout, 4 * self.config.num_layers)
+
+    def blocks(
+        self, x_BLD: jax.Array, visible_BL: jax.Array, keys_B: jax.Array | None = None
+    ) -> tuple[jax.Array, ...]:
+        """Returns the states of every layer, each (B, L, D).
+
+        Args:
+          x_BLD: embeddings.
+          visible_BL: bool (B, L), False at [PAD].
+          keys_B: one dropout key a sequence; None = evaluation.
+        """
+        states = []
         for layer in self.layers:
             x_BLD = layer(x_BLD, visible_BL, keys_B)
-        return x_BLD
+            states.append(x_BLD)
+        return tuple(states)
 
 
 class MaskedLM(nn.Module):
@@ -210,6 +251,36 @@ class MaskedLM(nn.Module):
         table_VD = self.encoder.word_embeddings.embedding.astype(states_PD.dtype)
         logits_PV = jnp.einsum("pd,vd->pv", states_PD, table_VD, preferred_element_type=jnp.float32)
         return logits_PV + self.decoder_bias[None]
+
+
+class Classifier(nn.Module):
+    """Encoder, pooler over [CLS] and a linear layer over the classes."""
+
+    config: ModelConfig
+    tokens: TokensConfig
+    num_classes: int
+
+    def setup(self) -> None:
+        """Creates the encoder and the head."""
+        self.encoder = Encoder(self.config, self.tokens)
+        self.pooler = _dense(self.config.hidden_size, compute_dtype(self.config), None)
+        self.classifier = _dense(self.num_classes, jnp.dtype(jnp.float32), None)
+
+    def __call__(self, ids_BL: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        """Returns float32 logits (B, C).
+
+        Args:
+          ids_BL: int32 (B, L), [CLS] first.
+          keys_B: one dropout key a sequence; None = evaluation.
+        """
+        return self.head(self.encoder.cls_state(ids_BL, keys_B), keys_B)
+
+    def head(self, state_BD: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        """Returns float32 logits (B, C) from the last state at [CLS]."""
+        pooled_BD = nn.tanh(self.pooler(state_BD))
+        place = 4 * self.config.num_layers + 1  # behind those of the encoder
+        pooled_BD = dropout(pooled_BD, keys_B, self.config.dropout, place)
+        return self.classifier(pooled_BD.astype(jnp.float32))
 
 
 def _dense(size: int, dtype: jnp.dtype, name: str | None) -> nn.Dense:

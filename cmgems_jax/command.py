@@ -100,6 +100,25 @@ def define_start_flags() -> Callable[[], dict[str, Any]]:
     return lambda: {name: flag.value for name, flag in defined.items()}
 
 
+def choices(flag: str, values: list[str], allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the values of a list flag, each one of `allowed`."""
+    for value in values:
+        if value not in allowed:
+            raise InputError(
+                f"--{flag}={value}: expected one or more of {','.join(allowed)}."
+                f"{did_you_mean(value, allowed)}"
+            )
+    return tuple(values)
+
+
+def integers(flag: str, values: list[str]) -> tuple[int, ...]:
+    """Returns the values of a list flag, each a positive integer."""
+    for value in values:
+        if not value.isdecimal() or int(value) < 1:
+            raise InputError(f"--{flag}={value}: expected integers of 1 or more, with commas")
+    return tuple(int(value) for value in values)
+
+
 def config_of(holder: flags.FlagHolder) -> config_lib.Config:
     """Returns the config that a --config flag loaded.
 

@@ -25,8 +25,8 @@ from cmgems_jax import vocabulary
 from cmgems_jax.errors import InputError
 
 # IUPAC nucleotide letters beyond A C G T U, and the gaps of alignments.
-_AMBIGUOUS_LETTERS = np.zeros(256, bool)
-_AMBIGUOUS_LETTERS[np.frombuffer(b"NRYSWKMBDHVXnryswkmbdhvx-.", np.uint8)] = True
+AMBIGUOUS_LETTERS = np.zeros(256, bool)
+AMBIGUOUS_LETTERS[np.frombuffer(b"NRYSWKMBDHVXnryswkmbdhvx-.", np.uint8)] = True
 _CHUNK = 1 << 24  # letters coded at a time
 _TWOBIT_MAGICS = (b"\x1a\x41\x27\x43", b"\x43\x27\x41\x1a")
 # What the reader raises on damaged files.
@@ -203,6 +203,36 @@ def read_contigs(
                 raise InputError(f"{path}: {what}; expected FASTA records with A, C, G, T")
 
 
+def read_records(paths: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the records of several files, whole: ambiguous letters keep their places.
+
+    Args:
+      paths: FASTA (plain, gzip, bgzip) or .2bit files, as for `read_contigs`.
+
+    Yields:
+      The name, up to the first blank, and uint8 (n,) base codes, `AMBIGUOUS`
+      where the letter is no single base.
+
+    Raises:
+      InputError: naming file and record: broken gzip, no record, letters that are
+        not nucleotides, or a name that stands twice in these files.
+    """
+    check_files(paths)
+    path_of: dict[str, str] = {}
+    for path in paths:
+        num_before = len(path_of)
+        for name, codes in _records(path):
+            if name in path_of:
+                raise InputError(
+                    f"{path}: record '{name}': a second record of this name (the first is in "
+                    f"{path_of[name]}); results are told apart by their names"
+                )
+            path_of[name] = path
+            yield name, codes
+        if len(path_of) == num_before:
+            raise InputError(f"{path}: no record; expected FASTA records, each with a '>name' line")
+
+
 def _estimate_bases(path: str) -> int:
     """Returns about how many letters a file holds."""
     size = os.path.getsize(path)
@@ -318,7 +348,7 @@ def _encode(path: str, name: str, sequence: str) -> np.ndarray:
         part = vocabulary.encode(letters)
         codes[start : start + len(part)] = part
         unknown = np.flatnonzero(part == vocabulary.AMBIGUOUS)
-        illegal = ~_AMBIGUOUS_LETTERS[np.frombuffer(letters, np.uint8)[unknown]]
+        illegal = ~AMBIGUOUS_LETTERS[np.frombuffer(letters, np.uint8)[unknown]]
         if illegal.any():
             place = int(unknown[illegal.argmax()])
             raise InputError(

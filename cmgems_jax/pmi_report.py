@@ -1,21 +1,18 @@
 """The PMI command: counts, table, summary and picture in one folder, whole or not at all."""
 
-import contextlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax import __version__, genome, pmi, pmi_table, vocabulary
+from cmgems_jax import __version__, genome, outputs, pmi, pmi_table, vocabulary
 from cmgems_jax.errors import InputError
 from cmgems_jax.pmi_table import PmiTable
 
 OUTPUTS = ("pmi.csv", "pmi.png", "summary.json")
-_MARKS = {"pmi.csv", "summary.json"}  # a folder with both was made by this command
+MARKS = ("pmi.csv", "summary.json")  # a folder with both was made by this command
 _NUM_PRINTED = 5
 _NUM_DRAWN = 15
 
@@ -44,7 +41,7 @@ def make(
     """
     _check_settings(fasta, counts, k, segmentation, min_count)
     output = output.resolve()  # of a link, the folder is replaced and the link stays
-    _check_output(output)
+    outputs.check_folder(output, OUTPUTS, MARKS)
     start = time.perf_counter()
     ngrams, corpus = _count(fasta, k) if fasta else (_load_counts(counts, k), {})
     table = pmi_table.make(ngrams, k, segmentation=segmentation, min_count=min_count)
@@ -61,7 +58,7 @@ def make(
         "sha256": {path: genome.sha256(path) for path in (fasta or [counts])},
         "version": __version__,
     }
-    with _replaced_folder(output) as folder:
+    with outputs.replaced_folder(output) as folder:
         pmi_table.write(table, folder / "pmi.csv")
         (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         draw(table, folder / "pmi.png", segmentation)
@@ -116,47 +113,6 @@ def _check_settings(
     if min_count < 2:
         raise InputError(f"--min_count={min_count}: expected 2 or more (paper: {pmi.MIN_COUNT})")
     genome.check_files(fasta)
-
-
-def _check_output(output: Path) -> None:
-    """Refuses a folder that holds something else, or that cannot be made."""
-    parent = next(path for path in output.absolute().parents if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"{output}: cannot be made in {parent}; give --output another folder")
-    if output.exists() and output.samefile(Path.cwd()):
-        raise InputError(f"{output}: is the current folder; give --output a new folder")
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise InputError(f"{output}: is a file; give --output a folder")
-    found = {path.name for path in output.iterdir()}
-    others = sorted(found - set(OUTPUTS) if found >= _MARKS else found)
-    if others:
-        raise InputError(
-            f"{output}: holds other files ({', '.join(others[:3])}); give --output a new folder"
-        )
-
-
-@contextlib.contextmanager
-def _replaced_folder(output: Path) -> Iterator[Path]:
-    """Yields a hidden folder beside `output` that takes its place when the block succeeds."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output}: cannot be made ({error.strerror})") from None
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as hidden:
-        folder = Path(hidden) / "made"
-        folder.mkdir()
-        yield folder
-        before = Path(hidden) / "before"
-        try:
-            if output.exists():
-                output.rename(before)
-            folder.rename(output)
-        except BaseException:  # an interrupt too
-            if before.exists() and not output.exists():
-                before.rename(output)
-            raise
 
 
 def _print_summary(table: PmiTable, summary: dict, output: Path) -> None:

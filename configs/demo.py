@@ -15,12 +15,12 @@ from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig,
 def get_config() -> Config:
     """Returns the demo."""
     return Config(
-        num_steps=900,
+        num_steps=750,
         batch_size=64,
         log_every=50,
         eval_every=150,
         eval_windows=512,
-        checkpoint_every=300,
+        checkpoint_every=250,
         data=DataConfig(synthetic_bases=4_000_000, num_tokens=64),
         curriculum=CurriculumConfig(threshold=0.42, threshold_kind="relative"),
         model=ModelConfig(

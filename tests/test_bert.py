@@ -127,3 +127,46 @@ def test_the_network_computes_in_the_configs_dtype_and_scores_in_float32():
         logits = apply(params, ids, config)
     assert states.dtype == jnp.bfloat16
     assert logits.dtype == jnp.float32
+
+
+def test_all_states_are_the_embeddings_and_every_layer_and_end_with_the_encoders_output():
+    params = init(SMALL)["encoder"]
+    encoder = bert.Encoder(SMALL, K3)
+    ids = jax.random.randint(jax.random.key(1), (2, 12), 5, vocabulary.size(3))
+    states = encoder.apply({"params": params}, ids, method=encoder.all_states)
+    assert len(states) == 1 + SMALL.num_layers
+    np.testing.assert_array_equal(states[-1], encoder.apply({"params": params}, ids))
+    embedded = encoder.apply({"params": params}, ids, method=encoder.embed)
+    np.testing.assert_array_equal(states[0], embedded)
+    visible = jnp.ones(ids.shape, bool)
+    blocks = encoder.apply({"params": params}, embedded, visible, method=encoder.blocks)
+    np.testing.assert_array_equal(blocks[-1], states[-1])
+
+
+def test_the_classifier_has_the_parameters_of_huggingfaces_and_reads_cls_alone():
+    """Computed by hand from the encoder's state at position 0."""
+    model = bert.Classifier(SMALL, K3, 3)
+    ids = jax.random.randint(jax.random.key(1), (2, 12), 5, vocabulary.size(3))
+    params = model.init(jax.random.key(0), ids)["params"]
+    assert params.keys() == {"encoder", "pooler", "classifier"}
+    assert params["pooler"]["kernel"].shape == (32, 32)
+    assert params["classifier"]["kernel"].shape == (32, 3)
+    assert jax.tree.structure(params["encoder"]) == jax.tree.structure(init(SMALL)["encoder"])
+    states = bert.Encoder(SMALL, K3).apply({"params": params["encoder"]}, ids)
+    pooled = np.tanh(np.asarray(states[:, 0]) @ params["pooler"]["kernel"])
+    logits = model.apply({"params": params}, ids)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, pooled @ params["classifier"]["kernel"], atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-9])
+def test_the_state_at_cls_alone_is_that_of_the_whole_encoder(rate):
+    """The fused attention, and the explicit one at a rate so small that nothing is dropped."""
+    config = ModelConfig(**{**vars(SMALL), "attention_dropout": rate})
+    params, encoder = init(SMALL)["encoder"], bert.Encoder(config, K3)
+    ids = jax.random.randint(jax.random.key(1), (2, 12), 5, vocabulary.size(3))
+    ids = ids.at[1, 9:].set(vocabulary.PAD)
+    keys = jax.random.split(jax.random.key(2), 2)
+    alone = encoder.apply({"params": params}, ids, keys, method=encoder.cls_state)
+    whole = encoder.apply({"params": params}, ids, keys)
+    np.testing.assert_allclose(alone, whole[:, 0], atol=5e-6)

@@ -151,7 +151,7 @@ def _write(plan: cutting.Plan, data_dir: Path, wanted: dict[str, Any], started: 
     try:
         with (
             tqdm.tqdm(total=total, unit=" windows", desc="windows", mininterval=1) as progress,
-            _quiet_tfds(),
+            quiet_tfds(),
         ):
             builder = DnaWindows(plan, progress, data_dir=partial, file_format="array_record")
             builder.download_and_prepare(
@@ -186,7 +186,7 @@ def _write(plan: cutting.Plan, data_dir: Path, wanted: dict[str, Any], started: 
 
 
 @contextlib.contextmanager
-def _quiet_tfds() -> Iterator[None]:
+def quiet_tfds() -> Iterator[None]:
     """TFDS announces downloads and generation on stdout and in the log."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.WARNING)

@@ -1,0 +1,225 @@
+"""What each base does to a classifier's verdict: by input gradients, or by trying every base.
+
+Both speak of the log-odds of a class, log p / (1 - p), which a softmax does not
+saturate. Axes: N sequences, M bases, B batch, L token positions, D hidden, C classes.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from tqdm import tqdm
+
+from cmgems_jax import bert, parallel, steps, vocabulary
+from cmgems_jax.classifier import TrainedClassifier
+from cmgems_jax.config import TokensConfig
+from cmgems_jax.errors import InputError
+
+_PROGRESS_DELAY_S = 3.0
+
+
+def log_odds(logits_BC: jax.Array, label: int) -> jax.Array:
+    """Returns log p / (1 - p) of the class `label`: float32 (B,), nats."""
+    others = [index for index in range(logits_BC.shape[1]) if index != label]
+    others_BC = logits_BC[:, np.array(others)]
+    return logits_BC[:, label] - jax.nn.logsumexp(others_BC, axis=1)
+
+
+def base_scores(
+    classifier: TrainedClassifier, bases_NM: np.ndarray, label: int, *, batch_size: int = 32
+) -> np.ndarray:
+    """Returns how much each base speaks for a class, to first order in its substitution.
+
+    Gradient times input, with the input measured against what could stand there: the
+    score of a base is the change of the class log-odds, linearised in the word
+    embeddings, from the mean of the other three bases in its place to the base itself,
+    summed over the k-mers that hold it. So a score falls on the base, though k k-mers
+    share it (a k-mer's own score, spread over its bases, would blur k bases on either side).
+
+    Args:
+      classifier: a fine-tuned classifier.
+      bases_NM: uint8 (N, M), `vocabulary.PADDING` behind.
+      label: index of the class.
+      batch_size: sequences a batch, rounded up to a multiple of the local devices.
+
+    Returns:
+      float32 (N, M), nats; 0 at padding, and at bases that only k-mers with
+      ambiguous letters hold.
+
+    Raises:
+      InputError: a sequence is longer than the classifier takes.
+    """
+    check_length(classifier, bases_NM)
+    tokens = classifier.config.tokens
+    model = bert.Classifier(classifier.config.model, tokens, len(classifier.label_names))
+
+    def scores(params: dict, bases_BM: jax.Array) -> jax.Array:
+        ids_BL = _ids(bases_BM, tokens)
+        table_VD = params["encoder"]["word_embeddings"]["embedding"]
+
+        def total(shift_BLD: jax.Array) -> jax.Array:
+            with nn.intercept_methods(_shifted_embeddings(shift_BLD)):
+                return log_odds(model.apply({"params": params}, ids_BL), label).sum()
+
+        gradient_BLD = jax.grad(total)(jnp.zeros((*ids_BL.shape, table_VD.shape[1])))
+        return scores_from_gradients(
+            gradient_BLD[:, 1:-1], ids_BL[:, 1:-1], table_VD, bases_BM.shape[1], tokens
+        )
+
+    program = _compile(scores, classifier.params)
+    return _map_rows(program, bases_NM, batch_size, "scoring")
+
+
+def _ids(bases_BM: jax.Array, tokens: TokensConfig) -> jax.Array:
+    """Returns model ids int32 (B, L)."""
+    return jax.vmap(lambda bases_M: steps.model_ids(bases_M, k=tokens.k, stride=tokens.stride))(
+        bases_BM
+    )
+
+
+def _shifted_embeddings(shift_BLD: jax.Array) -> Callable:
+    """Returns an interceptor that adds to the output of the word table."""
+
+    def intercept(
+        method: Callable, args: tuple, options: dict, context: nn.module.InterceptorContext
+    ) -> jax.Array:
+        output = method(*args, **options)
+        if isinstance(context.module, nn.Embed) and context.method_name == "__call__":
+            return output + shift_BLD.astype(output.dtype)
+        return output
+
+    return intercept
+
+
+def scores_from_gradients(
+    gradient_BTD: jax.Array,
+    ids_BT: jax.Array,
+    table_VD: jax.Array,
+    num_bases: int,
+    tokens: TokensConfig,
+) -> jax.Array:
+    """Returns the scores of bases from the gradients at the embeddings of their k-mers.
+
+    Args:
+      gradient_BTD: float32 (B, T, D), of a scalar with respect to the word embeddings.
+      ids_BT: int32 (B, T), the k-mers; special tokens score nothing.
+      table_VD: float32 (V, D), word embeddings.
+      num_bases: M of the sequences.
+      tokens: k and stride.
+
+    Returns:
+      float32 (B, M).
+    """
+    k, stride, num_kmers = tokens.k, tokens.stride, ids_BT.shape[1]
+    code_BT = jnp.maximum(ids_BT - vocabulary.NUM_SPECIAL, 0)
+    score_BM = jnp.zeros((len(ids_BT), num_bases))
+    for place in range(k):
+        step = 4 ** (k - 1 - place)
+        base_BT = code_BT // step % 4
+        alternative_4 = step * jnp.arange(4, dtype=jnp.int32)
+        others_BT4 = (code_BT - base_BT * step)[:, :, None] + alternative_4[None, None]
+        vectors_BT4D = table_VD[others_BT4 + vocabulary.NUM_SPECIAL]
+        effect_BT4 = jnp.einsum("btd,btad->bta", gradient_BTD, vectors_BT4D)
+        own_BT = jnp.take_along_axis(effect_BT4, base_BT[:, :, None], axis=2)[:, :, 0]
+        score_BT = own_BT - (effect_BT4.sum(axis=2) - own_BT) / 3
+        score_BT = jnp.where(ids_BT >= vocabulary.NUM_SPECIAL, score_BT, 0)
+        last = place + (num_kmers - 1) * stride
+        score_BM = score_BM.at[:, place : last + 1 : stride].add(score_BT)
+    return score_BM
+
+
+def mutagenesis(
+    classifier: TrainedClassifier, bases_M: np.ndarray, label: int, *, batch_size: int = 32
+) -> np.ndarray:
+    """Returns the change of the class log-odds for every substitution of one base.
+
+    Args:
+      classifier: a fine-tuned classifier.
+      bases_M: uint8 (M,), codes 0..4.
+      label: index of the class.
+      batch_size: mutants a batch.
+
+    Returns:
+      float32 (M, 4), nats; columns A, T, C, G as in `vocabulary`; 0 at the base that
+      stands there.
+
+    Raises:
+      InputError: the sequence is longer than the classifier takes.
+    """
+    return mutagenesis_of(classifier, label, batch_size=batch_size)(bases_M)
+
+
+def mutagenesis_of(
+    classifier: TrainedClassifier, label: int, *, batch_size: int = 32
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns `mutagenesis` as a function of the sequence, compiled once for each length."""
+    config = classifier.config
+    model = bert.Classifier(config.model, config.tokens, len(classifier.label_names))
+
+    def verdict(params: dict, bases_BM: jax.Array) -> jax.Array:
+        return log_odds(model.apply({"params": params}, _ids(bases_BM, config.tokens)), label)
+
+    program = _compile(verdict, classifier.params)
+
+    def changes(bases_M: np.ndarray) -> np.ndarray:
+        check_length(classifier, bases_M[None])
+        place_R, base_R = np.nonzero(bases_M[:, None] != np.arange(4))
+        mutants_RM = np.repeat(bases_M[None], len(place_R) + 1, axis=0)
+        mutants_RM[np.arange(len(place_R)), place_R] = base_R  # the last row stays the reference
+        verdict_R = _map_rows(program, mutants_RM, batch_size, "mutagenesis")
+        change_M4 = np.zeros((len(bases_M), 4), np.float32)
+        change_M4[place_R, base_R] = verdict_R[:-1] - verdict_R[-1]
+        return change_M4
+
+    return changes
+
+
+def check_length(classifier: TrainedClassifier, bases_NM: np.ndarray) -> None:
+    """Raises `InputError` where a sequence is longer than the classifier takes, or too short."""
+    tokens = classifier.config.tokens
+    longest = vocabulary.num_bases(classifier.max_tokens - 2, tokens.k, tokens.stride)
+    length_N = (bases_NM != vocabulary.PADDING).sum(axis=1)
+    for wrong in (length_N > longest, length_N < tokens.k):
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise InputError(
+                f"sequence {row + 1}: {length_N[row]} bases; the classifier takes {tokens.k} to "
+                f"{longest} at a time; cut the sequences, or leave this one out"
+            )
+
+
+def _compile(
+    function: Callable[[dict, jax.Array], jax.Array], params: dict
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns `function` of a batch of rows alone, spread over the local devices."""
+    program = jax.pmap(function, axis_name=parallel.AXIS, in_axes=(None, 0))
+    params = parallel.replicate(params)
+
+    def run(rows_BM: np.ndarray) -> np.ndarray:
+        output = np.asarray(program(params, parallel.shard(rows_BM)[:, 0]))
+        return output.reshape(-1, *output.shape[2:])
+
+    return run
+
+
+def _map_rows(
+    program: Callable[[np.ndarray], np.ndarray],
+    rows_NM: np.ndarray,
+    batch_size: int,
+    description: str,
+) -> np.ndarray:
+    """Returns the program's float32 (N, ...) for all rows, in batches of one size."""
+    num_devices = jax.local_device_count()
+    batch_size = -(-batch_size // num_devices) * num_devices
+    found = []
+    with tqdm(
+        total=len(rows_NM), unit="sequence", desc=description, delay=_PROGRESS_DELAY_S, leave=False
+    ) as bar:
+        for start in range(0, len(rows_NM), batch_size):
+            part = rows_NM[start : start + batch_size]
+            filled = np.concatenate([part, np.repeat(part[-1:], batch_size - len(part), axis=0)])
+            found.append(program(filled)[: len(part)])
+            bar.update(len(part))
+    return np.concatenate(found)

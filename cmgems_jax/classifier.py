@@ -1,0 +1,117 @@
+"""A fine-tuned classifier as a folder: parameters in safetensors, the rest in JSON."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import traverse_util
+
+from cmgems_jax import bert, genome, run_log
+from cmgems_jax import config as config_lib
+from cmgems_jax.config import Config
+from cmgems_jax.errors import InputError
+
+RECORD, TENSORS = "classifier.json", "classifier.safetensors"
+
+
+@dataclasses.dataclass
+class TrainedClassifier:
+    """What predicts."""
+
+    config: Config  # of the pretraining run
+    params: dict  # of bert.Classifier, float32 arrays on the host
+    label_names: list[str]  # of the classes 0, 1, ...
+    max_tokens: int  # positions of the longest sequence it was trained on
+
+
+def save_classifier(
+    folder: Path,
+    classifier: TrainedClassifier,
+    *,
+    task: str,
+    recipe: dict[str, Any],
+    source: str,
+) -> None:
+    """Writes classifier.safetensors and classifier.json; names are paths joined by dots.
+
+    Args:
+      folder: made where it is missing; a classifier in it is replaced.
+      classifier: what to save.
+      task: name of the task.
+      recipe: how it was trained, plain values.
+      source: where the encoder came from.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)  # no record of other parameters
+    flat = traverse_util.flatten_dict(classifier.params, sep=".")
+    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in flat.items()}
+    part = folder / f"{TENSORS}.partial"
+    part.write_bytes(safetensors.numpy.save(arrays))
+    part.replace(folder / TENSORS)
+    record = {
+        "task": task,
+        "label_names": classifier.label_names,
+        "max_tokens": classifier.max_tokens,
+        "source": source,
+        "recipe": recipe,
+        "sha256": genome.sha256(str(folder / TENSORS)),
+        "config": config_lib.to_dict(classifier.config),
+    }
+    run_log.write_json(folder / RECORD, record)
+
+
+def load_classifier(folder: Path) -> TrainedClassifier:
+    """Returns a classifier that `save_classifier` wrote.
+
+    Raises:
+      InputError: there is none, it is of another version, or it is damaged.
+    """
+    record = _read_record(folder)
+    path = folder / TENSORS
+    try:
+        config = config_lib.from_dict(record["config"], source=str(folder / RECORD))
+        names, max_tokens = record["label_names"], record["max_tokens"]
+        if genome.sha256(str(path)) != record["sha256"]:
+            raise _damaged(path, "its bytes are not those that were saved")
+        flat = safetensors.numpy.load_file(path)
+    except (KeyError, OSError, safetensors.SafetensorError) as error:
+        raise _damaged(folder, f"{type(error).__name__}: {error}") from None
+    params = traverse_util.unflatten_dict(flat, sep=".")
+    model = bert.Classifier(config.model, config.tokens, len(names))
+    ids = jax.ShapeDtypeStruct((1, 8), np.int32)
+    expected = jax.eval_shape(model.init, jax.random.key(0), ids)["params"]
+    if _shapes(params) != _shapes(expected):
+        raise _damaged(path, "its arrays are not those of the config's network")
+    return TrainedClassifier(config, params, names, max_tokens)
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """Returns classifier.json."""
+    path = folder / RECORD
+    if not path.exists():
+        raise InputError(
+            f"{folder}: no {RECORD} in it; expected the --output of python -m launch.finetune"
+        )
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise _damaged(path, f"not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise _damaged(path, "expected a JSON object")
+    return record
+
+
+def _shapes(params: dict) -> dict[str, tuple]:
+    """Returns (shape, dtype) by name."""
+    flat = traverse_util.flatten_dict(params, sep=".")
+    return {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in flat.items()}
+
+
+def _damaged(path: Path, reason: str) -> InputError:
+    """Returns the error of a classifier that cannot be read."""
+    return InputError(f"{path}: damaged classifier ({reason[:300]}); train it again")

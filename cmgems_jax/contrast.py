@@ -1,0 +1,111 @@
+"""Two sets of sequences to tell apart: positives and negatives."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cmgems_jax import genome, vocabulary
+from cmgems_jax.data import tasks
+from cmgems_jax.errors import InputError, did_you_mean
+
+_MIN_SIDE = 5  # sequences; Fisher's test of fewer can show nothing
+
+
+@dataclasses.dataclass
+class Contrast:
+    """Sequences with a yes or no each."""
+
+    bases_NM: np.ndarray  # uint8 (N, M), `vocabulary.PADDING` behind
+    is_positive_N: np.ndarray  # bool (N,)
+    names: list[str]  # N of them, each once
+
+
+def find_label(wanted: str, label_names: Sequence[str]) -> int:
+    """Returns the index of a class by its name; the last one for "".
+
+    Raises:
+      InputError: no such class.
+    """
+    if not wanted:
+        return len(label_names) - 1
+    if wanted not in label_names:
+        raise InputError(
+            f"--label={wanted}: no such class; the classifier knows {', '.join(label_names)}."
+            f"{did_you_mean(wanted, label_names)}"
+        )
+    return list(label_names).index(wanted)
+
+
+def from_fasta(positives: Sequence[str], negatives: Sequence[str]) -> Contrast:
+    """Returns the records of two lists of files.
+
+    Raises:
+      InputError: no file of one side, a bad file, a record's name twice, or too few.
+    """
+    if not positives or not negatives:
+        raise InputError(
+            "give --positives=FASTA and --negatives=FASTA, or --task=NAME and --data_dir=DIR"
+        )
+    records = list(genome.read_records([*positives, *negatives]))
+    num_positives = sum(1 for _ in genome.read_records(positives))
+    longest = max(len(bases) for _, bases in records)
+    bases_NM = np.full((len(records), longest), vocabulary.PADDING, np.uint8)
+    for row, (_, bases) in enumerate(records):
+        bases_NM[row, : len(bases)] = bases
+    names = [name for name, _ in records]
+    return _checked(Contrast(bases_NM, np.arange(len(names)) < num_positives, names))
+
+
+def from_task(
+    name: str, data_dir: Path, label: int, label_names: Sequence[str], k: int
+) -> Contrast:
+    """Returns one class of a task's test rows against all others; rows are `row_LINE`.
+
+    Args:
+      name: of the task, or the path of its folder.
+      data_dir: holds fewshot/ and gue/.
+      label: index of the class.
+      label_names: of the classifier.
+      k: bases a token.
+
+    Raises:
+      InputError: no such task, a bad row, other classes, or too few rows.
+    """
+    data = tasks.load(name, data_dir, k=k)
+    if list(data.label_names) != list(label_names):
+        raise InputError(
+            f"--task={name}: its classes are {', '.join(data.label_names)}, the classifier's "
+            f"{', '.join(label_names)}; give the task that it was trained on"
+        )
+    rows = [f"row_{row}" for row in data.test.rows_N.tolist()]
+    return _checked(Contrast(data.test.bases_NM, data.test.labels_N == label, rows))
+
+
+def limit(contrast: Contrast, num_each: int, seed: int = 0) -> Contrast:
+    """Returns at most `num_each` sequences of either side, drawn by the seed, in their order."""
+    rng = np.random.default_rng(seed)
+    rows = [np.flatnonzero(contrast.is_positive_N == side) for side in (True, False)]
+    kept = np.sort(
+        np.concatenate([rng.permutation(part)[: min(num_each, len(part))] for part in rows])
+    )
+    return Contrast(
+        contrast.bases_NM[kept],
+        contrast.is_positive_N[kept],
+        [contrast.names[row] for row in kept.tolist()],
+    )
+
+
+def _checked(contrast: Contrast) -> Contrast:
+    """Raises `InputError` where one side is too small."""
+    for side, count in (
+        ("positives", int(contrast.is_positive_N.sum())),
+        ("negatives", int((~contrast.is_positive_N).sum())),
+    ):
+        if count < _MIN_SIDE:
+            raise InputError(
+                f"{count} {side}; expected at least {_MIN_SIDE} positives and {_MIN_SIDE} "
+                "negatives, and some hundreds to find anything"
+            )
+    return contrast

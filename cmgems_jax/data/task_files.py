@@ -1,0 +1,199 @@
+"""A file of labelled sequences: TSV or CSV, raw bases or k-mers with blanks between.
+
+Published sets come in both forms, quoted or not, packed or not; every form gives
+the same base codes.
+"""
+
+import csv
+import dataclasses
+import gzip
+import io
+import itertools
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cmgems_jax import genome, vocabulary
+from cmgems_jax.errors import InputError
+
+SEQUENCE_COLUMNS = ("sequence", "seq", "dna", "text")
+LABEL_COLUMNS = ("label", "labels", "class", "target", "y")
+_DELIMITERS = "\t,;"
+_GZIP_MAGIC = b"\x1f\x8b"
+# IUPAC nucleotide letters, and the gaps of alignments; in blank-separated text also blanks.
+_LETTERS = genome.AMBIGUOUS_LETTERS | (vocabulary.CODE_OF_LETTER != vocabulary.AMBIGUOUS)
+
+
+@dataclasses.dataclass
+class Rows:
+    """The rows of a file, before their labels are numbered."""
+
+    path: str
+    bases_NM: np.ndarray  # uint8 (N, longest), base codes, `vocabulary.PADDING` behind
+    label_texts: list[str]  # one a row
+    rows_N: np.ndarray  # int32 (N,), lines of the file; 1 is the first
+
+
+def read_examples(path: Path | str, *, min_bases: int = 1) -> Rows:
+    """Returns the rows of a labelled file.
+
+    Columns are found by their names (`SEQUENCE_COLUMNS`, `LABEL_COLUMNS`), others
+    are ignored; a file without header has two columns, sequence and label. Lower
+    case counts as upper case, U as T; a letter that is no single base becomes
+    `vocabulary.AMBIGUOUS`.
+
+    Args:
+      path: TSV or CSV, plain or gzip.
+      min_bases: least bases of a sequence (one k-mer).
+
+    Returns:
+      At least one row.
+
+    Raises:
+      InputError: naming file and row: no such file, damaged gzip, not text, no row,
+        wrong columns, no label, a sequence that is empty, too short or no
+        nucleotides, or k-mers that do not overlap.
+    """
+    path = str(path)
+    sequences: list[bytes] = []
+    label_texts: list[str] = []
+    lines: list[int] = []
+    for line, sequence, label in _fields(path, _text(path)):
+        where = f"{path}: row {line}"
+        letters = sequence.encode()
+        if b" " in letters:
+            letters = _join_kmers(where, letters)
+        if len(letters) < min_bases:
+            what = f"{len(letters)} bases" if letters else "no sequence"
+            raise InputError(f"{where}: {what}, expected at least {min_bases} (one k-mer)")
+        if not label:
+            raise InputError(f"{where}: no label; expected one behind every sequence")
+        sequences.append(letters)
+        label_texts.append(label)
+        lines.append(line)
+    if not lines:
+        raise InputError(f"{path}: no row; expected columns sequence and label, and rows")
+    bases_NM = _encode(path, sequences, lines)
+    return Rows(path, bases_NM, label_texts, np.array(lines, np.int32))
+
+
+def _text(path: str) -> str:
+    """Returns the file's content, unpacked."""
+    try:
+        content = Path(path).read_bytes()
+        if content.startswith(_GZIP_MAGIC):
+            content = gzip.decompress(content)
+        elif path.endswith(".gz") and content:
+            raise InputError(f"{path}: not a gzip file; unpacked already? then drop the .gz")
+        text = content.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{path}: broken gzip ({error}); the download may be incomplete, fetch it again"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: byte {error.start + 1:,} is no UTF-8 text; expected TSV or CSV "
+            "(a spreadsheet? export it as CSV UTF-8)"
+        ) from None
+    if not text.strip():
+        raise InputError(f"{path}: empty; expected columns sequence and label, and rows")
+    if "\0" in text:
+        raise InputError(f"{path}: holds zero bytes; expected TSV or CSV text in UTF-8")
+    return text
+
+
+def _fields(path: str, text: str) -> Iterator[tuple[int, str, str]]:
+    """Yields (line, sequence, label) of every row, stripped; blank lines are passed over."""
+    head = text.lstrip().partition("\n")[0]
+    delimiter = max(_DELIMITERS, key=head.count)
+    if delimiter not in head:
+        raise InputError(
+            f"{path}: row 1: one column ({head.strip()[:30]!r}); expected sequence and label "
+            "with a tab or a comma between"
+        )
+    csv.field_size_limit(sys.maxsize)  # its 131,072 letters are fewer than a long locus has
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 0
+    try:
+        rows = (row for row in reader if row)
+        first = [field.strip() for field in next(rows)]
+        places, is_header = _columns(path, first)
+        if not is_header:
+            rows = itertools.chain([first], rows)
+        for row in rows:
+            line = reader.line_num
+            if len(row) != len(first):
+                raise InputError(
+                    f"{path}: row {line}: {len(row)} columns, expected {len(first)} as in row 1"
+                )
+            yield line, row[places[0]].strip(), row[places[1]].strip()
+    except csv.Error as error:
+        raise InputError(
+            f"{path}: behind row {line or 1}: {error}; is a quotation mark left open?"
+        ) from None
+
+
+def _columns(path: str, first: Sequence[str]) -> tuple[tuple[int, int], bool]:
+    """Returns the places of sequence and label, and whether the first row is a header."""
+    names = [name.lower() for name in first]
+    places = [
+        [place for place, name in enumerate(names) if name in known]
+        for known in (SEQUENCE_COLUMNS, LABEL_COLUMNS)
+    ]
+    if all(len(found) == 1 for found in places):
+        return (places[0][0], places[1][0]), True
+    letters = np.frombuffer(first[0].replace(" ", "").encode(), np.uint8)
+    if len(first) == 2 and not any(places) and len(letters) and _LETTERS[letters].all():
+        return (0, 1), False
+    raise InputError(
+        f"{path}: row 1: columns {', '.join(map(repr, first))[:80]}; expected a header with one "
+        "column 'sequence' and one 'label', or a sequence and a label"
+    )
+
+
+def _join_kmers(where: str, text: bytes) -> bytes:
+    """Returns the bases of overlapping k-mers (stride 1) with blanks between."""
+    words = text.split()
+    k = len(words[0])
+    odd = next((place for place, word in enumerate(words) if len(word) != k), None)
+    if odd is not None:
+        raise InputError(
+            f"{where}: k-mer {odd + 1} has {len(words[odd])} letters, the first has {k}; "
+            "expected k-mers of one length, or bases without blanks"
+        )
+    words_WK = np.frombuffer(b"".join(words).upper(), np.uint8).reshape(-1, k)
+    differs = (words_WK[1:, :-1] != words_WK[:-1, 1:]).any(axis=1)
+    if differs.any():
+        place = int(differs.argmax()) + 1
+        raise InputError(
+            f"{where}: k-mers {place} and {place + 1} ({words[place - 1].decode()[:12]} "
+            f"{words[place].decode()[:12]}) do not overlap by k-1 bases; expected k-mers of "
+            "stride 1, or bases without blanks"
+        )
+    return words[0] + words_WK[1:, -1].tobytes()
+
+
+def _encode(path: str, sequences: list[bytes], lines: list[int]) -> np.ndarray:
+    """Returns uint8 (N, longest); InputError at a letter that no nucleotide sequence has."""
+    letters = np.frombuffer(b"".join(sequences), np.uint8)
+    lengths_N = np.array([len(sequence) for sequence in sequences])
+    if not _LETTERS[letters].all():
+        place = int((~_LETTERS[letters]).argmax())
+        row = int(np.searchsorted(lengths_N.cumsum(), place, side="right"))
+        letter = sequences[row][place - int(lengths_N[:row].sum()) :].decode("utf-8", "replace")[0]
+        raise InputError(
+            f"{path}: row {lines[row]}: letter {letter!r}: expected nucleotides (A C G T U N and "
+            "IUPAC codes); is this protein, or another column?"
+        )
+    bases_NM = np.full((len(sequences), int(lengths_N.max())), vocabulary.PADDING, np.uint8)
+    bases_NM[np.arange(bases_NM.shape[1]) < lengths_N[:, None]] = vocabulary.encode(
+        letters.tobytes()
+    )
+    return bases_NM

@@ -1,0 +1,143 @@
+"""The folder of a task: its files, the train file that serves the shots, numbered classes.
+
+The published few-shot sets have a train file for every number of shots
+(train_10.tsv.gz, ...), some of them ten draws pooled; GUE and own tasks have
+train, dev and test.
+"""
+
+import collections
+import hashlib
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from cmgems_jax import genome, vocabulary
+from cmgems_jax.data import task_files, task_store
+from cmgems_jax.data.task_files import Rows
+from cmgems_jax.data.task_store import Examples
+from cmgems_jax.errors import InputError
+
+SPLITS = ("train", "dev", "test")
+# A pool of ten times the shots is what the published files hold where they are pooled;
+# from a smaller one the draws are nearly the same rows.
+_POOLED_DRAWS = 10
+_FILE_NAME = re.compile(r"(train|dev|test)(?:_(\d+))?\.(?:tsv|csv)(?:\.gz)?")
+_STORE_VERSION = 1  # of what is stored under a key; raise it when that changes
+_FEW_CLASSES = 20  # that many are never taken for numbers to regress
+
+
+def read(
+    folder: Path, *, k: int, shots: int | None, cache_dir: Path | None
+) -> tuple[dict[str, Examples], list[str]]:
+    """Returns the splits of a folder; without a train file, train is what dev holds.
+
+    Args:
+      folder: with train (or train_10, train_50, ...) or dev, and test.
+      k: least bases of a sequence.
+      shots: chooses the smallest train file with ten times as many rows of every
+        class, else the largest. None: train, or the largest.
+      cache_dir: keeps the splits as a TFDS data set, by the content of the files.
+
+    Returns:
+      Splits "train", "test" and perhaps "dev", of one padded length, and the names
+      of the classes 0, 1, ...: integers by value, others by letter.
+
+    Raises:
+      InputError: a missing file, a bad row, or labels that do not fit.
+    """
+    files = _files(folder)
+    if cache_dir is None:
+        return _read(files, k, shots)
+    store = Path(cache_dir) / _key(files, k, shots)
+    if not store.is_dir():
+        task_store.write(store, *_read(files, k, shots))
+    return task_store.read(store, folder)
+
+
+def _files(folder: Path) -> dict[str, list[Path]]:
+    """Returns the files of every split, train_10 before train_100 before train."""
+    found: dict[str, dict[float, Path]] = {split: {} for split in SPLITS}
+    for path in sorted(folder.iterdir()):
+        match = _FILE_NAME.fullmatch(path.name)
+        if not match or (match[2] and match[1] != "train"):
+            continue
+        size = float(match[2] or math.inf)
+        if size in found[match[1]]:
+            raise InputError(
+                f"{folder}: both {found[match[1]][size].name} and {path.name}; keep one of them"
+            )
+        found[match[1]][size] = path
+    if not found["test"] or not (found["train"] or found["dev"]):
+        missing = "test" if not found["test"] else "train (or dev)"
+        raise InputError(
+            f"{folder}: no file for {missing}; expected {missing.split()[0]}.tsv or .csv, plain "
+            "or .gz, with columns sequence and label"
+        )
+    return {split: [paths[size] for size in sorted(paths)] for split, paths in found.items()}
+
+
+def _key(files: dict[str, list[Path]], k: int, shots: int | None) -> str:
+    """Returns a name for what `_read` gives: it changes when a file or a setting does."""
+    parts = [_STORE_VERSION, k, shots]
+    parts += [(path.name, genome.sha256(str(path))) for split in SPLITS for path in files[split]]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _read(
+    files: dict[str, list[Path]], k: int, shots: int | None
+) -> tuple[dict[str, Examples], list[str]]:
+    """Returns the splits, with classes numbered as in train, and the names of the classes."""
+    rows: dict[str, Rows] = {}
+    if files["train"]:
+        rows["train"] = _read_train(files["train"], k, shots)
+        if files["dev"]:
+            rows["dev"] = task_files.read_examples(files["dev"][0], min_bases=k)
+    else:
+        rows["train"] = task_files.read_examples(files["dev"][0], min_bases=k)
+    rows["test"] = task_files.read_examples(files["test"][0], min_bases=k)
+    label_names = _label_names(rows["train"])
+    longest = max(one.bases_NM.shape[1] for one in rows.values())
+    return {split: _number(one, label_names, longest) for split, one in rows.items()}, label_names
+
+
+def _read_train(paths: list[Path], k: int, shots: int | None) -> Rows:
+    """Returns the rows of the train file that serves so many shots; `paths` by size."""
+    if shots is None:
+        return task_files.read_examples(paths[-1], min_bases=k)
+    for path in paths:
+        rows = task_files.read_examples(path, min_bases=k)
+        if min(collections.Counter(rows.label_texts).values()) >= _POOLED_DRAWS * shots:
+            break
+    return rows
+
+
+def _label_names(train: Rows) -> list[str]:
+    """Returns the classes of train in their order: integers by value, others by letter."""
+    names = set(train.label_texts)
+    if len(names) == 1:
+        raise InputError(f"{train.path}: only the label {names.pop()!r}; expected two or more")
+    if len(names) > max(_FEW_CLASSES, len(train.label_texts) // 2):
+        raise InputError(
+            f"{train.path}: {len(names):,} labels in {len(train.label_texts):,} rows; expected "
+            "classes (numbers to regress are not supported)"
+        )
+    if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
+        return sorted(names, key=int)
+    return sorted(names)
+
+
+def _number(rows: Rows, label_names: list[str], longest: int) -> Examples:
+    """Returns the rows with classes for labels, padded to the longest sequence of the task."""
+    numbers = {name: number for number, name in enumerate(label_names)}
+    for line, label in zip(rows.rows_N.tolist(), rows.label_texts, strict=True):
+        if label not in numbers:
+            raise InputError(
+                f"{rows.path}: row {line}: label {label!r} is not in train; expected one of "
+                f"{', '.join(label_names)[:80]}"
+            )
+    labels_N = np.array([numbers[label] for label in rows.label_texts], np.int32)
+    missing = longest - rows.bases_NM.shape[1]
+    bases_NM = np.pad(rows.bases_NM, ((0, 0), (0, missing)), constant_values=vocabulary.PADDING)
+    return Examples(bases_NM, labels_N, rows.rows_N, rows.path)

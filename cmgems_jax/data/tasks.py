@@ -1,0 +1,192 @@
+"""Labelled tasks: what their files hold, what is to be known of it, and the draws of shots."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from cmgems_jax import genome
+from cmgems_jax.data import task_folder, task_table
+from cmgems_jax.data.task_store import Examples
+from cmgems_jax.data.task_table import FEWSHOT, GUE, Task, find, is_present
+from cmgems_jax.errors import InputError
+
+__all__ = [
+    "FEWSHOT",
+    "GUE",
+    "Examples",
+    "Task",
+    "TaskData",
+    "TooFewRows",
+    "draw_shots",
+    "find",
+    "is_present",
+    "load",
+    "write_manifest",
+]
+
+
+class TooFewRows(InputError):
+    """A class has fewer training rows than the shots that were asked for."""
+
+
+@dataclasses.dataclass
+class TaskData:
+    """What a task's files hold; all splits are padded to one length."""
+
+    task: Task
+    train: Examples
+    dev: Examples | None
+    test: Examples
+    label_names: list[str]  # of the classes 0, 1, ...
+    notes: list[str]  # what is to be known of the data, one sentence each
+
+
+def load(
+    task: Task | str | Path,
+    data_dir: Path,
+    *,
+    k: int,
+    shots: int | None = None,
+    dedupe: bool = False,
+    cache_dir: Path | None = None,
+) -> TaskData:
+    """Returns the rows of a task.
+
+    Args:
+      task: of the table, or a name or path for `find`.
+      data_dir: holds fewshot/ and gue/, or the folders of the tasks.
+      k: bases a token; a shorter sequence is an error.
+      shots: rows a class that will be drawn: chooses the smallest train file that
+        has ten times as many of every class, else the largest. None: all rows.
+      dedupe: drops from train what repeats an earlier row, or stands in test.
+      cache_dir: keeps the rows as TFDS data sets, by the content of the files.
+
+    Returns:
+      The splits. Without a train file dev is trained on, and a note says so.
+
+    Raises:
+      InputError: no such folder or file, a bad row, or labels that do not fit.
+      TooFewRows: fewer than `shots` rows in some class.
+    """
+    if not isinstance(task, Task):
+        task = find(str(task), data_dir)
+    folder = task_table.folder_of(task, data_dir)
+    splits, label_names = task_folder.read(folder, k=k, shots=shots, cache_dir=cache_dir)
+    if task.num_classes not in (0, len(label_names)):
+        raise InputError(
+            f"{splits['train'].path}: {len(label_names)} classes ({', '.join(label_names)[:60]}); "
+            f"expected {task.num_classes} in task {task.name}"
+        )
+    task = dataclasses.replace(task, num_classes=len(label_names))
+    data = TaskData(task, splits["train"], splits.get("dev"), splits["test"], label_names, [])
+    _note_labels(data)
+    _note_duplicates(data, dedupe)
+    _check_shots(data, shots)
+    return data
+
+
+def _note_labels(data: TaskData) -> None:
+    """Notes what stands for the classes, and which splits or classes are not there."""
+    if not Path(data.train.path).name.startswith("train"):
+        data.notes.append("no train split: trained on dev; not to be set beside published numbers")
+    if data.label_names != [str(number) for number in range(data.task.num_classes)]:
+        numbered = (f"{number} = {name}" for number, name in enumerate(data.label_names))
+        data.notes.append(f"classes: {', '.join(numbered)}")
+    absent = set(range(data.task.num_classes)) - set(data.test.labels_N.tolist())
+    if absent:
+        names = ", ".join(data.label_names[label] for label in sorted(absent))
+        data.notes.append(f"test has no row of class {names}: AUROC is not defined")
+
+
+def _note_duplicates(data: TaskData, dedupe: bool) -> None:
+    """Counts repeated train rows and those that stand in test; drops them on demand."""
+    sequences = [row_M.tobytes() for row_M in data.train.bases_NM]
+    tested = [row_M.tobytes() for row_M in data.test.bases_NM]
+    known_tests = set(tested)
+    label_of: dict[bytes, int] = {}
+    repeats, num_contradicting = [], 0
+    for sequence, label in zip(sequences, data.train.labels_N.tolist(), strict=True):
+        repeats.append(sequence in label_of)
+        num_contradicting += label_of.setdefault(sequence, label) != label
+    repeats_N = np.array(repeats)
+    in_test_N = np.array([sequence in known_tests for sequence in sequences])
+    name = Path(data.train.path).name
+    if repeats_N.any():
+        under = f", {num_contradicting:,} of them under another label" if num_contradicting else ""
+        data.notes.append(
+            f"{repeats_N.sum():,} of {len(sequences):,} rows of {name} repeat an earlier one{under}"
+        )
+    if in_test_N.any():
+        num_seen = sum(sequence in label_of for sequence in tested)
+        data.notes.append(f"{num_seen:,} of {len(tested):,} test rows are in {name}")
+    dropped_N = repeats_N | in_test_N
+    if dedupe and dropped_N.any():
+        data.notes.append(f"dropped {dropped_N.sum():,} rows of {name} for that")
+        data.train = data.train.take(~dropped_N)
+
+
+def _check_shots(data: TaskData, shots: int | None) -> None:
+    """Refuses too few rows, and notes a pool so small that the draws share their rows."""
+    counts_C = np.bincount(data.train.labels_N, minlength=data.task.num_classes)
+    least = int(counts_C.argmin())
+    if counts_C[least] < (shots or 1):
+        raise TooFewRows(
+            f"{data.train.path}: {counts_C[least]:,} rows of class {data.label_names[least]}, "
+            f"expected at least {shots or 1:,}; give fewer shots, or more rows"
+        )
+    if shots and counts_C[least] < 2 * shots:
+        data.notes.append(
+            f"draws of {shots:,} rows a class from {counts_C[least]:,} are nearly the same rows: "
+            "their spread says little"
+        )
+
+
+def draw_shots(labels_N: np.ndarray, shots: int, num_draws: int, seed: int) -> np.ndarray:
+    """Returns which rows each draw trains on: as many of every class, none twice.
+
+    A draw depends on the seed and its number only, not on how many are drawn; the
+    rows of fewer shots are among those of more.
+
+    Args:
+      labels_N: int (N,), classes in [0, C), each at least `shots` times.
+      shots: rows a class.
+      num_draws: D.
+      seed: of the draws, 0 or more.
+
+    Returns:
+      int32 (D, shots * C), row numbers, increasing along a draw.
+
+    Raises:
+      ValueError: a class has fewer than `shots` rows.
+    """
+    members = [np.flatnonzero(labels_N == label) for label in range(int(labels_N.max()) + 1)]
+    if not shots or min(map(len, members)) < shots:
+        raise ValueError(f"{shots} shots of {min(map(len, members))} rows: expected 1 to all rows")
+    draws = []
+    for draw in range(num_draws):
+        rng = np.random.default_rng((seed, draw))
+        chosen = [rng.permutation(rows)[:shots] for rows in members]
+        draws.append(np.sort(np.concatenate(chosen)))
+    return np.array(draws, np.int32)
+
+
+def write_manifest(path: Path, data: TaskData, draws_DN: np.ndarray) -> None:
+    """Writes which rows of which file were drawn, as JSON.
+
+    Args:
+      path: of the manifest.
+      data: what was drawn from.
+      draws_DN: int (D, n), row numbers in `data.train`.
+    """
+    content = {
+        "task": data.task.name,
+        "file": data.train.path,
+        "sha256": genome.sha256(data.train.path),
+        "label_names": data.label_names,
+        "rows": data.train.rows_N[draws_DN].tolist(),  # lines of the file; 1 is the header
+    }
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(content) + "\n")
+    part.replace(path)

@@ -1,0 +1,181 @@
+"""The compiled programs that train and ask the classifiers of many draws, stacked by vmap.
+
+Pure, as `steps` is for pretraining: one draw's functions, mapped over the draws of a
+device and split over the devices. Axes: D draws of a device, S steps, B sequences of
+a step, M bases, W windows of the training file, L tokens, C classes.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from cmgems_jax import bert, recipes, side_by_side, steps
+from cmgems_jax import config as config_lib
+from cmgems_jax.config import Config, TokensConfig
+from cmgems_jax.recipes import Recipe
+
+NO_ROW = -1  # fills the last batch of an epoch
+_HEAD_KEY, _DROPOUT_KEY = range(2)  # branches of a draw's key
+
+
+@flax.struct.dataclass
+class DrawState:
+    """The training of one draw."""
+
+    step: jax.Array  # int32, updates done
+    params: dict  # of bert.Classifier, float32
+    opt_state: optax.OptState
+    key: jax.Array  # uint32 (2,), the draw's key; derived from, never advanced
+
+
+class Programs(NamedTuple):
+    """Functions of all draws: arrays (devices, draws each, ...); others lie on every device."""
+
+    init: Callable  # (encoder params, keys) -> states
+    train: Callable  # (states, rows (..., S, B), num_steps, bases_WM, labels_W) -> states, losses
+    keep_better: Callable  # (params, others, take_others) -> params
+    predict: Callable  # (params, bases_BM) -> float32 (..., B, C)
+
+
+def make(
+    config: Config, num_classes: int, recipe: Recipe, num_steps: int, num_devices: int
+) -> Programs:
+    """Returns the programs; the same ones, already compiled, where all arguments are the same.
+
+    Args:
+      config: of the pretraining run.
+      num_classes: C.
+      recipe: how to train.
+      num_steps: updates of the whole training.
+      num_devices: that share the draws.
+    """
+    settings = {"model": dataclasses.asdict(config.model), "tokens": vars(config.tokens)}
+    return _make(json.dumps(settings), num_classes, recipe, num_steps, num_devices)
+
+
+@functools.lru_cache(maxsize=16)
+def _make(
+    settings: str, num_classes: int, recipe: Recipe, num_steps: int, num_devices: int
+) -> Programs:
+    """The programs by what they depend on; a config is no key, since it can be changed."""
+    config = config_lib.from_dict(json.loads(settings))
+    network = dataclasses.replace(config.model, dropout=recipe.dropout)
+    model = bert.Classifier(network, config.tokens, num_classes)
+    transform = recipes.make_optimizer(recipe, num_steps)
+    init = functools.partial(init_state, model=model, transform=transform)
+    step = functools.partial(train_step, model=model, transform=transform)
+    ask = functools.partial(class_probabilities, model=model)
+    train_chunk = functools.partial(_train_chunk, step=step)
+    over = functools.partial(side_by_side.program, num_devices=num_devices)
+    return Programs(
+        init=over(jax.vmap(init, (None, 0)), in_axes=(None, 0)),
+        train=over(train_chunk, in_axes=(0, 0, None, None, None), donate=(0,)),
+        keep_better=over(jax.vmap(_keep_better), in_axes=(0, 0, 0)),
+        predict=over(jax.vmap(ask, (0, None)), in_axes=(0, None)),
+    )
+
+
+def init_state(
+    encoder_params: dict,
+    key_data: jax.Array,
+    *,
+    model: bert.Classifier,
+    transform: optax.GradientTransformation,
+) -> DrawState:
+    """Returns the state of one draw before its first step: the given encoder, a random head."""
+    head_key = jax.random.fold_in(jax.random.wrap_key_data(key_data), _HEAD_KEY)
+    state_BD = jnp.zeros((1, model.config.hidden_size))
+    head = model.init(head_key, state_BD, method=model.head)["params"]
+    params = {"encoder": encoder_params, **head}
+    return DrawState(jnp.int32(0), params, transform.init(params), key_data)
+
+
+def train_step(
+    state: DrawState,
+    rows_B: jax.Array,
+    bases_WM: jax.Array,
+    labels_W: jax.Array,
+    *,
+    model: bert.Classifier,
+    transform: optax.GradientTransformation,
+) -> tuple[DrawState, jax.Array]:
+    """Returns the state of one draw after one update, and the sum of the rows' losses (nats).
+
+    Args:
+      state: of the draw.
+      rows_B: int32, windows of the batch; `NO_ROW` counts nothing, so that the mean is
+        over the rows that are there.
+      bases_WM: uint8, all windows.
+      labels_W: int32, their classes.
+      model: the network.
+      transform: the optimizer.
+    """
+    is_row_B = rows_B != NO_ROW
+    picked_B = jnp.maximum(rows_B, 0)
+    ids_BL = batch_ids(bases_WM[picked_B], model.tokens)
+    keys_B = _dropout_keys(state, len(rows_B), model)
+
+    def mean_loss(params: dict) -> tuple[jax.Array, jax.Array]:
+        logits_BC = model.apply({"params": params}, ids_BL, keys_B)
+        losses_B = optax.softmax_cross_entropy_with_integer_labels(logits_BC, labels_W[picked_B])
+        total = jnp.where(is_row_B, losses_B, 0).sum()
+        return total / jnp.maximum(is_row_B.sum(dtype=jnp.int32), 1).astype(jnp.float32), total
+
+    grads, total = jax.grad(mean_loss, has_aux=True)(state.params)
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+        updates, opt_state = transform.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return DrawState(state.step + 1, params, opt_state, state.key), total
+
+
+def _dropout_keys(state: DrawState, batch_size: int, model: bert.Classifier) -> jax.Array | None:
+    """Returns one key a sequence, or None where nothing is dropped."""
+    if model.config.dropout == 0 and model.config.attention_dropout == 0:
+        return None
+    branch = jax.random.fold_in(jax.random.wrap_key_data(state.key), _DROPOUT_KEY)
+    step_key = jax.random.fold_in(branch, state.step)
+    places_B = jnp.arange(batch_size, dtype=jnp.int32)
+    return jax.vmap(jax.random.fold_in, (None, 0))(step_key, places_B)
+
+
+def class_probabilities(params: dict, bases_BM: jax.Array, *, model: bert.Classifier) -> jax.Array:
+    """Returns float32 (B, C)."""
+    return jax.nn.softmax(model.apply({"params": params}, batch_ids(bases_BM, model.tokens)))
+
+
+def batch_ids(bases_BM: jax.Array, tokens: TokensConfig) -> jax.Array:
+    """Returns the model's ids: int32 (B, L)."""
+    one = functools.partial(steps.model_ids, k=tokens.k, stride=tokens.stride)
+    return jax.vmap(one)(bases_BM)
+
+
+def _train_chunk(
+    states_D: DrawState,
+    rows_DSB: jax.Array,
+    num_steps: jax.Array,
+    bases_WM: jax.Array,
+    labels_W: jax.Array,
+    *,
+    step: Callable,
+) -> tuple[DrawState, jax.Array]:
+    """Returns the states after the first `num_steps` of S steps, and their losses' sums (D,)."""
+    steps_D = jax.vmap(step, (0, 0, None, None))
+
+    def advance(index: jax.Array, carry: tuple) -> tuple:
+        states_D, losses_D = carry
+        states_D, loss_D = steps_D(states_D, rows_DSB[:, index], bases_WM, labels_W)
+        return states_D, losses_D + loss_D
+
+    return jax.lax.fori_loop(0, num_steps, advance, (states_D, jnp.zeros(len(rows_DSB))))
+
+
+def _keep_better(params: dict, others: dict, take_others: jax.Array) -> dict:
+    """Returns one draw's parameters or the others."""
+    return jax.tree.map(lambda old, new: jnp.where(take_others, new, old), params, others)

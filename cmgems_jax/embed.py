@@ -1,0 +1,217 @@
+"""Embeddings of the records of a FASTA file: last-layer states, pooled or token by token.
+
+Axes: B windows, L token positions, T k-mers, D hidden.
+"""
+
+import dataclasses
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+
+from cmgems_jax import bert, classifier, outputs, pretrained, sliding, steps, vocabulary
+from cmgems_jax.config import Config
+from cmgems_jax.sliding import Cut, Survey, Window
+
+POOLINGS = ("mean", "cls", "tokens")
+SUFFIXES = (".npz", ".parquet")
+_TOKEN_CHUNK = 2  # batches of states in memory: 100 MB at 32 x 512 x 768
+Found = Iterator[tuple[Window, list[np.ndarray]]]
+
+
+@dataclasses.dataclass
+class Embedder:
+    """An encoder, pretrained or of a classifier."""
+
+    config: Config
+    params: dict  # of bert.Encoder
+    max_tokens: int  # positions of a window at most, [CLS] and [SEP] included
+
+
+def load(path: Path) -> Embedder:
+    """Returns the encoder of a pretraining run's or a classifier's folder.
+
+    A pretrained one takes windows as long as those it was pretrained on.
+
+    Raises:
+      InputError: neither.
+    """
+    if (path / classifier.RECORD).exists():
+        trained = classifier.load_classifier(path)
+        return Embedder(trained.config, trained.params["encoder"], trained.max_tokens)
+    found = pretrained.load(path)
+    return Embedder(found.config, found.params, found.config.data.num_tokens)
+
+
+def embed(
+    embedder: Embedder,
+    fasta: Sequence[str],
+    output: Path,
+    *,
+    pooling: str = "mean",
+    window: int | None = None,
+    stride: int | None = None,
+    batch_size: int = 32,
+) -> Survey:
+    """Writes the embeddings of every record and prints their shapes.
+
+    A record longer than a window is cut into overlapping windows; a k-mer that
+    two windows see is taken from the one where it stands farther from the edge,
+    so each k-mer counts once. Memory does not grow with the number of records.
+
+    Args:
+      embedder: from `load`.
+      fasta: files; ambiguous letters become [UNK] tokens.
+      output: .npz or .parquet. mean, cls: arrays (or columns) ids (N,) and embeddings
+        float32 (N, D). tokens: npz has one array float32 (T, D) a record under its
+        name, row t for the k-mer that starts at base t * tokens.stride; parquet one row
+        a k-mer: record, start, embedding.
+      pooling: "mean" over the record's k-mers without ambiguous letters; "cls", the
+        state of [CLS], mean over windows; "tokens", every k-mer, [UNK] included.
+      window: bases of a window; None = the longest that the model takes.
+      stride: bases between the starts of neighbouring windows; None = half a window.
+      batch_size: windows that the model sees at a time.
+
+    Returns:
+      What the files held.
+
+    Raises:
+      InputError: a bad flag or file; a former output stays as it was.
+    """
+    outputs.check_file(output, SUFFIXES)
+    config = embedder.config
+    cut = sliding.make_cut(config.tokens, embedder.max_tokens, window, stride)
+    survey = sliding.survey(fasta, cut, needs_known=pooling == "mean")
+    start_s = time.perf_counter()
+    found = sliding.run_windows(
+        sliding.read_windows(fasta, cut),
+        _function(config, pooling),
+        embedder.params,
+        cut,
+        batch_size=batch_size,
+        num_windows=survey.num_windows,
+        description="embedding",
+        chunk_batches=_TOKEN_CHUNK if pooling == "tokens" else sliding.CHUNK_BATCHES,
+    )
+    size = config.model.hidden_size
+    if pooling == "tokens":
+        write = _write_tokens_npz if output.suffix == ".npz" else _write_tokens_parquet
+        shapes = write(found, output, size, cut)
+    else:
+        rows = _pooled_rows(found, size)
+        write = _write_pooled_npz if output.suffix == ".npz" else _write_pooled_parquet
+        shapes = write(rows, output, size, survey.num_records)
+    print(f"{pooling}: {shapes}")
+    sliding.print_summary(survey, cut, output, time.perf_counter() - start_s)
+    return survey
+
+
+def _function(config: Config, pooling: str) -> Callable[..., tuple[jax.Array, ...]]:
+    """Returns `(params, bases_BN, owned_B2) -> outputs` for `sliding.run_windows`.
+
+    The outputs are sums (B, D) with counts (B,), or states of the k-mers (B, T, D).
+    """
+    model = bert.Encoder(config.model, config.tokens)
+    spans = {"k": config.tokens.k, "stride": config.tokens.stride}
+
+    def function(params: dict, bases_BN: jax.Array, owned_B2: jax.Array) -> tuple[jax.Array, ...]:
+        ids_BL = jax.vmap(lambda bases_N: steps.model_ids(bases_N, **spans))(bases_BN)
+        states_BLD = model.apply({"params": params}, ids_BL).astype(jnp.float32)
+        if pooling == "cls":
+            return states_BLD[:, 0], jnp.ones(len(ids_BL), jnp.int32)
+        if pooling == "tokens":
+            return (states_BLD[:, 1:-1],)
+        place_L = jnp.arange(ids_BL.shape[1], dtype=jnp.int32) - 1  # the first k-mer follows [CLS]
+        counts_BL = (
+            (ids_BL >= vocabulary.NUM_SPECIAL)
+            & (place_L[None] >= owned_B2[:, :1])
+            & (place_L[None] < owned_B2[:, 1:])
+        )
+        sums_BD = jnp.where(counts_BL[:, :, None], states_BLD, 0).sum(axis=1)
+        return sums_BD, counts_BL.sum(axis=1, dtype=jnp.int32)
+
+    return function
+
+
+def _pooled_rows(found: Found, size: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (record, embedding float32 (D,))."""
+    sum_D, count = np.zeros(size), 0
+    for window, (window_sum_D, window_count) in found:
+        sum_D += window_sum_D
+        count += int(window_count)
+        if window.is_last:
+            yield window.record, (sum_D / count).astype(np.float32)
+            sum_D, count = np.zeros(size), 0
+
+
+def _owned(window: Window, states_TD: np.ndarray) -> np.ndarray:
+    """Returns the states of the k-mers that belong to the window."""
+    return states_TD[window.first_owned : window.end_owned]
+
+
+def _write_pooled_npz(
+    rows: Iterator[tuple[str, np.ndarray]], output: Path, size: int, num_records: int
+) -> str:
+    """Streams the rows into an .npz; the ids alone are held in memory."""
+    ids = []
+    with outputs.replaced_file(output) as partial, zipfile.ZipFile(partial, "w") as archive:
+        with archive.open("embeddings.npy", "w", force_zip64=True) as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (num_records, size)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for name, embedding_D in rows:
+                ids.append(name)
+                file.write(embedding_D.astype("<f4").tobytes())
+        with archive.open("ids.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array(file, np.array(ids), allow_pickle=False)
+    return f"embeddings ({num_records}, {size}) float32, ids ({num_records},)"
+
+
+def _write_pooled_parquet(
+    rows: Iterator[tuple[str, np.ndarray]], output: Path, size: int, num_records: int
+) -> str:
+    """Writes the columns ids and embeddings."""
+    schema = pa.schema([("ids", pa.string()), ("embeddings", pa.list_(pa.float32(), size))])
+    with outputs.table(output, schema) as add:
+        for row in rows:
+            add(row)
+    return f"{num_records} rows: ids, embeddings ({size},) float32"
+
+
+def _write_tokens_npz(found: Found, output: Path, size: int, cut: Cut) -> str:
+    """Writes one array a record; memory is bounded by the longest record's states."""
+    del cut
+    parts, num_arrays, num_rows = [], 0, 0
+    with outputs.replaced_file(output) as partial, zipfile.ZipFile(partial, "w") as archive:
+        for window, (states_TD,) in found:
+            parts.append(_owned(window, states_TD))
+            if not window.is_last:
+                continue
+            with archive.open(f"{window.record}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.concatenate(parts), allow_pickle=False)
+            num_arrays, num_rows = num_arrays + 1, num_rows + sum(map(len, parts))
+            parts = []
+    return f"{num_arrays} arrays (k-mers, {size}) float32, {num_rows:,} k-mers in all"
+
+
+def _write_tokens_parquet(found: Found, output: Path, size: int, cut: Cut) -> str:
+    """Writes one row a k-mer."""
+    schema = pa.schema(
+        [
+            ("record", pa.string()),
+            ("start", pa.int64()),
+            ("embedding", pa.list_(pa.float32(), size)),
+        ]
+    )
+    num_rows = 0
+    with outputs.table(output, schema) as add:
+        for window, (states_TD,) in found:
+            first = window.start + window.first_owned * cut.token_stride
+            for place, state_D in enumerate(_owned(window, states_TD)):
+                add((window.record, first + place * cut.token_stride, state_D))
+                num_rows += 1
+    return f"{num_rows:,} rows: record, start, embedding ({size},) float32"

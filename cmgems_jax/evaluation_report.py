@@ -1,0 +1,176 @@
+"""Tables and the picture of a suite: means, 95 % intervals, paired differences."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cmgems_jax import metrics
+
+GRAY, BLUE = "#7a7a7a", "#1b6ca8"
+LINE = ["model", "mode"]  # what makes a line of the tables
+UNIT = ["task", "shots"]
+# Mean MCC x 100 of the literature (DNABERT-2's Figure; SPEC section 6); never from this code.
+PUBLISHED_GUE = {
+    "DNABERT 3-mer": 61.6,
+    "DNABERT 6-mer": 60.5,
+    "NT-500M-human": 55.4,
+    "NT-2.5B-multi": 66.9,
+    "DNABERT-2": 66.8,
+}
+
+
+def summary(results: pd.DataFrame) -> pd.DataFrame:
+    """Returns mean and interval over draws of every metric, one row a line and unit.
+
+    Args:
+      results: rows of results.csv.
+
+    Returns:
+      Columns model, mode, task, shots, draws, metric (the task's main one) and, for
+      each of `metrics.NAMES`, NAME, NAME_low, NAME_high.
+    """
+    rows = []
+    for keys, group in results.groupby([*LINE, *UNIT], sort=False):
+        row = dict(zip([*LINE, *UNIT], keys, strict=True))
+        row |= {"draws": len(group), "metric": group.metric.iloc[0]}
+        for name in metrics.NAMES:
+            mean, low, high = metrics.interval(group[name].tolist())
+            row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def differences(results: pd.DataFrame, first: str) -> pd.DataFrame:
+    """Returns the first model's main metric minus every other line's, paired by draw.
+
+    Args:
+      results: rows of results.csv.
+      first: name of the model that is compared with the others.
+
+    Returns:
+      Columns task, shots, mode (of the first model), model, other_mode, difference, low, high.
+    """
+    rows = []
+    for keys, unit in results.groupby(UNIT, sort=False):
+        lines = {line: group.sort_values("draw") for line, group in unit.groupby(LINE, sort=False)}
+        for (model, mode), own in lines.items():
+            if model != first:
+                continue
+            for (other, other_mode), group in lines.items():
+                if other == first or len(group) != len(own):
+                    continue
+                metric = own.metric.iloc[0]
+                mean, low, high = metrics.paired_interval(
+                    own[metric].tolist(), group[metric].tolist()
+                )
+                row = {"mode": mode, "model": other, "other_mode": other_mode}
+                row |= {"difference": mean, "low": low, "high": high}
+                rows.append(dict(zip(UNIT, keys, strict=True)) | row)
+    return pd.DataFrame(rows)
+
+
+def write(results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, first: str) -> None:
+    """Writes summary.csv, report.md and results.png.
+
+    Args:
+      results: rows of results.csv.
+      notes: what is to be known of a unit's data, by its name.
+      output: folder.
+      first: name of the model that is compared with the others.
+    """
+    means = summary(results)
+    means.to_csv(output / "summary.csv", index=False)
+    parts = ["# Evaluation", _means_text(means)]
+    compared = differences(results, first)
+    if not compared.empty:
+        parts.append(_differences_text(compared, first))
+    if (results.shots == 0).any():
+        listed = ", ".join(f"{name} {value}" for name, value in PUBLISHED_GUE.items())
+        parts.append(
+            "## Published\n\nMean MCC x 100 over all 28 GUE sets, from the literature, by other "
+            f"code: {listed}."
+        )
+    marked = [f"- {name}: {note}" for name, texts in notes.items() for note in texts]
+    if marked:
+        parts.append("## Notes on the data\n\n" + "\n".join(marked))
+    (output / "report.md").write_text("\n\n".join(parts) + "\n")
+    _draw(means, output / "results.png")
+
+
+def _means_text(means: pd.DataFrame) -> str:
+    """One table a task: lines by shots."""
+    parts = []
+    for task, rows in means.groupby("task", sort=False):
+        metric, shots = rows.metric.iloc[0], list(dict.fromkeys(rows.shots))
+        parts.append(f"## {task}: {metric}, mean [95 % interval over draws]\n")
+        heads = [f"{count} shots" if count else "all rows" for count in shots]
+        parts.append(_row(["model", "mode", *heads]) + "\n" + _row(["---"] * (2 + len(heads))))
+        for (model, mode), line in rows.groupby(LINE, sort=False):
+            cells = {
+                row.shots: _cell(row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
+                for _, row in line.iterrows()
+            }
+            parts.append(_row([model, mode, *(cells.get(count, "") for count in shots)]))
+        parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def _differences_text(compared: pd.DataFrame, first: str) -> str:
+    """The paired differences; those whose interval leaves out 0 in bold."""
+    lines = [
+        f"## {first} minus the others, paired by draw [95 % interval]\n",
+        _row(["task", "shots", "mode", "minus", "difference"]),
+        _row(["---"] * 5),
+    ]
+    for _, row in compared.iterrows():
+        text = _cell(row.difference, row.low, row.high, sign="+")
+        if row.low > 0 or row.high < 0:
+            text = f"**{text}**"
+        other = f"{row.model} ({row.other_mode})"
+        lines.append(_row([row.task, row.shots or "all", row["mode"], other, text]))
+    return "\n".join(lines)
+
+
+def _row(cells: list) -> str:
+    """A line of a Markdown table."""
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _cell(mean: float, low: float, high: float, sign: str = "") -> str:
+    """A mean, with its interval where there is one."""
+    if np.isfinite(low):
+        return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+    return f"{mean:{sign}.3f}"
+
+
+def _draw(means: pd.DataFrame, path: Path) -> None:
+    """Draws the main metric of every line with its interval, one panel a task and shot count."""
+    units = list(means.groupby(UNIT, sort=False))
+    lines = list(dict.fromkeys(zip(means.model, means["mode"], strict=True)))
+    columns = min(4, len(units))
+    rows = -(-len(units) // columns)
+    figure = Figure(
+        figsize=(3 + 2.6 * columns, rows * (0.9 + 0.28 * len(lines))), layout="constrained"
+    )
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axis in axes.flat[len(units) :]:
+        axis.set_axis_off()
+    for axis, ((task, shots), unit) in zip(axes.flat, units, strict=False):
+        for _, row in unit.iterrows():
+            place = len(lines) - 1 - lines.index((row.model, row["mode"]))
+            mean, low, high = (row[f"{row.metric}{end}"] for end in ("", "_low", "_high"))
+            color = (
+                "#7a7a7a" if row["mode"] == "baseline" or row.model == "untrained" else "#1b6ca8"
+            )
+            if np.isfinite(low):
+                axis.plot([low, high], [place, place], color=color, linewidth=2, alpha=0.5)
+            axis.plot(mean, place, "o", color=color, markersize=5)
+        axis.set_title(f"{task}, {shots} shots" if shots else task, fontsize=9, loc="left")
+        axis.set_xlabel(unit.metric.iloc[0], fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(axis="x", alpha=0.3)
+    names = [f"{model} ({mode})" for model, mode in reversed(lines)]
+    axes[0, 0].set_yticks(range(len(lines)), names)
+    figure.savefig(path, dpi=130)

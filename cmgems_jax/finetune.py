@@ -1,0 +1,287 @@
+"""Classifiers trained from a pretrained encoder: all draws of the shots side by side.
+
+Every draw has its own parameters, optimizer state, rows, order and dropout; one
+compiled program (`draw_programs`) trains them all, split over the devices. What is
+random follows from the seed and the draw's number, so a draw does not depend on the
+others. Axes: D draws, N sequences, n rows of a draw, M bases, W windows, S steps,
+B sequences of a step, C classes, E epochs.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from cmgems_jax import draw_programs, metrics, position_limit, side_by_side
+from cmgems_jax.classifier import TrainedClassifier, load_classifier, save_classifier
+from cmgems_jax.config import Config
+from cmgems_jax.data.task_store import Examples
+from cmgems_jax.draw_programs import DrawState, Programs
+from cmgems_jax.position_limit import Windows
+from cmgems_jax.pretrained import Pretrained
+from cmgems_jax.recipes import Recipe, fewshot_recipe, gue_recipe, own_recipe
+
+__all__ = [
+    "Recipe",
+    "Trained",
+    "TrainedClassifier",
+    "fewshot_recipe",
+    "finetune",
+    "gue_recipe",
+    "load_classifier",
+    "own_recipe",
+    "probabilities",
+    "save_classifier",
+    "train_draws",
+]
+
+_CHUNK_STEPS = 32  # a call of the program; progress is told between calls
+_BATCH_TOKENS = 32_768  # that a device sees at a time when it predicts; bounds memory
+_PROGRESS_DELAY_S = 3.0
+
+
+@dataclasses.dataclass
+class Trained:
+    """The classifiers of D draws, on the devices, and how their training went."""
+
+    config: Config  # of the pretraining run
+    programs: Programs
+    params: dict  # of bert.Classifier, stacked (devices, draws each, ...)
+    losses_DE: np.ndarray  # float64, mean over the rows of an epoch, nats
+    dev_scores_DE: np.ndarray | None  # float64, by which the epoch was chosen
+
+    def of_draw(self, draw: int) -> dict:
+        """Returns the parameters of one draw as host arrays."""
+        each = jax.tree.leaves(self.params)[0].shape[1]
+        return jax.tree.map(lambda leaf: np.asarray(leaf[draw // each, draw % each]), self.params)
+
+
+def finetune(
+    pretrained: Pretrained,
+    train: Examples,
+    draws_DN: np.ndarray,
+    test: Examples,
+    num_classes: int,
+    recipe: Recipe,
+    *,
+    seed: int,
+    dev: Examples | None = None,
+    metric: str = "mcc",
+    long_sequences: str = "error",
+    draws_at_once: int | None = None,
+    first_draw: int = 0,
+) -> np.ndarray:
+    """Trains a classifier for every draw and returns what they say of the test rows.
+
+    Args:
+      pretrained: where the encoder starts.
+      train: what is drawn from.
+      draws_DN: int (D, n), rows of `train` that a draw trains on.
+      test: what is predicted.
+      num_classes: C.
+      recipe: how to train.
+      seed: see `train_draws`, as for the next three.
+      dev: where given, each draw keeps the parameters of the epoch that is best on it.
+      metric: by which that epoch is chosen.
+      long_sequences: what is done with those beyond the position table.
+      draws_at_once: how many are trained side by side, for memory; None = all. It
+        changes no result.
+      first_draw: number of the first draw.
+
+    Returns:
+      float32 (D, rows of test, C), probabilities.
+
+    Raises:
+      InputError: sequences are too long.
+    """
+    num_draws = len(draws_DN)
+    size = min(draws_at_once or num_draws, num_draws)
+    found = []
+    for start in range(0, num_draws, size):
+        # The last group is filled up, so that the program stays the same.
+        group_D = np.minimum(np.arange(start, start + size), num_draws - 1)
+        trained = train_draws(
+            pretrained,
+            train,
+            draws_DN[group_D],
+            num_classes,
+            recipe,
+            seed=seed,
+            numbers_D=group_D + first_draw,
+            dev=dev,
+            metric=metric,
+            long_sequences=long_sequences,
+        )
+        found.append(probabilities(trained, test, long_sequences=long_sequences))
+    return np.concatenate(found)[:num_draws]
+
+
+def train_draws(
+    pretrained: Pretrained,
+    train: Examples,
+    draws_DN: np.ndarray,
+    num_classes: int,
+    recipe: Recipe,
+    *,
+    seed: int,
+    numbers_D: np.ndarray | None = None,
+    dev: Examples | None = None,
+    metric: str = "mcc",
+    long_sequences: str = "error",
+) -> Trained:
+    """Trains a classifier for every draw, all side by side.
+
+    Args:
+      pretrained: where the encoder starts; the head starts at random.
+      train: what is drawn from.
+      draws_DN: int (D, n), rows of `train` that a draw trains on.
+      num_classes: C.
+      recipe: how to train.
+      seed: with the draw's number, of the order of the rows, the head and dropout.
+      numbers_D: int (D,), numbers of the draws; None = 0, 1, ...
+      dev: where given, each draw keeps the parameters of the epoch that is best on it.
+      metric: one of `metrics.NAMES`, by which that epoch is chosen; the first on a tie.
+      long_sequences: see `position_limit.cut`. Of the windows of a sequence, each
+        epoch trains on the next one.
+
+    Raises:
+      InputError: sequences are too long.
+    """
+    config, num_draws = pretrained.config, len(draws_DN)
+    numbers_D = np.arange(num_draws) if numbers_D is None else numbers_D
+    windows = position_limit.cut(train.bases_NM, config, long_sequences, source=train.path)
+    position_limit.warn_of_new_positions(windows, config, source=train.path)
+    num_steps = recipe.num_steps(draws_DN.shape[1])
+    devices = side_by_side.num_devices(num_draws)
+    programs = draw_programs.make(config, num_classes, recipe, num_steps, devices)
+    states = programs.init(
+        side_by_side.share(pretrained.params, devices),
+        side_by_side.split(_draw_keys(seed, numbers_D), devices),
+    )
+    labels_W = np.repeat(train.labels_N, windows.count_N).astype(np.int32)
+    data = side_by_side.share((windows.bases_WM, labels_W), devices)
+    if dev is not None:
+        dev_windows = position_limit.cut(dev.bases_NM, config, long_sequences, source=dev.path)
+    trained = Trained(config, programs, states.params, np.zeros((num_draws, 0)), None)
+    best = _Best(num_draws)
+    with _progress(num_steps, f"fine-tuning {num_draws} x {draws_DN.shape[1]:,} rows") as bar:
+        for rows_DSB in _epochs(draws_DN, windows, recipe, seed, numbers_D):
+            states, losses_D = _train_epoch(programs, states, rows_DSB, data, bar)
+            trained.losses_DE = np.column_stack([trained.losses_DE, losses_D])
+            trained.params = states.params
+            if dev is not None:
+                said = _ask(trained, dev_windows)
+                best.offer(trained, [metrics.score(dev.labels_N, one)[metric] for one in said])
+    if dev is not None:
+        trained.params, trained.dev_scores_DE = best.params, np.column_stack(best.history)
+    return trained
+
+
+def probabilities(
+    trained: Trained, examples: Examples, *, long_sequences: str = "error"
+) -> np.ndarray:
+    """Returns what every draw's classifier says: float32 (D, N, C).
+
+    Args:
+      trained: from `train_draws`.
+      examples: what is predicted.
+      long_sequences: see `position_limit.cut`; the mean over the windows of a sequence.
+    """
+    windows = position_limit.cut(
+        examples.bases_NM, trained.config, long_sequences, source=examples.path
+    )
+    return _ask(trained, windows)
+
+
+def _ask(trained: Trained, windows: Windows) -> np.ndarray:
+    """Returns probabilities (D, N, C), the mean over the windows of a sequence."""
+    num_windows, num_draws = len(windows.bases_WM), len(trained.losses_DE)
+    devices, each = jax.tree.leaves(trained.params)[0].shape[:2]
+    num_tokens = position_limit.num_tokens(windows.bases_WM, trained.config)
+    batch = min(max(1, _BATCH_TOKENS // (each * num_tokens)), num_windows)
+    found = []
+    with _progress(num_windows, "predicting", "sequence") as bar:
+        for start in range(0, num_windows, batch):
+            rows = np.minimum(np.arange(start, start + batch), num_windows - 1)
+            bases_BM = side_by_side.share(windows.bases_WM[rows], devices)
+            said = trained.programs.predict(trained.params, bases_BM)
+            found.append(side_by_side.join(said, num_draws))
+            bar.update(min(batch, num_windows - start))
+    said_DWC = np.concatenate(found, axis=1)[:, :num_windows]
+    return np.stack([position_limit.mean(said_WC, windows) for said_WC in said_DWC])
+
+
+@dataclasses.dataclass
+class _Best:
+    """The parameters of each draw's best epoch so far."""
+
+    num_draws: int
+    params: dict | None = None
+    history: list[np.ndarray] = dataclasses.field(default_factory=list)  # (D,) an epoch
+
+    def offer(self, trained: Trained, scores: Sequence[float]) -> None:
+        """Takes the parameters of the draws that have never been better; nan is the worst."""
+        now_D = np.nan_to_num(np.array(scores), nan=-np.inf)
+        before_D = np.max(self.history, axis=0) if self.history else np.full(len(now_D), -np.inf)
+        self.history.append(now_D)
+        is_better_D = now_D > before_D if self.params else np.ones(self.num_draws, bool)
+        devices = jax.tree.leaves(trained.params)[0].shape[0]
+        self.params = trained.programs.keep_better(
+            self.params or trained.params,
+            trained.params,
+            side_by_side.split(is_better_D, devices),
+        )
+
+
+def _draw_keys(seed: int, numbers_D: np.ndarray) -> np.ndarray:
+    """Returns uint32 (D, 2), the key of every draw."""
+    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    return np.asarray(jax.random.key_data(fold(jax.random.key(seed), numbers_D.astype(np.int32))))
+
+
+def _epochs(
+    draws_DN: np.ndarray, windows: Windows, recipe: Recipe, seed: int, numbers_D: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Yields the windows of every epoch's steps: int32 (D, S, B), `NO_ROW` behind the last."""
+    num_rows, batch_size = draws_DN.shape[1], recipe.batch_size
+    steps_left, each = recipe.num_steps(num_rows), recipe.steps_an_epoch(num_rows)
+    for epoch in range(recipe.num_epochs):
+        if not steps_left:
+            return
+        order_DN = np.array(
+            [np.random.default_rng((seed, n, epoch)).permutation(num_rows) for n in numbers_D]
+        )
+        rows_DN = np.take_along_axis(draws_DN, order_DN, axis=1)
+        windows_DN = windows.first_N[rows_DN] + epoch % windows.count_N[rows_DN]
+        filling = ((0, 0), (0, each * batch_size - num_rows))
+        filled = np.pad(windows_DN, filling, constant_values=draw_programs.NO_ROW)
+        num_steps = min(each, steps_left)
+        steps_left -= num_steps
+        yield filled.reshape(-1, each, batch_size)[:, :num_steps].astype(np.int32)
+
+
+def _train_epoch(
+    programs: Programs, states: DrawState, rows_DSB: np.ndarray, data: tuple, bar: tqdm
+) -> tuple[DrawState, np.ndarray]:
+    """Returns the states after one epoch, and each draw's mean loss (D,)."""
+    num_draws, num_steps, _ = rows_DSB.shape
+    devices = states.key.shape[0]
+    losses_D = np.zeros(num_draws)
+    for start in range(0, num_steps, _CHUNK_STEPS):
+        chunk = rows_DSB[:, start : start + _CHUNK_STEPS]
+        length = chunk.shape[1]
+        filling = ((0, 0), (0, _CHUNK_STEPS - length), (0, 0))
+        filled = np.pad(chunk, filling, constant_values=draw_programs.NO_ROW)
+        states, sums = programs.train(
+            states, side_by_side.split(filled, devices), np.int32(length), *data
+        )
+        losses_D += side_by_side.join(sums, num_draws)
+        bar.update(length)
+    return states, losses_D / (rows_DSB != draw_programs.NO_ROW).sum(axis=(1, 2))
+
+
+def _progress(total: int, description: str, unit: str = "step") -> tqdm:
+    """Returns a bar with the time left, shown once the work takes seconds."""
+    return tqdm(total=total, desc=description, unit=unit, delay=_PROGRESS_DELAY_S, leave=False)

@@ -1,0 +1,113 @@
+"""What a suite compares: every line of its tables, as a function from data to probabilities."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cmgems_jax import baselines, finetune, pretrained, probe
+from cmgems_jax.data.tasks import TaskData
+from cmgems_jax.pretrained import Pretrained
+
+MODES = ("finetune", "probe")
+BASELINE = "baseline"  # the mode of what is no transformer
+UNTRAINED = "untrained"
+ALL_ROWS = 0  # shots of a suite that trains on every row
+SIMPLE_K = 3  # better than k chosen by cross-validation where there are few shots
+GUE_SEED = 42  # as published (SPEC section 6)
+_PROBE_BATCH = 64  # sequences
+
+Run = Callable[[TaskData, np.ndarray, int], Sequence[np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One line of the tables."""
+
+    model: str
+    mode: str
+    run: Run  # (data, draws_DN, shots) -> probabilities (N, C), one a draw
+
+
+def compared(
+    models: Sequence[Pretrained], modes: Sequence[str], *, seed: int, long_sequences: str
+) -> list[Method]:
+    """Returns the lines of the tables: the models, the first one untrained, the baselines.
+
+    Args:
+      models: at least one.
+      modes: of MODES.
+      seed: of training, and of the untrained model's initial values.
+      long_sequences: what to do beyond the position table, see `finetune.finetune`.
+    """
+    untrained = dataclasses.replace(pretrained.untrained(models[0], seed), name=UNTRAINED)
+    lines = []
+    for model in (*models, untrained):
+        tune = functools.partial(_tune, model, seed, long_sequences)
+        runs = {"finetune": tune, "probe": functools.partial(_probe, model)}
+        lines += [Method(model.name, mode, runs[mode]) for mode in modes]
+    for name, k in (("k chosen", None), (f"k={SIMPLE_K}", SIMPLE_K)):
+        logistic = functools.partial(_logistic, seed, k)
+        lines.append(Method(f"k-mer logistic regression, {name}", BASELINE, logistic))
+    return [*lines, Method("majority class", BASELINE, _majority)]
+
+
+def _tune(
+    model: Pretrained,
+    seed: int,
+    long_sequences: str,
+    data: TaskData,
+    draws_DN: np.ndarray,
+    shots: int,
+) -> Sequence[np.ndarray]:
+    """Fine-tunes under the published recipe."""
+    is_gue = shots == ALL_ROWS
+    if not is_gue:
+        recipe = finetune.fewshot_recipe(shots)
+    elif data.task.suite == "gue":
+        recipe = finetune.gue_recipe(data.task.name)
+    else:
+        recipe = finetune.own_recipe()
+    return finetune.finetune(
+        model,
+        data.train,
+        draws_DN,
+        data.test,
+        data.task.num_classes,
+        recipe,
+        seed=GUE_SEED if is_gue else seed,
+        dev=data.dev if is_gue else None,
+        metric=data.task.metric,
+        long_sequences=long_sequences,
+    )
+
+
+def _probe(
+    model: Pretrained, data: TaskData, draws_DN: np.ndarray, shots: int
+) -> Sequence[np.ndarray]:
+    """Frozen features and logistic regression; features of drawn rows only."""
+    del shots
+    used_U = np.unique(draws_DN)
+    train_UF = probe.features(model, data.train.bases_NM[used_U], batch_size=_PROBE_BATCH)
+    test_NF = probe.features(model, data.test.bases_NM, batch_size=_PROBE_BATCH)
+    places_DN = np.searchsorted(used_U, draws_DN)
+    labels_U = data.train.labels_N[used_U]
+    return probe.probe(train_UF, labels_U, places_DN, test_NF, data.task.num_classes)
+
+
+def _logistic(
+    seed: int, k: int | None, data: TaskData, draws_DN: np.ndarray, shots: int
+) -> Sequence[np.ndarray]:
+    """k-mer logistic regression; without k, it is chosen on the shots."""
+    del shots
+    fitted = baselines.kmer_logistic(
+        data.train, draws_DN, data.test, data.task.num_classes, seed=seed, k=k
+    )
+    return [probabilities_NC for probabilities_NC, _ in fitted]
+
+
+def _majority(data: TaskData, draws_DN: np.ndarray, shots: int) -> Sequence[np.ndarray]:
+    """Always the class that is the most frequent among the drawn rows."""
+    del shots
+    return baselines.majority(data.train, draws_DN, data.test, data.task.num_classes)

@@ -1,0 +1,236 @@
+"""The motif command: scores, regions, motifs and maps in one folder, whole or not at all."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from cmgems_jax import attribution, motif_figures, motifs, outputs, vocabulary
+from cmgems_jax.classifier import TrainedClassifier
+from cmgems_jax.contrast import Contrast
+from cmgems_jax.enrichment import MAX_WIDTH, MIN_WIDTH, Settings
+from cmgems_jax.errors import InputError
+from cmgems_jax.motifs import Motif
+
+OUTPUTS = ("logos", "motifs.meme", "motifs.tsv", "mutagenesis", "regions.tsv")
+_MARKS = ("motifs.meme", "motifs.tsv", "regions.tsv")
+_MOTIF_COLUMNS = pa.schema(
+    [
+        ("motif", pa.string()),  # consensus, IUPAC letters
+        ("positives", pa.int64()),  # sequences with any of its k-mers
+        ("negatives", pa.int64()),
+        ("sites", pa.int64()),  # that logo and matrix are made of
+        ("kmers", pa.string()),
+        ("seed", pa.string()),  # its most significant k-mer: what the rest is about
+        ("seed_positives", pa.int64()),
+        ("seed_negatives", pa.int64()),
+        ("odds_ratio", pa.float64()),
+        ("p", pa.float64()),
+        ("q", pa.float64()),
+        ("logo", pa.string()),
+    ]
+)
+_REGION_COLUMNS = pa.schema(
+    [
+        ("record", pa.string()),
+        ("start", pa.int64()),  # 0-based
+        ("end", pa.int64()),  # excluded
+        ("set", pa.string()),
+        ("sequence", pa.string()),
+        ("mean_score", pa.float64()),
+    ]
+)
+
+
+def make(
+    classifier: TrainedClassifier,
+    contrast: Contrast,
+    label: int,
+    output: Path,
+    settings: Settings,
+    *,
+    mapped: Sequence[int] = (),
+    batch_size: int = 32,
+) -> list[Motif]:
+    """Writes what the classifier looks at in the positives, and prints the motifs.
+
+    OUTPUT gets motifs.tsv, motifs.meme (MEME minimal format), logos/*.png, regions.tsv
+    (high-scoring regions of both sets), and mutagenesis/NAME.{png,tsv} for the rows of
+    `mapped`. The tests are valid for sequences that the classifier was not trained on.
+
+    Args:
+      classifier: from `classifier.load_classifier`.
+      contrast: positives and negatives.
+      label: index of the class that the positives are of.
+      output: a new or empty folder, or one that this function made.
+      settings: how motifs are sought.
+      mapped: rows of the contrast to try every substitution in.
+      batch_size: sequences that the model sees at a time.
+
+    Raises:
+      InputError: bad settings or sequences; nothing is written, nothing lost.
+    """
+    outputs.check_folder(output, OUTPUTS, _MARKS)
+    check_settings(settings)
+    attribution.check_length(classifier, contrast.bases_NM)
+    scores_NM = attribution.base_scores(classifier, contrast.bases_NM, label, batch_size=batch_size)
+    found, regions_R3, tests = motifs.find(
+        contrast.bases_NM, contrast.is_positive_N, scores_NM, settings
+    )
+    with outputs.replaced_folder(output) as folder:
+        (folder / "logos").mkdir()
+        for rank, motif in enumerate(found, 1):
+            title = (
+                f"{motif.consensus}: {motif.num_sites} sites; found in {motif.positives} "
+                f"positives and {motif.negatives} negatives"
+            )
+            motif_figures.draw_logo(motif, title, folder / _logo_name(rank, motif))
+        _write_table(found, folder / "motifs.tsv")
+        write_meme(found, contrast.bases_NM, folder / "motifs.meme")
+        _write_regions(contrast, regions_R3, scores_NM, folder / "regions.tsv")
+        if mapped:
+            (folder / "mutagenesis").mkdir()
+        changes = attribution.mutagenesis_of(classifier, label, batch_size=batch_size)
+        for row in mapped:
+            what = f"log-odds of class {classifier.label_names[label]}"
+            _write_map(changes, contrast, row, what, folder / "mutagenesis")
+    class_name = classifier.label_names[label]
+    num_tested = f"{len(tests.p_K):,} {settings.width}-mers tested"
+    _print_found(found, contrast, class_name, f"{len(regions_R3):,} regions, {num_tested}")
+    print(f"wrote {output}", flush=True)
+    return found
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises `InputError` for a setting out of its range."""
+    for name, value, low, high in (
+        ("motif_length", settings.width, MIN_WIDTH, MAX_WIDTH),
+        ("num_sd", settings.num_sd, 0, 10),
+        ("min_region", settings.min_region, 1, settings.max_region),
+        ("alpha", settings.alpha, 0, 1),
+        ("min_share", settings.min_share, 0, 1),
+    ):
+        if not low <= value <= high:
+            raise InputError(f"--{name}={value}: expected {low} to {high}")
+
+
+def rows_to_map(contrast: Contrast, wanted: str) -> list[int]:
+    """Returns the rows that --mutagenesis asks for: a record's name, or how many positives.
+
+    Raises:
+      InputError: neither.
+    """
+    if not wanted:
+        return []
+    if wanted in contrast.names:
+        return [contrast.names.index(wanted)]
+    if not wanted.isdecimal():
+        raise InputError(
+            f"--mutagenesis={wanted}: no such record; expected one such as "
+            f"'{contrast.names[0]}', or a number, the first so many positives"
+        )
+    return np.flatnonzero(contrast.is_positive_N)[: int(wanted)].tolist()
+
+
+def _print_found(found: Sequence[Motif], contrast: Contrast, class_name: str, work: str) -> None:
+    """Prints the two sets, what was done with them, and one line a motif."""
+    num_positives = int(contrast.is_positive_N.sum())
+    print(
+        f"{num_positives:,} positives (class {class_name}), "
+        f"{len(contrast.names) - num_positives:,} negatives; {work}; motifs: {len(found)}"
+    )
+    for motif in found:
+        print(
+            f"  {motif.consensus:<14} in {motif.positives:,} positives, {motif.negatives:,} "
+            f"negatives; {motif.seed}: odds ratio {motif.odds_ratio:.2f}, q = {motif.q:.1e}"
+        )
+
+
+def _logo_name(rank: int, motif: Motif) -> str:
+    """Returns the file of a logo, relative to the output folder."""
+    return f"logos/{rank:02d}_{motif.consensus}.png"
+
+
+def _write_table(found: Sequence[Motif], path: Path) -> None:
+    """Writes motifs.tsv."""
+    with outputs.table(path, _MOTIF_COLUMNS) as add:
+        for rank, motif in enumerate(found, 1):
+            kmers = ",".join(kmer for kmer, _ in motif.members)
+            add(
+                (
+                    *(motif.consensus, motif.positives, motif.negatives, motif.num_sites, kmers),
+                    *(motif.seed, motif.seed_positives, motif.seed_negatives),
+                    *(motif.odds_ratio, motif.p, motif.q, _logo_name(rank, motif)),
+                )
+            )
+
+
+def write_meme(found: Sequence[Motif], bases_NM: np.ndarray, path: Path) -> None:
+    """Writes the motifs in MEME's minimal format, version 4, as tomtom and fimo read it.
+
+    Args:
+      found: motifs.
+      bases_NM: uint8 (N, M), whose composition is the background.
+      path: the file.
+    """
+    count_4 = np.bincount(bases_NM[bases_NM < vocabulary.AMBIGUOUS], minlength=4)
+    share_4 = (count_4 / count_4.sum())[motif_figures.ORDER]
+    letters = motif_figures.LETTERS
+    background = " ".join(f"{a} {share:.6f}" for a, share in zip(letters, share_4, strict=True))
+    lines = [
+        "MEME version 4", "", f"ALPHABET= {letters}", "", "strands: +", "",
+        "Background letter frequencies", background,
+    ]  # fmt: skip
+    for rank, motif in enumerate(found, 1):
+        lines += [
+            "",
+            f"MOTIF {rank}_{motif.consensus} {motif.seed}",
+            f"letter-probability matrix: alength= 4 w= {len(motif.frequencies_W4)} "
+            f"nsites= {motif.num_sites} E= 0",
+        ]
+        lines += [
+            " ".join(f"{value:.6f}" for value in row)
+            for row in motif.frequencies_W4[:, motif_figures.ORDER]
+        ]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _write_regions(
+    contrast: Contrast, regions_R3: np.ndarray, scores_NM: np.ndarray, path: Path
+) -> None:
+    """Writes regions.tsv."""
+    with outputs.table(path, _REGION_COLUMNS) as add:
+        for row, start, end in regions_R3.tolist():
+            add(
+                (
+                    *(contrast.names[row], start, end),
+                    "positive" if contrast.is_positive_N[row] else "negative",
+                    vocabulary.decode(contrast.bases_NM[row, start:end]),
+                    float(scores_NM[row, start:end].mean()),
+                )
+            )
+
+
+def _write_map(
+    changes: Callable[[np.ndarray], np.ndarray],
+    contrast: Contrast,
+    row: int,
+    what: str,
+    folder: Path,
+) -> None:
+    """Writes the substitutions of one sequence as a picture and a table."""
+    bases_M = contrast.bases_NM[row]
+    bases_M = bases_M[bases_M != vocabulary.PADDING]
+    change_M4 = changes(bases_M)
+    name = re.sub(r"[^\w.-]", "_", contrast.names[row])
+    side = "positive" if contrast.is_positive_N[row] else "negative"
+    title = f"{contrast.names[row]} ({side}): change of the {what} by every substitution"
+    motif_figures.draw_mutagenesis(change_M4, bases_M, title, folder / f"{name}.png")
+    letters = list(motif_figures.LETTERS)
+    columns = [("position", pa.int64()), ("reference", pa.string())]
+    schema = pa.schema([*columns, *((letter, pa.float64()) for letter in letters)])
+    with outputs.table(folder / f"{name}.tsv", schema) as add:
+        for place, change_4 in enumerate(change_M4[:, motif_figures.ORDER].tolist()):
+            add((place + 1, vocabulary.decode(bases_M[place : place + 1]), *change_4))

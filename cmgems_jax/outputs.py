@@ -1,0 +1,146 @@
+"""Files and folders that are whole or not there: written beside, renamed at the end."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cmgems_jax.errors import InputError
+
+TABLE_SUFFIXES = (".tsv", ".parquet")
+_ROW_GROUP = 16_384  # rows in memory before they are written to a parquet file
+
+
+def check_file(path: Path, suffixes: Sequence[str]) -> None:
+    """Raises `InputError` where a file cannot be made, before any work.
+
+    Args:
+      path: the file; one that exists will be replaced.
+      suffixes: of the formats that can be written.
+    """
+    if path.suffix not in suffixes:
+        raise InputError(
+            f"--output={path}: unknown kind of file {path.suffix!r}; expected a name that ends in "
+            f"{' or '.join(suffixes)}"
+        )
+    if path.is_dir():
+        raise InputError(f"--output={path}: is a folder; give a file name in it")
+    if not path.parent.is_dir():
+        raise InputError(f"--output={path}: no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"--output={path}: {path.parent} cannot be written to")
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Yields a hidden path beside `path` that takes its place when the block succeeds."""
+    path = path.resolve()  # of a link, the file is replaced and the link stays
+    partial = path.with_name(f".{path.name}.incomplete-{os.getpid()}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def table(path: Path, schema: pa.Schema) -> Iterator[Callable[[Sequence], None]]:
+    """Yields a function that takes one row; the rows go to a file that appears when all are in.
+
+    Args:
+      path: .tsv (floats with six digits) or .parquet (written in row groups).
+      schema: names and types of the columns.
+    """
+    with replaced_file(path) as partial:
+        opened = _tsv if path.suffix == ".tsv" else _parquet
+        with opened(partial, schema) as add:
+            yield add
+
+
+@contextlib.contextmanager
+def _tsv(path: Path, schema: pa.Schema) -> Iterator[Callable[[Sequence], None]]:
+    """Writes line by line."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write("\t".join(schema.names) + "\n")
+
+        def add(row: Sequence) -> None:
+            cells = (f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row)
+            file.write("\t".join(cells) + "\n")
+
+        yield add
+
+
+@contextlib.contextmanager
+def _parquet(path: Path, schema: pa.Schema) -> Iterator[Callable[[Sequence], None]]:
+    """Writes row group by row group."""
+    rows: list[Sequence] = []
+    with pq.ParquetWriter(path, schema) as writer:
+
+        def flush() -> None:
+            if not rows:
+                return
+            columns = zip(*rows, strict=True)
+            arrays = [
+                pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)
+            ]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            rows.clear()
+
+        def add(row: Sequence) -> None:
+            rows.append(row)
+            if len(rows) >= _ROW_GROUP:
+                flush()
+
+        yield add
+        flush()
+
+
+def check_folder(output: Path, names: Sequence[str], marks: Sequence[str]) -> None:
+    """Raises `InputError` where a folder cannot be made, or holds something else.
+
+    Args:
+      output: a new or empty folder, or one that the same command made.
+      names: of everything that the command may write in it.
+      marks: those that it always writes; a folder with all of them is its own.
+    """
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output={output}: is a file; give a folder")
+    parent = next(path for path in output.absolute().parents if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"--output={output}: cannot be made in {parent}; give another folder")
+    if not output.exists():
+        return
+    if output.samefile(Path.cwd()):
+        raise InputError(f"--output={output}: is the current folder; give a new one")
+    found = {path.name for path in output.iterdir()}
+    others = sorted(found - set(names) if found >= set(marks) else found)
+    if others:
+        raise InputError(
+            f"--output={output}: holds other files ({', '.join(others[:3])}); give a new folder"
+        )
+
+
+@contextlib.contextmanager
+def replaced_folder(output: Path) -> Iterator[Path]:
+    """Yields a hidden folder beside `output` that takes its place when the block succeeds."""
+    output = output.resolve()
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output={output}: cannot be made ({error.strerror})") from None
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as hidden:
+        folder, before = Path(hidden) / "made", Path(hidden) / "before"
+        folder.mkdir()
+        yield folder
+        try:
+            if output.exists():
+                output.rename(before)
+            folder.rename(output)
+        except BaseException:  # an interrupt too
+            if before.exists() and not output.exists():
+                before.rename(output)
+            raise

@@ -1,0 +1,132 @@
+"""Class probabilities of the records of a FASTA file, by a fine-tuned classifier."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import pyarrow as pa
+
+from cmgems_jax import bert, outputs, sliding, steps
+from cmgems_jax.classifier import TrainedClassifier
+from cmgems_jax.sliding import Survey, Window
+
+
+def logits_function(classifier: TrainedClassifier) -> Callable[[dict, jax.Array], jax.Array]:
+    """Returns `(params, bases_BN) -> float32 logits (B, C)`.
+
+    Args:
+      classifier: its config and labels; its parameters are an argument, so that
+        they need not be constants of a compiled program.
+    """
+    config = classifier.config
+    model = bert.Classifier(config.model, config.tokens, len(classifier.label_names))
+
+    def logits(params: dict, bases_BN: jax.Array) -> jax.Array:
+        ids_BL = jax.vmap(
+            lambda bases_N: steps.model_ids(bases_N, k=config.tokens.k, stride=config.tokens.stride)
+        )(bases_BN)
+        return model.apply({"params": params}, ids_BL)
+
+    return logits
+
+
+def predict(
+    classifier: TrainedClassifier,
+    fasta: Sequence[str],
+    output: Path,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    batch_size: int = 32,
+    each_window: bool = False,
+) -> Survey:
+    """Writes the class probabilities of every record, and prints how fast that went.
+
+    A record longer than a window is cut into overlapping windows, the last of which
+    ends with the record; its probabilities are the mean over its windows. Memory
+    does not grow with the number of records: rows are written as they come.
+
+    Args:
+      classifier: from `classifier.load_classifier`.
+      fasta: files; ambiguous letters become [UNK] tokens.
+      output: .tsv or .parquet with columns record, windows, prediction and p_LABEL for
+        each label; with `each_window`: record, start, end (0-based, end excluded) and
+        the rest.
+      window: bases of a window; None = as many as the classifier was trained on at most.
+      stride: bases between the starts of neighbouring windows; None = half a window.
+      batch_size: windows that the model sees at a time.
+      each_window: one row a window in place of one a record.
+
+    Returns:
+      What the files held.
+
+    Raises:
+      InputError: a bad flag or file; a former output stays as it was.
+    """
+    outputs.check_file(output, outputs.TABLE_SUFFIXES)
+    cut = sliding.make_cut(classifier.config.tokens, classifier.max_tokens, window, stride)
+    survey = sliding.survey(fasta, cut)
+    logits = logits_function(classifier)
+
+    def probabilities(params: dict, bases_BN: jax.Array, owned_B2: jax.Array) -> tuple[jax.Array]:
+        del owned_B2  # every window has its say
+        return (jax.nn.softmax(logits(params, bases_BN)),)
+
+    start_s = time.perf_counter()
+    found = sliding.run_windows(
+        sliding.read_windows(fasta, cut),
+        probabilities,
+        classifier.params,
+        cut,
+        batch_size=batch_size,
+        num_windows=survey.num_windows,
+        description="predicting",
+    )
+    rows = _window_rows(found, classifier) if each_window else _record_rows(found, classifier)
+    with outputs.table(output, _schema(classifier.label_names, each_window)) as add:
+        for row in rows:
+            add(row)
+    sliding.print_summary(survey, cut, output, time.perf_counter() - start_s)
+    return survey
+
+
+def _schema(label_names: Sequence[str], each_window: bool) -> pa.Schema:
+    """Names and types of the columns."""
+    place = [("start", pa.int64()), ("end", pa.int64())] if each_window else []
+    counts = [] if each_window else [("windows", pa.int64())]
+    return pa.schema(
+        [
+            ("record", pa.string()),
+            *place,
+            *counts,
+            ("prediction", pa.string()),
+            *((f"p_{name}", pa.float32()) for name in label_names),
+        ]
+    )
+
+
+def _window_rows(
+    found: Iterator[tuple[Window, list[np.ndarray]]], classifier: TrainedClassifier
+) -> Iterator[list]:
+    """Yields one row a window."""
+    for window, (probability_C,) in found:
+        name = classifier.label_names[int(probability_C.argmax())]
+        end = window.start + len(window.bases)
+        yield [window.record, window.start, end, name, *probability_C.tolist()]
+
+
+def _record_rows(
+    found: Iterator[tuple[Window, list[np.ndarray]]], classifier: TrainedClassifier
+) -> Iterator[list]:
+    """Yields one row a record: the mean over its windows."""
+    sum_C, num_windows = np.zeros(len(classifier.label_names)), 0
+    for window, (probability_C,) in found:
+        sum_C += probability_C
+        num_windows += 1
+        if window.is_last:
+            mean_C = sum_C / num_windows
+            name = classifier.label_names[int(mean_C.argmax())]
+            yield [window.record, num_windows, name, *mean_C.tolist()]
+            sum_C, num_windows = np.zeros_like(sum_C), 0

@@ -1,0 +1,143 @@
+"""A pretrained encoder, read from a run's checkpoint: its parameters alone, on the host."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from cmgems_jax import bert, checkpoints, parallel
+from cmgems_jax import config as config_lib
+from cmgems_jax.config import Config
+from cmgems_jax.errors import InputError
+
+_IDS = jax.ShapeDtypeStruct((1, 8), np.int32)  # any shape gives the same parameters
+
+
+@dataclasses.dataclass
+class Pretrained:
+    """A network, and how the tables call it."""
+
+    config: Config  # of the pretraining run
+    params: dict  # of bert.Encoder, float32 arrays on the host
+    name: str  # the work folder's; WORKDIR@STEP where a step was asked for
+
+
+def load(path: Path) -> Pretrained:
+    """Returns the encoder that a pretraining run has saved.
+
+    The optimizer's state is not read, and the number of devices that the run had
+    does not matter.
+
+    Args:
+      path: WORKDIR (its newest checkpoint), or WORKDIR/checkpoints/STEP.
+
+    Raises:
+      InputError: no checkpoint there, one of another version, or a damaged one.
+    """
+    whole = load_masked_lm(path)
+    return dataclasses.replace(whole, params=whole.params["encoder"])
+
+
+def load_masked_lm(path: Path) -> Pretrained:
+    """Returns the same with the head: `params` are those of bert.MaskedLM. See `load`."""
+    workdir, step = _locate(Path(path))
+    folder = workdir / checkpoints.FOLDER / str(step)
+    try:
+        has_checksums = (folder / "checksums").exists()
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            values = _read(reader, folder, config=ocp.args.JsonRestore())["config"]
+            config = config_lib.from_dict(values, source=str(folder))
+            params = _read_params(reader, folder, config)
+            saved = {}
+            if has_checksums:
+                saved = _read(reader, folder, checksums=ocp.args.JsonRestore())["checksums"]
+    except InputError:
+        raise
+    except Exception as error:  # whatever orbax and tensorstore raise on damaged files
+        raise _damaged(folder, str(error).strip().split("\n")[0] or type(error).__name__) from None
+    if has_checksums:
+        _verify(params, saved, folder)
+    else:
+        print(f"warning: {folder}: holds no checksums; the parameters are not verified", flush=True)
+    name = workdir.resolve().name
+    return Pretrained(config, params, name if Path(path) == workdir else f"{name}@{step}")
+
+
+def untrained(like: Pretrained, seed: int) -> Pretrained:
+    """Returns the same encoder with initial values, drawn as its pretraining drew them.
+
+    Args:
+      like: gives the config.
+      seed: of the initial values.
+    """
+    model = bert.Encoder(like.config.model, like.config.tokens)
+    ids = np.zeros(_IDS.shape, _IDS.dtype)
+    params = jax.jit(model.init)(jax.random.key(seed), ids)["params"]
+    return Pretrained(like.config, parallel.to_host(params), "untrained")
+
+
+def _locate(path: Path) -> tuple[Path, int]:
+    """Returns the work folder and the step to read."""
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: no such folder; expected the --workdir of a pretraining run, or "
+            f"{checkpoints.FOLDER}/STEP in it"
+        )
+    if (path / "classifier.json").exists():
+        raise InputError(f"{path}: holds a fine-tuned classifier; expected a pretraining run")
+    if path.parent.name == checkpoints.FOLDER and path.name.isdecimal():
+        return path.parent.parent, int(path.name)
+    folder = path / checkpoints.FOLDER
+    children = folder.iterdir() if folder.is_dir() else ()
+    steps = [int(child.name) for child in children if child.name.isdecimal()]
+    if not steps:
+        raise InputError(
+            f"{path}: no checkpoint ({checkpoints.FOLDER}/STEP) in it; expected the --workdir of "
+            "a pretraining run that has saved one"
+        )
+    return path, max(steps)
+
+
+def _read(
+    reader: ocp.Checkpointer, folder: Path, **items: ocp.args.CheckpointArgs
+) -> dict[str, Any]:
+    """Returns the named items of a checkpoint."""
+    return reader.restore(folder.absolute(), args=ocp.args.Composite(**items))
+
+
+def _read_params(reader: ocp.Checkpointer, folder: Path, config: Config) -> dict:
+    """Returns the parameters, which must be those of the config's network."""
+    model = bert.MaskedLM(config.model, config.tokens)
+    positions = jax.ShapeDtypeStruct((1,), np.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), _IDS, positions)
+    wanted = {"params": shapes["params"]}
+    on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=on_host, partial_restore=True)
+    found = {"params": _read(reader, folder, state=arguments)["state"]["params"]}
+    for (place, leaf), expected in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True
+    ):
+        if (leaf.shape, leaf.dtype) != (expected.shape, expected.dtype):
+            name = jax.tree_util.keystr(place)
+            raise ValueError(
+                f"{name}: {leaf.dtype} {leaf.shape}, expected {expected.dtype} {expected.shape}"
+            )
+    return found["params"]
+
+
+def _verify(params: dict, saved: dict[str, int], folder: Path) -> None:
+    """Raises `InputError` where an array is not the one that was saved."""
+    for name, checksum in checkpoints.checksums(params).items():
+        if saved.get(f".params{name}") != checksum:
+            raise _damaged(folder, f"array {name}: its checksum is not the one that was saved")
+
+
+def _damaged(folder: Path, reason: str) -> InputError:
+    """Returns the error of a checkpoint that cannot be read."""
+    return InputError(
+        f"{folder}: damaged checkpoint ({reason[:300]}); give an older one as "
+        f"WORKDIR/{checkpoints.FOLDER}/STEP"
+    )

@@ -1,0 +1,126 @@
+"""Frozen features and logistic regression: what a pretrained encoder knows as it is.
+
+Axes: N sequences, B sequences of a batch, L token positions, D hidden, F features,
+n rows of a draw, C classes.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from cmgems_jax import bert, parallel, position_limit, steps, vocabulary
+from cmgems_jax.pretrained import Pretrained
+
+INVERSE_PENALTY = 0.01  # scikit-learn's C; see `probe`
+_MAX_ITERATIONS = 1_000
+_PROGRESS_DELAY_S = 3.0
+
+
+def features(
+    pretrained: Pretrained,
+    bases_NM: np.ndarray,
+    *,
+    batch_size: int = 64,
+    long_sequences: str = "error",
+    source: str = "sequences",
+) -> np.ndarray:
+    """Returns what the encoder makes of each sequence, without training it.
+
+    The means over the k-mers of the embeddings and of every layer's states, and the
+    maximum over them of the last layer's; [CLS], [SEP], [PAD] and [UNK] do not count.
+
+    Args:
+      pretrained: the encoder.
+      bases_NM: uint8, base codes, `vocabulary.PADDING` behind.
+      batch_size: sequences at a time, rounded up to a multiple of the local devices.
+      long_sequences: what is done with those beyond the position table; see
+        `position_limit.cut`. Of windows, the mean of their features.
+      source: how to call the sequences in messages.
+
+    Returns:
+      float32 (N, F), F = (layers + 2) * hidden size. A sequence without a k-mer of
+      the vocabulary has zeros.
+    """
+    config = pretrained.config
+    windows = position_limit.cut(bases_NM, config, long_sequences, source=source)
+    model = bert.Encoder(config.model, config.tokens)
+    program = jax.pmap(
+        functools.partial(pooled_states, model=model), axis_name=parallel.AXIS, in_axes=(None, 0)
+    )
+    params = parallel.replicate(pretrained.params)
+    num_rows, num_devices = len(windows.bases_WM), jax.local_device_count()
+    batch_size = -(-min(batch_size, num_rows) // num_devices) * num_devices
+    found = []
+    with tqdm(
+        total=num_rows, desc="features", unit="sequence", delay=_PROGRESS_DELAY_S, leave=False
+    ) as bar:
+        for start in range(0, num_rows, batch_size):
+            rows = np.minimum(np.arange(start, start + batch_size), num_rows - 1)
+            pooled = np.asarray(program(params, parallel.shard(windows.bases_WM[rows])[:, 0]))
+            found.append(pooled.reshape(batch_size, -1))
+            bar.update(min(batch_size, num_rows - start))
+    return position_limit.mean(np.concatenate(found)[:num_rows], windows)
+
+
+def pooled_states(params: dict, bases_BM: jax.Array, *, model: bert.Encoder) -> jax.Array:
+    """Returns the features of a batch: float32 (B, F)."""
+    ids = functools.partial(steps.model_ids, k=model.tokens.k, stride=model.tokens.stride)
+    ids_BL = jax.vmap(ids)(bases_BM)
+    states = model.apply({"params": params}, ids_BL, method=model.all_states)
+    states = [states_BLD.astype(jnp.float32) for states_BLD in states]
+    is_kmer_BL1 = (ids_BL >= vocabulary.NUM_SPECIAL)[:, :, None]
+    count_B1 = is_kmer_BL1.sum(axis=1, dtype=jnp.int32)
+    pooled = [
+        jnp.where(is_kmer_BL1, states_BLD, 0).sum(axis=1)
+        / jnp.maximum(count_B1, 1).astype(jnp.float32)
+        for states_BLD in states
+    ]
+    largest_BD = jnp.where(is_kmer_BL1, states[-1], -jnp.inf).max(axis=1)
+    return jnp.concatenate([*pooled, jnp.where(count_B1 > 0, largest_BD, 0)], axis=1)
+
+
+def probe(
+    train_features_NF: np.ndarray,
+    labels_N: np.ndarray,
+    draws_DN: np.ndarray,
+    test_features_NF: np.ndarray,
+    num_classes: int,
+) -> np.ndarray:
+    """Fits logistic regression on the features, once a draw.
+
+    Features are standardised by the drawn rows. The penalty is fixed and strong
+    (`INVERSE_PENALTY`): there are more features than rows, and ten shots are too few to
+    choose it.
+
+    Args:
+      train_features_NF: float32, of the rows that are drawn from.
+      labels_N: int (N,), their classes.
+      draws_DN: int (D, n), rows that a draw trains on.
+      test_features_NF: float32, of what is predicted.
+      num_classes: C.
+
+    Returns:
+      float32 (D, rows of test, C), probabilities.
+    """
+    fitted: dict[bytes, np.ndarray] = {}  # draws of all rows are the same rows
+    found = []
+    bar = tqdm(draws_DN, desc="probing", unit="draw", delay=_PROGRESS_DELAY_S, leave=False)
+    with threadpool_limits(1):  # the products are small: threads cost more than they save
+        for rows in bar:
+            key = np.sort(rows).tobytes()
+            if key not in fitted:
+                model = make_pipeline(
+                    StandardScaler(),
+                    LogisticRegression(C=INVERSE_PENALTY, max_iter=_MAX_ITERATIONS),
+                ).fit(train_features_NF[rows], labels_N[rows])
+                fitted[key] = np.zeros((len(test_features_NF), num_classes), np.float32)
+                fitted[key][:, model.classes_] = model.predict_proba(test_features_NF)
+            found.append(fitted[key])
+    return np.stack(found)

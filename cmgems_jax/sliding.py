@@ -1,0 +1,275 @@
+"""Records of any length as windows of a model's length, and windows as batches of few shapes.
+
+Units: a window starts at a token of its record, so that the windows' tokens are the
+record's; starts are then given in bases. Axes: B windows of a batch, N bases, D hidden.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from cmgems_jax import genome, parallel, vocabulary
+from cmgems_jax.config import TokensConfig
+from cmgems_jax.errors import InputError
+
+_MIN_BUCKET = 32  # k-mers; shorter windows are padded to it
+CHUNK_BATCHES = 16  # windows of so many batches are sorted by length together
+_PROGRESS_DELAY_S = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """How records are cut."""
+
+    k: int
+    token_stride: int  # bases
+    window_tokens: int  # k-mers a window
+    step_tokens: int  # k-mers between the starts of neighbouring windows
+
+    @property
+    def window_bases(self) -> int:
+        """Bases of a full window."""
+        return vocabulary.num_bases(self.window_tokens, self.k, self.token_stride)
+
+    def buckets(self) -> list[int]:
+        """Returns the window lengths (k-mers) that programs are compiled for, smallest first."""
+        lengths = [self.window_tokens]
+        while lengths[-1] > _MIN_BUCKET:
+            lengths.append(max(_MIN_BUCKET, -(-lengths[-1] // 2)))
+        return lengths[::-1]
+
+
+@dataclasses.dataclass
+class Window:
+    """A stretch of a record that the model sees at a time."""
+
+    record: str
+    start: int  # 0-based, bases
+    bases: np.ndarray  # uint8 (n,), codes 0..4
+    first_owned: int  # k-mers of the window: those before belong to the window before,
+    end_owned: int  # and those from here on to the next one
+    is_last: bool  # of its record
+
+
+@dataclasses.dataclass
+class Survey:
+    """What is in the files, counted before the long work."""
+
+    num_records: int = 0
+    num_windows: int = 0
+    num_bases: int = 0
+    num_ambiguous: int = 0
+
+
+def make_cut(tokens: TokensConfig, max_tokens: int, window: int | None, stride: int | None) -> Cut:
+    """Returns how to cut for a model.
+
+    Args:
+      tokens: of the model.
+      max_tokens: positions that the model takes, [CLS] and [SEP] included.
+      window: bases; None = as many as the model takes.
+      stride: bases between window starts; None = half a window.
+
+    Raises:
+      InputError: a flag is out of its range.
+    """
+    k, token_stride = tokens.k, tokens.stride
+    longest = vocabulary.num_bases(max_tokens - 2, k, token_stride)
+    if window is not None and not k <= window <= longest:
+        raise InputError(
+            f"--window={window}: expected {k} to {longest} bases, what the model takes at a time"
+        )
+    window_tokens = vocabulary.num_tokens(window or longest, k, token_stride)
+    window_bases = vocabulary.num_bases(window_tokens, k, token_stride)
+    if stride is None:
+        return Cut(k, token_stride, window_tokens, max(1, window_tokens // 2))
+    highest = window_tokens * token_stride
+    if not 1 <= stride <= highest:
+        raise InputError(
+            f"--stride={stride}: expected 1 to {highest} bases; a larger step would leave out "
+            f"k-mers between windows of {window_bases} bases"
+        )
+    if stride % token_stride:
+        raise InputError(
+            f"--stride={stride}: expected a multiple of {token_stride}, the model's tokens.stride"
+        )
+    return Cut(k, token_stride, window_tokens, stride // token_stride)
+
+
+def num_windows(num_tokens: int, cut: Cut) -> int:
+    """Returns how many windows a record of `num_tokens` k-mers has.
+
+    Every k-mer is in a window. The last window ends with the record, so that no
+    window of a long record is short.
+    """
+    return 1 + -(-max(0, num_tokens - cut.window_tokens) // cut.step_tokens)
+
+
+def windows_of(name: str, bases: np.ndarray, cut: Cut) -> Iterator[Window]:
+    """Yields the windows of one record; k-mers that two see belong to the one with more context.
+
+    Args:
+      name: of the record.
+      bases: uint8 (n,), at least k.
+      cut: how to cut.
+    """
+    num_tokens = vocabulary.num_tokens(len(bases), cut.k, cut.token_stride)
+    last_start = max(0, num_tokens - cut.window_tokens)
+    first = 0
+    for number in range(num_windows(num_tokens, cut)):
+        start = min(number * cut.step_tokens, last_start)
+        end = min(start + cut.window_tokens, num_tokens)
+        is_last = start == last_start
+        # Two windows share the k-mers from the next one's start on; each takes a half.
+        following = min(start + cut.step_tokens, last_start)
+        end_owned = end if is_last else (following + end) // 2
+        first_base = start * cut.token_stride
+        num_bases = vocabulary.num_bases(end - start, cut.k, cut.token_stride)
+        yield Window(
+            record=name,
+            start=first_base,
+            bases=bases[first_base : first_base + num_bases],
+            first_owned=first - start,
+            end_owned=end_owned - start,
+            is_last=is_last,
+        )
+        first = end_owned
+
+
+def survey(paths: Sequence[str], cut: Cut, *, needs_known: bool = False) -> Survey:
+    """Reads the files once, to refuse bad input before the long work and to know its size.
+
+    Args:
+      paths: genome files.
+      cut: how they will be cut.
+      needs_known: refuse records without a k-mer of known bases.
+
+    Raises:
+      InputError: a damaged file, a record shorter than k, or as `needs_known` says.
+    """
+    found = Survey()
+    for name, bases in genome.read_records(paths):
+        num_tokens = vocabulary.num_tokens(len(bases), cut.k, cut.token_stride)
+        if not num_tokens:
+            raise InputError(
+                f"{','.join(paths)}: record '{name}': {len(bases)} bases; expected at least "
+                f"{cut.k}, one k-mer of the model; leave it out"
+            )
+        if needs_known and not _has_known_token(bases, cut):
+            raise InputError(
+                f"{','.join(paths)}: record '{name}': no {cut.k}-mer without ambiguous letters "
+                "(N), so there is nothing to average; leave it out, or give --pooling=cls"
+            )
+        found.num_records += 1
+        found.num_windows += num_windows(num_tokens, cut)
+        found.num_bases += len(bases)
+        found.num_ambiguous += int((bases >= vocabulary.AMBIGUOUS).sum())
+    return found
+
+
+def _has_known_token(bases: np.ndarray, cut: Cut) -> bool:
+    """True where one of the record's k-mers has no ambiguous letter."""
+    step = cut.token_stride << 16  # bases at a time
+    for start in range(0, len(bases), step):
+        part = bases[start : start + step + cut.k - cut.token_stride]
+        if (vocabulary.tokenize(part, cut.k, cut.token_stride) >= vocabulary.NUM_SPECIAL).any():
+            return True
+    return False
+
+
+def read_windows(paths: Sequence[str], cut: Cut) -> Iterator[Window]:
+    """Yields the windows of every record, in the files' order."""
+    for name, bases in genome.read_records(paths):
+        yield from windows_of(name, bases, cut)
+
+
+def run_windows(
+    windows: Iterator[Window],
+    function: Callable[..., tuple[jax.Array, ...]],
+    params: dict,
+    cut: Cut,
+    *,
+    batch_size: int,
+    num_windows: int,
+    description: str,
+    chunk_batches: int = CHUNK_BATCHES,
+) -> Iterator[tuple[Window, list[np.ndarray]]]:
+    """Yields every window with the model's outputs for it, in order.
+
+    Windows of similar length run together, padded to one of a few lengths, so that
+    few programs are compiled and short records cost little. The batch is spread
+    over the local devices.
+
+    Args:
+      windows: to run.
+      function: `(params, bases_BN, owned_B2) -> outputs`, each (B, ...); bases are
+        uint8 with `vocabulary.PADDING` behind, owned is int32, the range of k-mers
+        that belong to the window.
+      params: of the model.
+      cut: how the windows were cut.
+      batch_size: windows a batch, rounded up to a multiple of the local devices.
+      num_windows: for the progress bar.
+      description: for the progress bar.
+      chunk_batches: batches whose windows are sorted together, and whose outputs are
+        in memory at a time.
+    """
+    program = jax.pmap(function, axis_name=parallel.AXIS, in_axes=(None, 0, 0))
+    params = parallel.replicate(params)
+    num_devices = jax.local_device_count()
+    batch_size = -(-batch_size // num_devices) * num_devices
+    with tqdm(
+        total=num_windows, unit="window", desc=description, delay=_PROGRESS_DELAY_S, leave=False
+    ) as bar:
+        while chunk := list(itertools.islice(windows, chunk_batches * batch_size)):
+            order = sorted(range(len(chunk)), key=lambda index: len(chunk[index].bases))
+            outputs: dict[int, list[np.ndarray]] = {}
+            for first in range(0, len(order), batch_size):
+                rows = order[first : first + batch_size]
+                bases_BN, owned_B2 = _pad([chunk[row] for row in rows], batch_size, cut)
+                found = program(
+                    params, *(parallel.shard(array)[:, 0] for array in (bases_BN, owned_B2))
+                )
+                host = [np.asarray(array).reshape(-1, *array.shape[2:]) for array in found]
+                for place, row in enumerate(rows):
+                    outputs[row] = [array[place] for array in host]
+                bar.update(len(rows))
+            for index, window in enumerate(chunk):
+                yield window, outputs.pop(index)
+
+
+def _pad(windows: list[Window], batch_size: int, cut: Cut) -> tuple[np.ndarray, np.ndarray]:
+    """Returns bases uint8 (B, N), N one of few lengths, and owned ranges int32 (B, 2)."""
+    longest = max(len(window.bases) for window in windows)
+    num_bases = next(
+        length
+        for bucket in cut.buckets()
+        if (length := vocabulary.num_bases(bucket, cut.k, cut.token_stride)) >= longest
+    )
+    bases_BN = np.full((batch_size, num_bases), vocabulary.PADDING, np.uint8)
+    owned_B2 = np.zeros((batch_size, 2), np.int32)
+    for row, window in enumerate(windows):
+        bases_BN[row, : len(window.bases)] = window.bases
+        owned_B2[row] = window.first_owned, window.end_owned
+    return bases_BN, owned_B2
+
+
+def print_summary(survey: Survey, cut: Cut, output: object, seconds: float) -> None:
+    """Prints what was read, how it was cut, and how fast it went."""
+    ambiguous = (
+        f", {survey.num_ambiguous:,} ambiguous letters ([UNK] tokens)"
+        if survey.num_ambiguous
+        else ""
+    )
+    print(
+        f"{survey.num_records:,} records, {survey.num_bases:,} bases{ambiguous}; "
+        f"{survey.num_windows:,} windows of at most {cut.window_bases} bases, "
+        f"{cut.step_tokens * cut.token_stride} from start to start"
+    )
+    print(
+        f"{seconds:,.1f} s, {survey.num_bases / seconds / 1e3:,.1f} kb/s; wrote {output}",
+        flush=True,
+    )

@@ -1,0 +1,88 @@
+"""A labelled task without a download: a planted core-promoter-like signal in synthetic DNA.
+
+A positive holds a TATA box and, 28 to 32 bases behind its start, an initiator
+(the order and spacing of real core promoters). Of the negatives half hold
+neither and half hold both in the wrong order or too close, so that counts of
+k-mers alone separate at most about three quarters of the rows.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from cmgems_jax import pmi_table, synthetic, vocabulary
+from cmgems_jax.errors import InputError
+
+NUM_BASES = 60
+SPACING = (28, 32)  # bases from the start of the TATA box to that of the initiator
+CLOSE = (9, 16)  # the same, in negatives that hold both in order
+TATA, INITIATOR = "TATAAAAG", "TCAGTCT"
+CONSERVED = 0.9  # of the planted bases are the consensus's; the others are any base
+_HEADER = "sequence\tlabel\n"
+
+
+def draw(num_rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Returns sequences and labels, as many positives as negatives.
+
+    Args:
+      num_rows: even.
+      rng: where the draws come from.
+
+    Returns:
+      uint8 (num_rows, 60) base codes; int32 (num_rows,), 1 = positive; shuffled.
+    """
+    bases_NM = synthetic.draw_contigs(pmi_table.grch38_counts(), num_rows, NUM_BASES, rng)
+    labels_N = np.arange(num_rows, dtype=np.int32) % 2
+    for number, bases_M in enumerate(bases_NM):
+        if labels_N[number]:
+            _plant(bases_M, TATA, INITIATOR, SPACING, rng)
+        elif number % 4 == 0:
+            in_order = rng.random() < 0.5
+            pair, spacing = ((TATA, INITIATOR), CLOSE) if in_order else ((INITIATOR, TATA), SPACING)
+            _plant(bases_M, *pair, spacing, rng)
+    order_N = rng.permutation(num_rows)
+    return bases_NM[order_N], labels_N[order_N]
+
+
+def _plant(
+    bases_M: np.ndarray,
+    first: str,
+    second: str,
+    spacing: tuple[int, int],
+    rng: np.random.Generator,
+) -> None:
+    """Writes two motifs into the sequence, `spacing` bases from start to start."""
+    distance = int(rng.integers(spacing[0], spacing[1] + 1))
+    start = int(rng.integers(0, len(bases_M) - distance - len(second) + 1))
+    for place, motif in ((start, first), (start + distance, second)):
+        codes = vocabulary.encode(motif)
+        drawn = rng.integers(0, 4, len(codes)).astype(np.uint8)
+        bases_M[place : place + len(codes)] = np.where(
+            rng.random(len(codes)) < CONSERVED, codes, drawn
+        )
+
+
+def write(folder: Path, *, num_train: int, num_test: int, seed: int) -> None:
+    """Writes train.tsv and test.tsv (columns sequence, label) into `folder`, which is made.
+
+    Args:
+      folder: of the task.
+      num_train: rows, even.
+      num_test: rows, even.
+      seed: the same seed gives the same files.
+
+    Raises:
+      InputError: `folder` holds other files of these names.
+    """
+    rng = np.random.default_rng(seed)
+    texts = {}
+    for name, num_rows in (("train.tsv", num_train), ("test.tsv", num_test)):
+        rows = zip(*draw(num_rows, rng), strict=True)
+        lines = [f"{vocabulary.decode(bases_M)}\t{label}\n" for bases_M, label in rows]
+        texts[name] = _HEADER + "".join(lines)
+    for name, text in texts.items():
+        if (folder / name).exists() and (folder / name).read_text() != text:
+            raise InputError(f"{folder / name}: holds another task; give another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text)

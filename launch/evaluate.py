@@ -1,0 +1,60 @@
+"""Evaluates pretrained models on labelled tasks, beside the baselines.
+
+    python -m launch.evaluate --suite=fewshot --checkpoint=runs/a,runs/b --data_dir=data \\
+        --output=runs/fewshot --shots=10,100 --draws=10
+    python -m launch.evaluate --suite=gue --checkpoint=runs/a --data_dir=data --output=runs/gue
+
+Each model is fine-tuned and probed (frozen features and logistic regression), and
+stands beside the same model untrained, k-mer logistic regression and the majority
+class, under the same draws. A suite that was stopped goes on where it was. Writes
+results.csv, summary.csv, report.md, results.png and the drawn rows (draws/).
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from cmgems_jax import command
+
+_SUITE = flags.DEFINE_enum("suite", "fewshot", ["fewshot", "gue"], "Which tasks.")
+_CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Work folders of pretraining runs.")
+_DATA_DIR = flags.DEFINE_string("data_dir", ".", "Folder that holds fewshot/ and gue/.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.")
+_TASKS = flags.DEFINE_list(
+    "tasks", [], "Names, or folders of own tasks; default: all of the suite that are there."
+)
+_SHOTS = flags.DEFINE_list("shots", ["10", "100"], "Few-shot: training rows a class.")
+_DRAWS = flags.DEFINE_integer(
+    "draws", None, "Few-shot: draws of the shots (10). GUE: seeds (1).", lower_bound=1
+)
+_MODE = flags.DEFINE_list("mode", ["finetune", "probe"], "finetune, probe, or both.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of draws and training.", lower_bound=0)
+_DEDUPE = flags.DEFINE_bool("dedupe", False, "Drop train rows that repeat or are in test.")
+_LONG = flags.DEFINE_enum(
+    "long_sequences", "error", ["error", "truncate", "window"], "Beyond the position table."
+)
+_CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Keep the tasks here as TFDS data sets.")
+flags.mark_flags_as_required(["checkpoint", "output"])
+
+
+def main() -> None:
+    """Runs the command."""
+    from cmgems_jax import evaluate, methods
+
+    settings = evaluate.Settings(
+        suite=_SUITE.value,
+        modes=command.choices("mode", _MODE.value, methods.MODES),
+        tasks=tuple(_TASKS.value),
+        shots=command.integers("shots", _SHOTS.value),
+        num_draws=_DRAWS.value or (10 if _SUITE.value == "fewshot" else 1),
+        seed=_SEED.value,
+        dedupe=_DEDUPE.value,
+        long_sequences=_LONG.value,
+        cache_dir=Path(_CACHE_DIR.value) if _CACHE_DIR.value else None,
+    )
+    checkpoints = [Path(path) for path in _CHECKPOINT.value]
+    evaluate.evaluate(checkpoints, Path(_DATA_DIR.value), Path(_OUTPUT.value), settings)
+
+
+if __name__ == "__main__":
+    command.run(main)

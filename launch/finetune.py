@@ -1,0 +1,55 @@
+"""Fine-tunes one classifier on the whole train split of a labelled task.
+
+    python -m launch.finetune --checkpoint=runs/a --task=prom_core --data_dir=data \\
+        --output=runs/a_prom_core
+    python -m launch.finetune --checkpoint=runs/a --task=my_task --output=runs/a_my_task
+
+A task is a published one in DATA_DIR, or a folder with train, test and, where there
+is one, dev as .tsv or .csv (.gz too). Published tasks take their published recipe. The
+epoch that is best on dev is kept; without a dev split a tenth of the train rows is held
+out for that. OUTPUT gets classifier.safetensors, classifier.json (for launch.predict, launch.embed
+and launch.motifs) and metrics.json. For many draws and comparisons: launch.evaluate.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from cmgems_jax import command
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Work folder of a pretraining run, or CHECKPOINTS/STEP in it."
+)
+_TASK = flags.DEFINE_string("task", None, "Name of a published task, or folder of an own one.")
+_DATA_DIR = flags.DEFINE_string("data_dir", ".", "Folder that holds fewshot/ and gue/.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of order, head and dropout.", lower_bound=0)
+_PEAK_LR = flags.DEFINE_float("peak_lr", None, "In place of the recipe's.", lower_bound=0)
+_EPOCHS = flags.DEFINE_integer("epochs", None, "In place of the recipe's.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "In place of the recipe's.", lower_bound=1)
+_DEDUPE = flags.DEFINE_bool("dedupe", False, "Drop duplicates and train rows that are in test.")
+_LONG = flags.DEFINE_enum(
+    "long_sequences", "error", ["error", "truncate", "window"], "Beyond the position table."
+)
+flags.mark_flags_as_required(["checkpoint", "task", "output"])
+
+
+def main() -> None:
+    """Runs the command."""
+    from cmgems_jax import train_classifier
+
+    settings = train_classifier.Settings(
+        seed=_SEED.value,
+        peak_lr=_PEAK_LR.value,
+        num_epochs=_EPOCHS.value,
+        batch_size=_BATCH_SIZE.value,
+        dedupe=_DEDUPE.value,
+        long_sequences=_LONG.value,
+    )
+    train_classifier.train_classifier(
+        Path(_CHECKPOINT.value), _TASK.value, Path(_DATA_DIR.value), Path(_OUTPUT.value), settings
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)

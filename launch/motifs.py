@@ -1,0 +1,59 @@
+"""Finds the motifs that a classifier looks at.
+
+    python -m launch.motifs --checkpoint=CLASSIFIER_DIR --task=prom_core --data_dir=DATA \\
+        --output=DIR
+    python -m launch.motifs --checkpoint=CLASSIFIER_DIR --positives=bound.fa \\
+        --negatives=unbound.fa --output=DIR --mutagenesis=3
+
+Scores every base by input gradients, takes the regions of high scores, tests their
+k-mers for enrichment in the positives (Fisher, Benjamini-Hochberg) and merges those
+that align. Use sequences that the classifier was not trained on. DIR gets motifs.tsv,
+motifs.meme, logos/, regions.tsv, and mutagenesis/ (maps of every substitution).
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from cmgems_jax import command
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Folder of a fine-tuned classifier.", required=True
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)
+_POSITIVES = flags.DEFINE_list("positives", [], "FASTA files of the class.")
+_NEGATIVES = flags.DEFINE_list("negatives", [], "FASTA files of other sequences.")
+_TASK = flags.DEFINE_string("task", "", "Name or folder of a task, in place of FASTA files.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder that holds fewshot/ and gue/.")
+_LABEL = flags.DEFINE_string("label", "", "Name of the class; default: the classifier's last.")
+_LIMIT = flags.DEFINE_integer("limit", 2_000, "Sequences of either side at most.", lower_bound=5)
+_MUTAGENESIS = flags.DEFINE_string("mutagenesis", "", "A record's name, or how many positives.")
+_LENGTH = flags.DEFINE_integer("motif_length", 6, "Bases of the k-mers that are tested, 4 to 12.")
+_NUM_SD = flags.DEFINE_float("num_sd", 1.0, "A high score is so many deviations above the mean.")
+_ALPHA = flags.DEFINE_float("alpha", 0.05, "Largest q value (false discovery rate).")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Sequences at a time.", lower_bound=1)
+
+
+def main() -> None:
+    """Runs the command."""
+    from cmgems_jax import classifier, contrast, enrichment, motif_report
+
+    trained = classifier.load_classifier(Path(_CHECKPOINT.value))
+    label = contrast.find_label(_LABEL.value, trained.label_names)
+    if _TASK.value:
+        pair = contrast.from_task(
+            _TASK.value, Path(_DATA_DIR.value), label, trained.label_names,
+            trained.config.tokens.k,
+        )  # fmt: skip
+    else:
+        pair = contrast.from_fasta(_POSITIVES.value, _NEGATIVES.value)
+    pair = contrast.limit(pair, _LIMIT.value)
+    motif_report.make(
+        trained, pair, label, Path(_OUTPUT.value),
+        enrichment.Settings(width=_LENGTH.value, num_sd=_NUM_SD.value, alpha=_ALPHA.value),
+        mapped=motif_report.rows_to_map(pair, _MUTAGENESIS.value), batch_size=_BATCH_SIZE.value,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    command.run(main)

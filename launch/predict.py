@@ -1,0 +1,51 @@
+"""Predicts the class of every record of a FASTA file.
+
+    python -m launch.predict --checkpoint=CLASSIFIER_DIR --fasta=X.fa.gz --output=out.tsv
+    python -m launch.predict --checkpoint=CLASSIFIER_DIR --fasta=X.fa.gz --output=out.parquet \\
+        --windows --stride=100
+
+A record longer than the classifier's sequences is cut into overlapping windows; its
+probabilities are the mean over them. With --windows each window has a row of its own
+(record, start, end, probabilities; 0-based, end excluded).
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from cmgems_jax import command
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Folder of a fine-tuned classifier.", required=True
+)
+_FASTA = flags.DEFINE_list(
+    "fasta", None, "FASTA (plain, gzip, bgzip) or .2bit files.", required=True
+)
+_OUTPUT = flags.DEFINE_string("output", None, "File to make, .tsv or .parquet.", required=True)
+_WINDOW = flags.DEFINE_integer(
+    "window", None, "Bases of a window; default: the longest that the classifier takes."
+)
+_STRIDE = flags.DEFINE_integer(
+    "stride", None, "Bases between the starts of windows; default: half a window."
+)
+_WINDOWS = flags.DEFINE_bool("windows", False, "One row a window in place of one a record.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower_bound=1)
+
+
+def main() -> None:
+    """Runs the command."""
+    from cmgems_jax import classifier, predict
+
+    predict.predict(
+        classifier.load_classifier(Path(_CHECKPOINT.value)),
+        _FASTA.value,
+        Path(_OUTPUT.value),
+        window=_WINDOW.value,
+        stride=_STRIDE.value,
+        batch_size=_BATCH_SIZE.value,
+        each_window=_WINDOWS.value,
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,117 @@
+"""A suite from end to end: the same draws for all, resumed where stopped, honest tables."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cmgems_jax import evaluate, evaluation_report, methods, pretrain, synthetic
+from cmgems_jax.errors import InputError
+from cmgems_jax.evaluate import Settings
+from tests.test_pretrain import small_config
+
+SHOTS, NUM_DRAWS = 4, 2
+LINES = 2 * 2 + 3  # model and untrained in two modes; two regressions, majority
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> tuple[Path, Path]:
+    """A pretraining run's folder, and a task: class 1 is rich in G and C."""
+    folder = tmp_path_factory.mktemp("inputs")
+    synthetic.write_genome(folder / "small.fa", 40_000, seed=1)
+    pretrain.pretrain(small_config(folder / "small.fa"), folder / "run")
+    rng = np.random.default_rng(0)
+    (folder / "task").mkdir()
+    for split, num_rows in (("train", 100), ("test", 40)):
+        rows = []
+        for number in range(num_rows):
+            share = [0.1, 0.1, 0.4, 0.4] if number % 2 else [0.4, 0.4, 0.1, 0.1]
+            rows.append(f"{''.join(rng.choice(list('ATCG'), 24, p=share))}\t{number % 2}\n")
+        (folder / "task" / f"{split}.tsv").write_text("sequence\tlabel\n" + "".join(rows))
+    return folder / "run", folder / "task"
+
+
+def settings(task: Path, **changes: object) -> Settings:
+    """Returns a few-shot suite of one own task."""
+    chosen = {"tasks": (str(task),), "shots": (SHOTS,), "num_draws": NUM_DRAWS, **changes}
+    return Settings("fewshot", **chosen)
+
+
+@pytest.fixture(scope="module")
+def finished(inputs, tmp_path_factory) -> tuple[pd.DataFrame, Path]:
+    """The suite's results and its folder."""
+    run, task = inputs
+    output = tmp_path_factory.mktemp("suite") / "out"
+    return evaluate.evaluate([run], Path("."), output, settings(task)), output
+
+
+def test_every_line_has_every_draw_and_every_metric(finished):
+    results, output = finished
+    assert len(results) == LINES * NUM_DRAWS
+    assert set(results.draw) == set(range(NUM_DRAWS))
+    assert results[["accuracy", "macro_f1", "mcc", "auroc"]].notna().all(axis=None)
+    pd.testing.assert_frame_equal(pd.read_csv(output / "results.csv"), results)
+    for name in ("summary.csv", "report.md", "suite.json", "environment.json"):
+        assert (output / name).stat().st_size
+    assert (output / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_manifest_names_the_rows_of_every_draw(finished, inputs):
+    manifest = json.loads((finished[1] / "draws" / f"task_{SHOTS}.json").read_text())
+    lines = (inputs[1] / "train.tsv").read_text().splitlines()
+    assert len(manifest["rows"]) == NUM_DRAWS
+    for rows in manifest["rows"]:
+        labels = [lines[row - 1].split("\t")[1] for row in rows]
+        assert sorted(labels) == ["0"] * SHOTS + ["1"] * SHOTS
+
+
+def test_a_finished_suite_runs_nothing_again(finished, inputs, monkeypatch):
+    results, output = finished
+    monkeypatch.setattr(evaluate, "_run", None)
+    again = evaluate.evaluate([inputs[0]], Path("."), output, settings(inputs[1]))
+    pd.testing.assert_frame_equal(again, results)
+
+
+def test_a_stopped_suite_runs_what_is_missing_and_ends_with_the_same_numbers(
+    finished, inputs, tmp_path
+):
+    results, output = finished
+    shutil.copy(output / "suite.json", tmp_path)
+    kept = results[results["mode"] != methods.BASELINE]
+    kept.to_csv(tmp_path / "results.csv", index=False)
+    again = evaluate.evaluate([inputs[0]], Path("."), tmp_path, settings(inputs[1]))
+    columns = [name for name in results if name != "seconds"]
+    pd.testing.assert_frame_equal(again[columns], results[columns])
+
+
+def test_results_of_other_settings_are_refused(finished, inputs):
+    with pytest.raises(InputError, match="num_draws: 2 before, 3 now"):
+        evaluate.evaluate([inputs[0]], Path("."), finished[1], settings(inputs[1], num_draws=3))
+
+
+def test_a_task_of_another_suite_is_refused_before_any_file(inputs, tmp_path):
+    with pytest.raises(InputError, match="prom_cor"):
+        evaluate.evaluate(
+            [inputs[0]], Path("."), tmp_path / "out", settings(inputs[1], tasks=("prom_cor",))
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_differences_are_paired_by_draw_and_their_interval_is_students():
+    """By hand: differences .1, .2, .3 have mean .2, sd .1, and t(2) at 97.5 % is 4.3027."""
+    shared = {"task": "t", "shots": 10, "metric": "mcc"}
+    own, other = [0.5, 0.7, 0.9], [0.4, 0.5, 0.6]
+    rows = [
+        {"model": name, "mode": "probe", "draw": draw, "mcc": value, **shared}
+        for name, values in (("mine", own), ("theirs", other))
+        for draw, value in enumerate(values)
+    ]
+    (row,) = evaluation_report.differences(pd.DataFrame(rows[::-1]), "mine").to_dict("records")
+    assert (row["model"], row["mode"], row["other_mode"]) == ("theirs", "probe", "probe")
+    half = 4.302652 * 0.1 / np.sqrt(3)
+    np.testing.assert_allclose(
+        [row["difference"], row["low"], row["high"]], [0.2, 0.2 - half, 0.2 + half], rtol=1e-6
+    )

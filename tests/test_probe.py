@@ -1,0 +1,90 @@
+"""Frozen features against a slow loop; the probe against scikit-learn by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from cmgems_jax import bert, probe, vocabulary
+from cmgems_jax.config import Config, ModelConfig, TokensConfig
+from cmgems_jax.errors import InputError
+from cmgems_jax.pretrained import Pretrained
+
+CONFIG = Config(
+    tokens=TokensConfig(k=3),
+    model=ModelConfig(
+        num_layers=2, hidden_size=16, num_heads=2, feedforward_size=32, num_positions=24
+    ),
+)
+MODEL = bert.Encoder(CONFIG.model, CONFIG.tokens)
+IDS = jnp.zeros((1, 8), jnp.int32)
+ENCODER = Pretrained(CONFIG, jax.jit(MODEL.init)(jax.random.key(0), IDS)["params"], "small")
+
+
+def sequences() -> np.ndarray:
+    """Returns seven sequences: of different lengths, one with an N, one of N alone."""
+    bases_NM = np.random.default_rng(0).integers(0, 4, (7, 20)).astype(np.uint8)
+    bases_NM[1, 12:] = bases_NM[2, 3:] = vocabulary.PADDING
+    bases_NM[3, 10] = vocabulary.AMBIGUOUS
+    bases_NM[4, :] = vocabulary.AMBIGUOUS
+    return bases_NM
+
+
+def slow_features(bases: np.ndarray) -> np.ndarray:
+    """One sequence without padding, k-mer by k-mer."""
+    kmers = vocabulary.tokenize(bases[bases != vocabulary.PADDING], 3)
+    ids = jnp.array([[vocabulary.CLS, *kmers, vocabulary.SEP]], jnp.int32)
+    states = MODEL.apply({"params": ENCODER.params}, ids, method=MODEL.all_states)
+    known = [place + 1 for place, kmer in enumerate(kmers) if kmer != vocabulary.UNK]
+    if not known:
+        return np.zeros(4 * 16)
+    picked = [np.asarray(layer)[0, known] for layer in states]
+    return np.concatenate([*(rows.mean(axis=0) for rows in picked), picked[-1].max(axis=0)])
+
+
+def test_features_are_means_of_every_layer_and_the_maximum_of_the_last():
+    """Batches of four on four devices: the last is filled up. float32 tolerance."""
+    bases_NM = sequences()
+    found = probe.features(ENCODER, bases_NM, batch_size=4)
+    assert found.shape == (7, (1 + 2 + 1) * 16)
+    assert found.dtype == np.float32
+    expected = np.stack([slow_features(bases) for bases in bases_NM])
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert not found[4].any()  # no k-mer of the vocabulary
+
+
+def test_long_sequences_are_refused_or_averaged_over_windows():
+    bases_NM = np.random.default_rng(0).integers(0, 4, (2, 48)).astype(np.uint8)
+    with pytest.raises(InputError, match=r"task\.tsv: 2 of 2 sequences are longer than 24 bases"):
+        probe.features(ENCODER, bases_NM, source="task.tsv")
+    found = probe.features(ENCODER, bases_NM, long_sequences="window")
+    halves = probe.features(ENCODER, np.concatenate([bases_NM[:, :24], bases_NM[:, 24:]]))
+    np.testing.assert_allclose(found, (halves[:2] + halves[2:]) / 2, atol=1e-6)
+
+
+def test_a_probe_is_logistic_regression_on_standardised_features_once_a_draw():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 60)
+    train = (rng.normal(size=(60, 8)) * 5 + 3 + labels[:, None]).astype(np.float32)
+    test = rng.normal(size=(9, 8)).astype(np.float32)
+    draws = np.array([np.arange(30), np.arange(30)[::-1], np.arange(20, 50)])
+    said = probe.probe(train, labels, draws, test, 2)
+    assert said.shape == (3, 9, 2)
+    assert said.dtype == np.float32
+    for draw in (0, 2):
+        rows = train[draws[draw]]
+        mean, deviation = rows.mean(axis=0), rows.std(axis=0)
+        model = LogisticRegression(C=0.01, max_iter=1_000)
+        model.fit((rows - mean) / deviation, labels[draws[draw]])
+        expected = model.predict_proba((test - mean) / deviation)
+        np.testing.assert_allclose(said[draw], expected, atol=1e-4)  # lbfgs stops at 1e-4
+    np.testing.assert_array_equal(said[0], said[1])  # the same rows in another order
+
+
+def test_a_class_that_was_not_drawn_gets_no_probability():
+    train = np.eye(6, dtype=np.float32)
+    labels = np.array([0, 0, 0, 2, 2, 2])
+    said = probe.probe(train, labels, np.array([[0, 1, 3, 4]]), train, 3)
+    np.testing.assert_array_equal(said[0, :, 1], 0)
+    np.testing.assert_allclose(said.sum(axis=2), 1, atol=1e-6)

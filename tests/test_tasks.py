@@ -1,0 +1,387 @@
+"""Every form of a file gives the same rows; every bad file one clear error; draws are balanced."""
+
+import collections
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from cmgems_jax import genome, metrics, vocabulary
+from cmgems_jax.data import task_files, task_store, tasks
+from cmgems_jax.errors import InputError
+
+ROWS = [("ACGTTGCA", "1"), ("GGGTTTAC", "0"), ("ACGTNACGT", "1"), ("TTTTTTTT", "0")]
+
+
+def random_sequences(count: int, seed: int = 0, length: int = 12) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return ["".join(rng.choice(list("ACGT"), length)) for _ in range(count)]
+
+
+def table(rows, delimiter="\t", header=("sequence", "label"), end="\n", quote="") -> str:
+    lines = [*([header] if header else []), *rows]
+    return end.join(delimiter.join(quote + f + quote for f in line) for line in lines) + end
+
+
+def kmer_text(sequence: str, k: int) -> str:
+    return " ".join(sequence[i : i + k] for i in range(len(sequence) - k + 1))
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    content = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def write_folder(folder: Path, **splits: list[tuple[str, str]]) -> Path:
+    for split, rows in splits.items():
+        write(folder / f"{split}.tsv", table(rows))
+    return folder
+
+
+def balanced(count: int, seed: int = 0, labels=("0", "1")) -> list[tuple[str, str]]:
+    sequences = random_sequences(count * len(labels), seed)
+    return [(sequence, labels[i % len(labels)]) for i, sequence in enumerate(sequences)]
+
+
+def decoded(bases_NM: np.ndarray) -> list[str]:
+    return [vocabulary.decode(row_M) for row_M in bases_NM]
+
+
+FORMS = {
+    "tsv": ("a.tsv", table(ROWS)),
+    "csv": ("a.csv", table(ROWS, ",")),
+    "semicolons": ("a.csv", table(ROWS, ";")),
+    "gzip": ("a.tsv.gz", table(ROWS)),
+    "quoted": ("a.tsv", table(ROWS, quote='"')),
+    "windows": ("a.csv", "\ufeff" + table(ROWS, ",", end="\r\n")),
+    "no header": ("a.tsv", table(ROWS, header=None)),
+    "no end of the last line": ("a.tsv", table(ROWS).rstrip()),
+    "lower case": ("a.tsv", table([(s.lower(), label) for s, label in ROWS])),
+    "rna": ("a.tsv", table([(s.replace("T", "U"), label) for s, label in ROWS])),
+    "other columns": (
+        "a.csv",
+        table([("x", label, s) for s, label in ROWS], ",", ("id", "Label", "Seq")),
+    ),
+    "3-mers": ("a.tsv", table([(kmer_text(s, 3), label) for s, label in ROWS])),
+    "6-mers, quoted, packed": (
+        "a.csv.gz",
+        table([(kmer_text(s, 6), label) for s, label in ROWS], ",", quote='"'),
+    ),
+    "6-mers, no header": (
+        "a.tsv",
+        table([(kmer_text(s, 6), label) for s, label in ROWS], header=None),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_file_gives_the_same_bases_and_labels(form, tmp_path):
+    name, content = FORMS[form]
+    rows = task_files.read_examples(write(tmp_path / name, content), min_bases=6)
+    assert decoded(rows.bases_NM) == [sequence for sequence, _ in ROWS]
+    assert rows.label_texts == [label for _, label in ROWS]
+    assert rows.bases_NM.dtype == np.uint8 and rows.bases_NM.shape == (4, 9)
+    assert rows.bases_NM[2, 4] == vocabulary.AMBIGUOUS
+    assert (rows.bases_NM[0, 8:] == vocabulary.PADDING).all()
+    first = 1 if "no header" in form else 2
+    assert rows.rows_N.tolist() == list(range(first, first + 4))
+
+
+def test_row_numbers_count_blank_lines(tmp_path):
+    content = "sequence\tlabel\n\nACGTACGT\t0\n\n\nACGTACGA\t1\n"
+    rows = task_files.read_examples(write(tmp_path / "a.tsv", content))
+    assert rows.rows_N.tolist() == [3, 6]
+
+
+def test_a_sequence_longer_than_the_csv_module_allows_is_read(tmp_path):
+    path = write(tmp_path / "a.tsv", table([("ACGT" * 50_000, "0"), ("ACGT", "1")]))
+    assert task_files.read_examples(path).bases_NM.shape == (2, 200_000)
+
+
+HEAD = "sequence\tlabel\nACGTACGT\t0\n"  # row 3 is the bad one
+BAD_FILES = {
+    "missing": (None, "no such file"),
+    "empty": ("", "empty"),
+    "blank": ("\n \n", "empty"),
+    "header only": ("sequence\tlabel\n", "no row"),
+    "no sequence": (f"{HEAD}\t1\n", "row 3: no sequence"),
+    "too short": (f"{HEAD}ACG\t1\n", "row 3: 3 bases, expected at least 6"),
+    "no label": (f"{HEAD}ACGTACGT\t\n", "row 3: no label"),
+    "protein": (f"{HEAD}ACGTLLGT\t1\n", "row 3: letter 'L'"),
+    "not ascii": (f"{HEAD}ACGTÄCGT\t1\n", "row 3: letter 'Ä'"),
+    "too few columns": (f"{HEAD}ACGTACGT\n", "row 3: 1 columns, expected 2"),
+    "too many columns": (f"{HEAD}ACGTACGT\t1\t1\n", "row 3: 3 columns, expected 2"),
+    "open quote": (f'{HEAD}"ACGTACGT\t1\n', "behind row 2: .* quotation mark"),
+    "k-mers apart": (f"{HEAD}ACGTAC GGTACG GTACGA\t1\n", "row 3: k-mers 1 and 2 .*overlap"),
+    "k-mers of two lengths": (f"{HEAD}ACGTAC CGTACGT\t1\n", "row 3: k-mer 2 has 7 letters"),
+    "one column": ("sequence\nACGT\n", "row 1: one column"),
+    "unknown columns": ("one\ttwo\nACGTACGT\t0\n", "row 1: columns 'one', 'two'"),
+    "two label columns": ("sequence,label,class\nACGTACGT,0,1\n", "row 1: columns"),
+    "three columns without header": ("ACGTACGT\tx\t0\n", "row 1: columns"),
+    "zero bytes": (f"{HEAD}\0\0\t1\n", "zero bytes"),
+    "utf-16": (HEAD.encode("utf-16"), "no UTF-8 text"),
+    "truncated gzip": (gzip.compress(HEAD.encode() * 50)[:-12], "broken gzip"),
+    "damaged gzip": (b"\x1f\x8b" + b"\xff" * 50, "broken gzip"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file_is_one_line_that_names_file_and_row(case, tmp_path):
+    content, message = BAD_FILES[case]
+    path = tmp_path / "a.tsv"
+    if content is not None:
+        write(path, content)
+    with pytest.raises(InputError, match=message) as caught:
+        task_files.read_examples(path, min_bases=6)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_a_gz_that_is_no_gzip_and_a_folder_are_named(tmp_path):
+    (tmp_path / "a.tsv.gz").write_text(HEAD)
+    with pytest.raises(InputError, match="a.tsv.gz: not a gzip file"):
+        task_files.read_examples(tmp_path / "a.tsv.gz")
+    with pytest.raises(InputError, match="cannot be read"):
+        task_files.read_examples(tmp_path)
+
+
+def test_the_table_holds_five_few_shot_tasks_and_the_28_sets_of_gue():
+    assert [task.name for task in tasks.FEWSHOT] == [
+        "prom_core", "prom_300", "cohn_enh", "splice_40", "silencer"
+    ]  # fmt: skip
+    groups = collections.Counter(task.group for task in tasks.GUE)
+    assert groups == {"EMP": 10, "mouse": 5, "prom": 6, "splice": 1, "tf": 5, "virus": 1}
+    assert len({task.name for task in tasks.GUE}) == 28
+    assert all(task.metric in metrics.NAMES for task in (*tasks.FEWSHOT, *tasks.GUE))
+    classes = {task.name: task.num_classes for task in (*tasks.FEWSHOT, *tasks.GUE)}
+    unusual = {name: count for name, count in classes.items() if count != 2}
+    assert unusual == {"splice_40": 3, "splice/reconstructed": 3, "virus/covid": 9}
+
+
+def test_a_published_task_is_found_below_its_suite_or_directly(tmp_path):
+    write_folder(tmp_path / "gue" / "mouse" / "2", train=balanced(3), test=balanced(2, 1))
+    for data_dir in (tmp_path, tmp_path / "gue"):
+        task = tasks.find("mouse/2", data_dir)
+        assert (task.suite, task.metric, task.num_classes) == ("gue", "mcc", 2)
+        assert tasks.is_present(task, data_dir)
+        assert len(tasks.load(task, data_dir, k=6).train.labels_N) == 6
+    assert not tasks.is_present(tasks.FEWSHOT[0], tmp_path)
+    with pytest.raises(InputError, match="task prom_core: no folder .*--data_dir"):
+        tasks.find("prom_core", tmp_path)
+
+
+def test_any_other_name_is_the_folder_of_an_own_task(tmp_path):
+    folder = write_folder(tmp_path / "mine", train=balanced(3), test=balanced(2, 1))
+    for name, data_dir in ((str(folder), Path("elsewhere")), ("mine", tmp_path)):
+        data = tasks.load(name, data_dir, k=6)
+        assert (data.task.name, data.task.suite, data.task.num_classes) == ("mine", "own", 2)
+    with pytest.raises(InputError, match="no folder prom_cor .*Did you mean 'prom_core'"):
+        tasks.find("prom_cor", tmp_path)
+
+
+def test_integer_labels_are_ordered_by_value_and_others_by_letter(tmp_path):
+    numbers = balanced(2, labels=("10", "9", "-1"))
+    data = tasks.load(write_folder(tmp_path / "a", train=numbers, test=numbers), tmp_path, k=6)
+    assert data.label_names == ["-1", "9", "10"]
+    assert data.train.labels_N.tolist() == [2, 1, 0] * 2 and data.train.labels_N.dtype == np.int32
+    assert "classes: 0 = -1, 1 = 9, 2 = 10" in data.notes
+    words = balanced(2, labels=("other", "enhancer"))
+    data = tasks.load(write_folder(tmp_path / "b", train=words, test=words), tmp_path, k=6)
+    assert data.label_names == ["enhancer", "other"] and data.test.labels_N.tolist() == [1, 0] * 2
+
+
+def test_all_splits_are_padded_to_the_longest_sequence_of_the_task(tmp_path):
+    folder = write_folder(
+        tmp_path,
+        train=balanced(3),
+        dev=balanced(2, 1),
+        test=[*balanced(2, 2), ("ACGT" * 5, "1")],
+    )
+    data = tasks.load(folder, tmp_path, k=6)
+    assert {split.bases_NM.shape[1] for split in (data.train, data.dev, data.test)} == {20}
+    assert decoded(data.test.bases_NM)[-1] == "ACGT" * 5
+    assert data.notes == []
+
+
+def test_without_train_dev_is_trained_on_and_marked(tmp_path):
+    folder = write_folder(tmp_path, dev=balanced(3), test=balanced(2, 1))
+    data = tasks.load(folder, tmp_path, k=6)
+    assert data.dev is None and data.train.path.endswith("dev.tsv")
+    assert any("no train split: trained on dev" in note for note in data.notes)
+
+
+def test_a_class_that_test_lacks_is_noted(tmp_path):
+    folder = write_folder(tmp_path, train=balanced(3), test=[("ACGTACGT", "1")])
+    notes = tasks.load(folder, tmp_path, k=6).notes
+    assert notes == ["test has no row of class 0: AUROC is not defined"]
+
+
+def test_folders_and_labels_that_do_not_fit_are_one_line_errors(tmp_path):
+    good = balanced(3)
+    cases = {
+        "no file for test": {"train": good},
+        r"no file for train \(or dev\)": {"test": good},
+        "only the label '1'": {"train": [("ACGTACGT", "1")], "test": good},
+        "test.tsv: row 3: label '7' is not in train": {
+            "train": good, "test": [("ACGTACGT", "1"), ("ACGTACGT", "7")]
+        },
+        "200 labels in 200 rows; expected classes": {
+            "train": [(s, str(i / 7)) for i, s in enumerate(random_sequences(200))], "test": good
+        },
+    }  # fmt: skip
+    for number, (message, splits) in enumerate(cases.items()):
+        folder = write_folder(tmp_path / str(number), **splits)
+        with pytest.raises(InputError, match=message) as caught:
+            tasks.load(folder, tmp_path, k=6)
+        assert "\n" not in str(caught.value)
+    both = write_folder(tmp_path / "both", train=good, test=good)
+    write(both / "train.csv.gz", table(good, ","))
+    with pytest.raises(InputError, match="both train.csv.gz and train.tsv"):
+        tasks.load(both, tmp_path, k=6)
+    three = balanced(3, labels=("0", "1", "2"))
+    write_folder(tmp_path / "fewshot" / "prom_core", train=three, test=three)
+    with pytest.raises(InputError, match="3 classes .*expected 2 in task prom_core"):
+        tasks.load("prom_core", tmp_path, k=6)
+
+
+def test_repeats_and_overlaps_are_counted_and_dropped_on_demand(tmp_path):
+    one, two, three, four = random_sequences(4)
+    folder = write_folder(
+        tmp_path,
+        train=[(one, "0"), (two, "1"), (one, "0"), (one.lower(), "1"), (three, "1"), (four, "0")],
+        test=[(three, "1"), (three, "1"), ("ACGTACGT", "0")],
+    )
+    data = tasks.load(folder, tmp_path, k=6)
+    assert "2 of 6 rows of train.tsv repeat an earlier one, 1 of them under another label" in (
+        data.notes
+    )
+    assert "2 of 3 test rows are in train.tsv" in data.notes
+    assert len(data.train.labels_N) == 6
+    data = tasks.load(folder, tmp_path, k=6, dedupe=True)
+    assert decoded(data.train.bases_NM) == [one, two, four]
+    assert data.train.rows_N.tolist() == [2, 3, 7]
+    assert data.notes[-1] == "dropped 3 rows of train.tsv for that"
+
+
+def write_fewshot(folder: Path, rows_a_class: dict[int, int]) -> Path:
+    """Returns a folder with train_N files that hold so many rows of both classes."""
+    for number, count in rows_a_class.items():
+        write(folder / f"train_{number}.tsv.gz", table(balanced(count, seed=number)))
+    write(folder / "test.tsv.gz", table(balanced(5, seed=99)))
+    return folder
+
+
+def test_the_smallest_file_with_ten_times_the_shots_is_drawn_from_else_the_largest(tmp_path):
+    # train_2 is ten draws pooled, as two of the published sets are; the others are single draws.
+    folder = write_fewshot(tmp_path, {2: 20, 5: 5, 30: 30})
+    for shots, name in {1: "train_2", 2: "train_2", 3: "train_30", 20: "train_30"}.items():
+        data = tasks.load(folder, tmp_path, k=6, shots=shots)
+        assert Path(data.train.path).name == f"{name}.tsv.gz", shots
+        assert any("nearly the same rows" in note for note in data.notes) == (shots == 20)
+    assert tasks.load(folder, tmp_path, k=6).train.path.endswith("train_30.tsv.gz")
+    with pytest.raises(tasks.TooFewRows, match="30 rows of class 0, expected at least 31"):
+        tasks.load(folder, tmp_path, k=6, shots=31)
+
+
+def test_a_pooled_file_gives_n_rows_a_class_not_ten_n(tmp_path):
+    data = tasks.load(write_fewshot(tmp_path, {10: 100}), tmp_path, k=6, shots=10)
+    draws_DN = tasks.draw_shots(data.train.labels_N, 10, 10, seed=0)
+    assert draws_DN.shape == (10, 20) and draws_DN.dtype == np.int32
+    assert (np.sort(data.train.labels_N[draws_DN], axis=1) == [0] * 10 + [1] * 10).all()
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_draws_are_balanced_without_a_row_twice_and_even_over_rows(num_classes):
+    labels_N = np.random.default_rng(0).permutation(np.repeat(np.arange(num_classes), 40))
+    draws_DN = tasks.draw_shots(labels_N, 10, 400, seed=3)
+    for rows in draws_DN:
+        assert len(set(rows.tolist())) == 10 * num_classes
+        assert np.bincount(labels_N[rows]).tolist() == [10] * num_classes
+    # Each row is in a draw with probability 1/4: 100 of 400, standard deviation 8.7.
+    counts_N = np.bincount(draws_DN.ravel(), minlength=len(labels_N))
+    assert abs(counts_N - 100).max() < 5 * 8.7
+
+
+def test_a_draw_depends_on_seed_and_number_only():
+    labels_N = np.tile([0, 1], 50)
+    ten = tasks.draw_shots(labels_N, 5, 10, seed=1)
+    np.testing.assert_array_equal(ten[:3], tasks.draw_shots(labels_N, 5, 3, seed=1))
+    assert (ten != tasks.draw_shots(labels_N, 5, 10, seed=2)).any()
+    more = tasks.draw_shots(labels_N, 9, 10, seed=1)
+    assert all(set(few) <= set(many) for few, many in zip(ten.tolist(), more.tolist(), strict=True))
+    with pytest.raises(ValueError, match="51 shots of 50 rows"):
+        tasks.draw_shots(labels_N, 51, 1, seed=0)
+
+
+def test_the_manifest_names_the_lines_of_the_file(tmp_path):
+    folder = write_fewshot(tmp_path / "task", {10: 30})
+    data = tasks.load(folder, tmp_path, k=6, shots=3, dedupe=True)
+    draws_DN = tasks.draw_shots(data.train.labels_N, 3, 2, seed=0)
+    tasks.write_manifest(tmp_path / "draws.json", data, draws_DN)
+    manifest = json.loads((tmp_path / "draws.json").read_text())
+    assert manifest["sha256"] == genome.sha256(manifest["file"])
+    lines = gzip.decompress(Path(manifest["file"]).read_bytes()).decode().splitlines()
+    for rows, named in zip(draws_DN, manifest["rows"], strict=True):
+        drawn = [lines[number - 1].split("\t") for number in named]
+        assert decoded(data.train.bases_NM[rows]) == [sequence for sequence, _ in drawn]
+        assert data.train.labels_N[rows].tolist() == [int(label) for _, label in drawn]
+
+
+def assert_same(found: tasks.TaskData, wanted: tasks.TaskData) -> None:
+    assert (found.task, found.label_names, found.notes) == (
+        wanted.task, wanted.label_names, wanted.notes
+    )  # fmt: skip
+    for split in ("train", "dev", "test"):
+        one, other = getattr(found, split), getattr(wanted, split)
+        for name in ("bases_NM", "labels_N", "rows_N"):
+            left, right = getattr(one, name), getattr(other, name)
+            assert left.dtype == right.dtype
+            np.testing.assert_array_equal(left, right)
+        assert one.path == other.path
+
+
+def test_a_stored_task_is_the_same_and_its_text_is_read_once(tmp_path, monkeypatch):
+    labels = ("plus strand", "minus")
+    folder = write_folder(
+        tmp_path / "task",
+        train=[*balanced(9, labels=labels), ("ACGTNNNNACGTACGT", "minus")],
+        dev=balanced(2, 1, labels),
+        test=balanced(3, 2, labels),
+    )
+    wanted = tasks.load(folder, tmp_path, k=6)
+    cache_dir = tmp_path / "cache"
+    assert_same(tasks.load(folder, tmp_path, k=6, cache_dir=cache_dir), wanted)
+    (store,) = cache_dir.iterdir()  # nothing half-made is left beside it
+    builder = tfds.builder_from_directory(str(store))
+    assert {name: split.num_examples for name, split in builder.info.splits.items()} == {
+        "train": 19, "dev": 4, "test": 6
+    }  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(task_files, "read_examples", None)
+        assert_same(tasks.load(folder, tmp_path, k=6, cache_dir=cache_dir), wanted)
+    write(folder / "test.tsv", table(balanced(4, 3, labels)))
+    assert len(tasks.load(folder, tmp_path, k=6, cache_dir=cache_dir).test.labels_N) == 8
+    assert len(list(cache_dir.iterdir())) == 2
+
+
+def test_rows_keep_their_order_over_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(task_store, "_SHARD_ROWS", 7)
+    monkeypatch.setattr(task_store, "_READ_ROWS", 4)
+    folder = write_folder(tmp_path / "task", train=balanced(12), dev=balanced(2), test=balanced(3))
+    wanted = tasks.load(folder, tmp_path, k=6)
+    assert_same(tasks.load(folder, tmp_path, k=6, cache_dir=tmp_path / "cache"), wanted)
+
+
+def test_a_store_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(task_store.LabelledSequences, "_shard", fail)
+    folder = write_folder(tmp_path / "task", train=balanced(2), test=balanced(2))
+    with pytest.raises(OSError, match="disk full"):
+        tasks.load(folder, tmp_path, k=6, cache_dir=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []

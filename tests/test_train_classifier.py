@@ -1,0 +1,113 @@
+"""One classifier on a whole train split: what is written, what is held out, what is refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cmgems_jax import bert, checkpoints, classifier, steps, train_classifier, vocabulary
+from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig, TokensConfig
+from cmgems_jax.data import tasks
+from cmgems_jax.data.tasks import Task, TaskData
+from cmgems_jax.errors import InputError
+from cmgems_jax.train_classifier import Settings
+
+CONFIG = Config(
+    tokens=TokensConfig(k=3),
+    data=DataConfig(num_tokens=24),
+    curriculum=CurriculumConfig(name="fixed"),
+    model=ModelConfig(
+        num_layers=1, hidden_size=16, num_heads=2, feedforward_size=32, num_positions=24,
+        dropout=0.0, attention_dropout=0.0,
+    ),
+)  # fmt: skip
+SETTINGS = Settings(peak_lr=1e-2, num_epochs=4, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """The work folder of a pretraining run of no steps."""
+    workdir = tmp_path_factory.mktemp("runs") / "small"
+    state, _, _ = steps.make(CONFIG, np.arange(1, 65, dtype=np.int32))
+    with checkpoints.opened(workdir, CONFIG) as manager:
+        checkpoints.save(manager, state, CONFIG, wait=True)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory) -> Path:
+    """A task whose classes, rich and poor in A, are easy to tell apart."""
+    folder = tmp_path_factory.mktemp("tasks") / "easy"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for split, num_rows in (("train", 60), ("test", 30)):
+        lines = ["sequence\tlabel"]
+        for row in range(num_rows):
+            shares = [0.7, 0.1, 0.1, 0.1] if row % 2 else [0.1, 0.1, 0.1, 0.7]
+            bases = rng.choice(4, 16, p=shares).astype(np.uint8)
+            lines.append(f"{vocabulary.decode(bases)}\t{('poor', 'rich')[row % 2]}")
+        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_a_folder_of_text_becomes_a_classifier_whose_scores_can_be_had_again(
+    run, task, tmp_path, capsys
+):
+    output = tmp_path / "made"
+    scores = train_classifier.train_classifier(run, str(task), tmp_path, output, SETTINGS)
+    assert scores["accuracy"] > 0.9
+    assert "6 of 60 train rows held out to choose the epoch" in capsys.readouterr().out
+    record = json.loads((output / "metrics.json").read_text())
+    assert record["rows"] == {"train": 54, "dev": 6, "test": 30}
+    assert record["test"] == scores
+    assert len(record["losses"]) == len(record["dev_mcc"]) == 4
+    assert record["losses"][-1] < record["losses"][0]
+    assert record["dev_mcc"][record["epoch_kept"] - 1] == max(record["dev_mcc"])
+
+    loaded = classifier.load_classifier(output)
+    assert (loaded.config, loaded.max_tokens) == (CONFIG, 16)
+    assert sorted(loaded.label_names) == ["poor", "rich"]
+    test = tasks.load(str(task), tmp_path, k=3).test
+    rows = [[2, *vocabulary.tokenize(bases, 3), 3] for bases in test.bases_NM]
+    model = bert.Classifier(CONFIG.model, CONFIG.tokens, 2)
+    logits = jax.jit(model.apply)({"params": loaded.params}, jnp.array(rows, jnp.int32))
+    assert float((np.argmax(logits, axis=1) == test.labels_N).mean()) == scores["accuracy"]
+    saved = json.loads((output / "classifier.json").read_text())
+    assert (saved["task"], saved["source"]) == ("easy", str(run))
+    assert saved["recipe"]["peak_lr"] == 1e-2
+
+
+def test_the_folder_of_a_run_is_no_output(run, task, tmp_path):
+    with pytest.raises(InputError, match="the folder of a pretraining run"):
+        train_classifier.train_classifier(run, str(task), tmp_path, run, SETTINGS)
+    assert not (run / "classifier.json").exists()
+
+
+def test_bad_input_makes_no_folder(run, tmp_path):
+    with pytest.raises(InputError):
+        train_classifier.train_classifier(
+            run, "no_such_task", tmp_path, tmp_path / "made", SETTINGS
+        )
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("suite", "name", "expected"),
+    [
+        ("fewshot", "prom_core", (1e-4, 20, 5)),
+        ("gue", "mouse/2", (3e-5, 5, 32)),
+        ("own", "mine", (5e-5, 5, 32)),
+    ],
+)
+def test_the_recipe_is_the_tasks_but_for_what_is_changed(suite, name, expected):
+    labels = np.repeat(np.arange(2, dtype=np.int32), 10)
+    rows = tasks.Examples(np.zeros((20, 9), np.uint8), labels, labels, "x")
+    data = TaskData(Task(name, suite, 2, "mcc"), rows, None, rows, ["a", "b"], [])
+    recipe = train_classifier.choose_recipe(data, Settings())
+    assert (recipe.peak_lr, recipe.num_epochs, recipe.batch_size) == expected
+    changed = train_classifier.choose_recipe(data, Settings(num_epochs=1))
+    assert changed == dataclasses.replace(recipe, num_epochs=1)
