@@ -19,10 +19,11 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from cmgems_jax import command, finetune, pretrained
+from cmgems_jax import command
 from cmgems_jax.data import tasks
 from cmgems_jax.data.tasks import Examples
-from cmgems_jax.pretrained import Pretrained
+from cmgems_jax.downstream import finetune, pretrained
+from cmgems_jax.downstream.pretrained import Pretrained
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Without --checkpoint.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Work folder of a pretraining run.")

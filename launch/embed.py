@@ -35,7 +35,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax import embed
+    from cmgems_jax.downstream import embed
 
     embed.embed(
         embed.load(Path(_CHECKPOINT.value)),

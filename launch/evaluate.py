@@ -39,7 +39,7 @@ flags.mark_flags_as_required(["checkpoint", "output"])
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax import evaluate, methods
+    from cmgems_jax.downstream import evaluate, methods
 
     settings = evaluate.Settings(
         suite=_SUITE.value,

@@ -36,7 +36,7 @@ flags.mark_flags_as_required(["checkpoint", "task", "output"])
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax import train_classifier
+    from cmgems_jax.downstream import train_classifier
 
     settings = train_classifier.Settings(
         seed=_SEED.value,

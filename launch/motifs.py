@@ -36,7 +36,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Sequences at a time.", low
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax import classifier, contrast, enrichment, motif_report
+    from cmgems_jax.downstream import classifier, contrast, enrichment, motif_report
 
     trained = classifier.load_classifier(Path(_CHECKPOINT.value))
     label = contrast.find_label(_LABEL.value, trained.label_names)

@@ -34,7 +34,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax import classifier, predict
+    from cmgems_jax.downstream import classifier, predict
 
     predict.predict(
         classifier.load_classifier(Path(_CHECKPOINT.value)),

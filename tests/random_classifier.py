@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmgems_jax import bert, vocabulary
-from cmgems_jax.classifier import TrainedClassifier
 from cmgems_jax.config import Config, ModelConfig, TokensConfig
+from cmgems_jax.downstream.classifier import TrainedClassifier
 
 MODEL = ModelConfig(
     num_layers=1, hidden_size=16, num_heads=2, feedforward_size=32, num_positions=32,

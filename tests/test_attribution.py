@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from random_classifier import make_classifier, slow_logits
 
-from cmgems_jax import attribution, vocabulary
+from cmgems_jax import vocabulary
 from cmgems_jax.config import TokensConfig
+from cmgems_jax.downstream import attribution
 from cmgems_jax.errors import InputError
 
 

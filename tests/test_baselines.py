@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from cmgems_jax import baselines, vocabulary
+from cmgems_jax import vocabulary
 from cmgems_jax.data.tasks import Examples
+from cmgems_jax.downstream import baselines
 
 
 def make_examples(count: int, seed: int, num_classes: int = 2, length: int = 60) -> Examples:

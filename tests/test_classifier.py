@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmgems_jax import bert, classifier
+from cmgems_jax import bert
 from cmgems_jax.config import Config, ModelConfig, TokensConfig
+from cmgems_jax.downstream import classifier
 from cmgems_jax.errors import InputError
 
 CONFIG = Config(

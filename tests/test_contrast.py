@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmgems_jax import contrast, vocabulary
-from cmgems_jax.contrast import Contrast
+from cmgems_jax import vocabulary
+from cmgems_jax.downstream import contrast
+from cmgems_jax.downstream.contrast import Contrast
 from cmgems_jax.errors import InputError
 
 

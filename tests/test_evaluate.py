@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cmgems_jax import evaluate, evaluation_report, methods, pretrain, synthetic
+from cmgems_jax import pretrain, synthetic
+from cmgems_jax.downstream import evaluate, evaluation_report, methods
+from cmgems_jax.downstream.evaluate import Settings
 from cmgems_jax.errors import InputError
-from cmgems_jax.evaluate import Settings
 from tests.test_pretrain import small_config
 
 SHOTS, NUM_DRAWS = 4, 2

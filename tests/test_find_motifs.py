@@ -8,22 +8,15 @@ import numpy as np
 import pyarrow.csv
 import pytest
 
-from cmgems_jax import (
-    attribution,
-    contrast,
-    finetune,
-    motif_report,
-    motifs,
-    pretrained,
-    vocabulary,
-)
-from cmgems_jax.classifier import TrainedClassifier, save_classifier
+from cmgems_jax import vocabulary
 from cmgems_jax.config import Config, ModelConfig, TokensConfig
-from cmgems_jax.contrast import Contrast
 from cmgems_jax.data.task_store import Examples
-from cmgems_jax.enrichment import Settings
+from cmgems_jax.downstream import attribution, contrast, finetune, motif_report, motifs, pretrained
+from cmgems_jax.downstream.classifier import TrainedClassifier, save_classifier
+from cmgems_jax.downstream.contrast import Contrast
+from cmgems_jax.downstream.enrichment import Settings
+from cmgems_jax.downstream.pretrained import Pretrained
 from cmgems_jax.errors import InputError
-from cmgems_jax.pretrained import Pretrained
 
 ROOT = Path(__file__).parents[1]
 MOTIF, LENGTH, K = "TATAAAAG", 40, 4

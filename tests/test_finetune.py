@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from cmgems_jax import bert, draw_programs, finetune, optimizer, position_limit, recipes, vocabulary
+from cmgems_jax import bert, optimizer, vocabulary
 from cmgems_jax.config import Config, DataConfig, ModelConfig, TokensConfig
 from cmgems_jax.data.task_store import Examples
+from cmgems_jax.downstream import draw_programs, finetune, position_limit, recipes
+from cmgems_jax.downstream.pretrained import Pretrained
 from cmgems_jax.errors import InputError
-from cmgems_jax.pretrained import Pretrained
 
 NUM_BASES = 16
 TINY = finetune.Recipe(peak_lr=3e-3, num_epochs=2, batch_size=4, warmup_share=0.1)

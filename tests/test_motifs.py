@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cmgems_jax import enrichment, motif_figures, motif_report, motifs, vocabulary
-from cmgems_jax.enrichment import Settings
+from cmgems_jax import vocabulary
+from cmgems_jax.downstream import enrichment, motif_figures, motif_report, motifs
+from cmgems_jax.downstream.enrichment import Settings
 
 MOTIF = "TATAAAAG"
 PADDING = vocabulary.PADDING

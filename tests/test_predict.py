@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from random_classifier import MODEL, make_classifier, slow_ids, slow_logits
 
-from cmgems_jax import bert, checkpoints, embed, optimizer, predict, sliding, steps, vocabulary
-from cmgems_jax.classifier import save_classifier
+from cmgems_jax import bert, checkpoints, optimizer, steps, vocabulary
 from cmgems_jax.config import Config, TokensConfig
-from cmgems_jax.embed import Embedder
+from cmgems_jax.downstream import embed, predict, sliding
+from cmgems_jax.downstream.classifier import save_classifier
+from cmgems_jax.downstream.embed import Embedder
 from cmgems_jax.errors import InputError
 
 ROOT = Path(__file__).parents[1]

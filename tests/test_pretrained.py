@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from cmgems_jax import checkpoints, parallel, pretrained, steps
+from cmgems_jax import checkpoints, parallel, steps
 from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig, TokensConfig
+from cmgems_jax.downstream import pretrained
 from cmgems_jax.errors import InputError
 
 CONFIG = Config(

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from cmgems_jax import bert, probe, vocabulary
+from cmgems_jax import bert, vocabulary
 from cmgems_jax.config import Config, ModelConfig, TokensConfig
+from cmgems_jax.downstream import probe
+from cmgems_jax.downstream.pretrained import Pretrained
 from cmgems_jax.errors import InputError
-from cmgems_jax.pretrained import Pretrained
 
 CONFIG = Config(
     tokens=TokensConfig(k=3),

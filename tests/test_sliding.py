@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmgems_jax import sliding, vocabulary
+from cmgems_jax import vocabulary
 from cmgems_jax.config import TokensConfig
+from cmgems_jax.downstream import sliding
+from cmgems_jax.downstream.sliding import Cut
 from cmgems_jax.errors import InputError
-from cmgems_jax.sliding import Cut
 
 
 def random_bases(num: int, seed: int = 0) -> np.ndarray:

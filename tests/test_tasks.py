@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from cmgems_jax import genome, metrics, vocabulary
+from cmgems_jax import genome, vocabulary
 from cmgems_jax.data import task_files, task_store, tasks
+from cmgems_jax.downstream import metrics
 from cmgems_jax.errors import InputError
 
 ROWS = [("ACGTTGCA", "1"), ("GGGTTTAC", "0"), ("ACGTNACGT", "1"), ("TTTTTTTT", "0")]

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmgems_jax import bert, checkpoints, classifier, steps, train_classifier, vocabulary
+from cmgems_jax import bert, checkpoints, steps, vocabulary
 from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig, TokensConfig
 from cmgems_jax.data import tasks
 from cmgems_jax.data.tasks import Task, TaskData
+from cmgems_jax.downstream import classifier, train_classifier
+from cmgems_jax.downstream.train_classifier import Settings
 from cmgems_jax.errors import InputError
-from cmgems_jax.train_classifier import Settings
 
 CONFIG = Config(
     tokens=TokensConfig(k=3),

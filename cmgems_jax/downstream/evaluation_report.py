@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cmgems_jax import metrics
+from cmgems_jax.downstream import metrics
 
 GRAY, BLUE = "#7a7a7a", "#1b6ca8"
 LINE = ["model", "mode"]  # what makes a line of the tables

@@ -10,7 +10,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from cmgems_jax import vocabulary
-from cmgems_jax.motifs import Motif
+from cmgems_jax.downstream.motifs import Motif
 
 LETTERS = "ACGT"  # rows and columns of what people read
 ORDER = [vocabulary.ALPHABETS["dna"].index(letter) for letter in LETTERS]

@@ -15,8 +15,9 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from cmgems_jax import bert, parallel, position_limit, steps, vocabulary
-from cmgems_jax.pretrained import Pretrained
+from cmgems_jax import bert, parallel, steps, vocabulary
+from cmgems_jax.downstream import position_limit
+from cmgems_jax.downstream.pretrained import Pretrained
 
 INVERSE_PENALTY = 0.01  # scikit-learn's C; see `probe`
 _MAX_ITERATIONS = 1_000

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cmgems_jax import baselines, finetune, pretrained, probe
 from cmgems_jax.data.tasks import TaskData
-from cmgems_jax.pretrained import Pretrained
+from cmgems_jax.downstream import baselines, finetune, pretrained, probe
+from cmgems_jax.downstream.pretrained import Pretrained
 
 MODES = ("finetune", "probe")
 BASELINE = "baseline"  # the mode of what is no transformer

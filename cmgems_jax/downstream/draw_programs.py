@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cmgems_jax import bert, recipes, side_by_side, steps
+from cmgems_jax import bert, steps
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config, TokensConfig
-from cmgems_jax.recipes import Recipe
+from cmgems_jax.downstream import recipes, side_by_side
+from cmgems_jax.downstream.recipes import Recipe
 
 NO_ROW = -1  # fills the last batch of an epoch
 _HEAD_KEY, _DROPOUT_KEY = range(2)  # branches of a draw's key

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cmgems_jax import evaluation_report, methods, metrics, pretrained, run_lock, run_log
+from cmgems_jax import run_lock, run_log
 from cmgems_jax.data import tasks
 from cmgems_jax.data.tasks import Task, TaskData
+from cmgems_jax.downstream import evaluation_report, methods, metrics, pretrained
+from cmgems_jax.downstream.methods import Method
+from cmgems_jax.downstream.pretrained import Pretrained
 from cmgems_jax.errors import InputError, did_you_mean
-from cmgems_jax.methods import Method
-from cmgems_jax.pretrained import Pretrained
 
 
 @dataclasses.dataclass(frozen=True)

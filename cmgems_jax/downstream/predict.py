@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from cmgems_jax import bert, outputs, sliding, steps
-from cmgems_jax.classifier import TrainedClassifier
-from cmgems_jax.sliding import Survey, Window
+from cmgems_jax import bert, outputs, steps
+from cmgems_jax.downstream import sliding
+from cmgems_jax.downstream.classifier import TrainedClassifier
+from cmgems_jax.downstream.sliding import Survey, Window
 
 
 def logits_function(classifier: TrainedClassifier) -> Callable[[dict, jax.Array], jax.Array]:

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
-from cmgems_jax import bert, classifier, outputs, pretrained, sliding, steps, vocabulary
+from cmgems_jax import bert, outputs, steps, vocabulary
 from cmgems_jax.config import Config
-from cmgems_jax.sliding import Cut, Survey, Window
+from cmgems_jax.downstream import classifier, pretrained, sliding
+from cmgems_jax.downstream.sliding import Cut, Survey, Window
 
 POOLINGS = ("mean", "cls", "tokens")
 SUFFIXES = (".npz", ".parquet")

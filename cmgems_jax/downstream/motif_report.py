@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cmgems_jax import attribution, motif_figures, motifs, outputs, vocabulary
-from cmgems_jax.classifier import TrainedClassifier
-from cmgems_jax.contrast import Contrast
-from cmgems_jax.enrichment import MAX_WIDTH, MIN_WIDTH, Settings
+from cmgems_jax import outputs, vocabulary
+from cmgems_jax.downstream import attribution, motif_figures, motifs
+from cmgems_jax.downstream.classifier import TrainedClassifier
+from cmgems_jax.downstream.contrast import Contrast
+from cmgems_jax.downstream.enrichment import MAX_WIDTH, MIN_WIDTH, Settings
+from cmgems_jax.downstream.motifs import Motif
 from cmgems_jax.errors import InputError
-from cmgems_jax.motifs import Motif
 
 OUTPUTS = ("logos", "motifs.meme", "motifs.tsv", "mutagenesis", "regions.tsv")
 _MARKS = ("motifs.meme", "motifs.tsv", "regions.tsv")

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax import checkpoints, finetune, metrics, position_limit, pretrained, run_log
-from cmgems_jax.classifier import TrainedClassifier, save_classifier
+from cmgems_jax import checkpoints, run_log
 from cmgems_jax.data import tasks
 from cmgems_jax.data.tasks import Examples, TaskData
+from cmgems_jax.downstream import finetune, metrics, position_limit, pretrained
+from cmgems_jax.downstream.classifier import TrainedClassifier, save_classifier
+from cmgems_jax.downstream.finetune import Trained
+from cmgems_jax.downstream.recipes import Recipe, fewshot_recipe, gue_recipe, own_recipe
 from cmgems_jax.errors import InputError
-from cmgems_jax.finetune import Trained
-from cmgems_jax.recipes import Recipe, fewshot_recipe, gue_recipe, own_recipe
 
 DEV_SHARE = 0.1  # of the train rows, held out where there is no dev split
 _DEV_STREAM = 1  # of the seed, for the rows that are held out

@@ -13,8 +13,8 @@ from flax import linen as nn
 from tqdm import tqdm
 
 from cmgems_jax import bert, parallel, steps, vocabulary
-from cmgems_jax.classifier import TrainedClassifier
 from cmgems_jax.config import TokensConfig
+from cmgems_jax.downstream.classifier import TrainedClassifier
 from cmgems_jax.errors import InputError
 
 _PROGRESS_DELAY_S = 3.0

@@ -14,14 +14,14 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cmgems_jax import draw_programs, metrics, position_limit, side_by_side
-from cmgems_jax.classifier import TrainedClassifier, load_classifier, save_classifier
 from cmgems_jax.config import Config
 from cmgems_jax.data.task_store import Examples
-from cmgems_jax.draw_programs import DrawState, Programs
-from cmgems_jax.position_limit import Windows
-from cmgems_jax.pretrained import Pretrained
-from cmgems_jax.recipes import Recipe, fewshot_recipe, gue_recipe, own_recipe
+from cmgems_jax.downstream import draw_programs, metrics, position_limit, side_by_side
+from cmgems_jax.downstream.classifier import TrainedClassifier, load_classifier, save_classifier
+from cmgems_jax.downstream.draw_programs import DrawState, Programs
+from cmgems_jax.downstream.position_limit import Windows
+from cmgems_jax.downstream.pretrained import Pretrained
+from cmgems_jax.downstream.recipes import Recipe, fewshot_recipe, gue_recipe, own_recipe
 
 __all__ = [
     "Recipe",
