@@ -73,6 +73,17 @@ def test_groups_of_draws_change_no_result(side_by_side):
     np.testing.assert_allclose(grouped, side_by_side, atol=1e-5)
 
 
+def test_all_draws_and_epochs_run_in_one_compiled_program_and_so_do_later_calls(caplog):
+    """Init, training, prediction: one program each, whatever the epoch and the chunk."""
+    recipe = dataclasses.replace(TINY, peak_lr=2e-3)  # of no other test
+    for seed, expected in ((0, 3), (1, 0)):
+        with jax.log_compiles():
+            finetune.finetune(ENCODER, TRAIN, DRAWS, TEST, 2, recipe, seed=seed)
+        compiled = [text for text in caplog.messages if "Compiling jit(_fun)" in text]
+        assert len(compiled) == expected
+        caplog.clear()
+
+
 def test_another_seed_gives_other_classifiers(side_by_side):
     other = finetune.finetune(ENCODER, TRAIN, DRAWS, TEST, 2, TINY, seed=4)
     assert np.abs(other - side_by_side).max() > 1e-3
