@@ -74,13 +74,14 @@ def test_groups_of_draws_change_no_result(side_by_side):
 
 
 def test_all_draws_and_epochs_run_in_one_compiled_program_and_so_do_later_calls(caplog):
-    """Init, training, prediction: one program each, whatever the epoch and the chunk."""
+    """No program is compiled twice (for another placement, say), and none again."""
     recipe = dataclasses.replace(TINY, peak_lr=2e-3)  # of no other test
-    for seed, expected in ((0, 3), (1, 0)):
+    for seed in (0, 1):
         with jax.log_compiles():
             finetune.finetune(ENCODER, TRAIN, DRAWS, TEST, 2, recipe, seed=seed)
-        compiled = [text for text in caplog.messages if "Compiling jit(_fun)" in text]
-        assert len(compiled) == expected
+        compiled = [text for text in caplog.messages if text.startswith("Compiling")]
+        assert len(compiled) == len(set(compiled))
+        assert bool(compiled) == (seed == 0)
         caplog.clear()
 
 

@@ -1,6 +1,7 @@
 """Readers of genome files: every format gives the same bases, every bad file one clear error."""
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
@@ -295,3 +296,10 @@ def test_sha256_is_the_files(tmp_path):
     """Of "abc", from FIPS 180-2."""
     path = write(tmp_path / "abc", b"abc")
     assert genome.sha256(path).startswith("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs Linux")
+def test_a_file_that_cannot_be_read_is_named_with_the_reason():
+    """A process's memory has no readable first byte, for root neither."""
+    with pytest.raises(InputError, match=r"/proc/self/mem: cannot be read \(Input/output error\)"):
+        genome.check_files(["/proc/self/mem"])
