@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cmgems_jax.data.tasks import TaskData
+from cmgems_jax.data.tasks import Examples, TaskData
 from cmgems_jax.downstream import baselines, finetune, pretrained, probe
 from cmgems_jax.downstream.pretrained import Pretrained
 
@@ -45,7 +45,8 @@ def compared(
     lines = []
     for model in (*models, untrained):
         tune = functools.partial(_tune, model, seed, long_sequences)
-        runs = {"finetune": tune, "probe": functools.partial(_probe, model)}
+        look = functools.partial(_probe, model, long_sequences, {})
+        runs = {"finetune": tune, "probe": look}
         lines += [Method(model.name, mode, runs[mode]) for mode in modes]
     for name, k in (("k chosen", None), (f"k={SIMPLE_K}", SIMPLE_K)):
         logistic = functools.partial(_logistic, seed, k)
@@ -84,16 +85,35 @@ def _tune(
 
 
 def _probe(
-    model: Pretrained, data: TaskData, draws_DN: np.ndarray, shots: int
+    model: Pretrained,
+    long_sequences: str,
+    tested: dict[str, np.ndarray],
+    data: TaskData,
+    draws_DN: np.ndarray,
+    shots: int,
 ) -> Sequence[np.ndarray]:
-    """Frozen features and logistic regression; features of drawn rows only."""
+    """Frozen features and logistic regression; `tested` keeps the last test file's features."""
     del shots
     used_U = np.unique(draws_DN)
-    train_UF = probe.features(model, data.train.bases_NM[used_U], batch_size=_PROBE_BATCH)
-    test_NF = probe.features(model, data.test.bases_NM, batch_size=_PROBE_BATCH)
+    train_UF = _features(model, long_sequences, data.train.take(used_U))
+    if data.test.path not in tested:
+        tested.clear()
+        tested[data.test.path] = _features(model, long_sequences, data.test)
     places_DN = np.searchsorted(used_U, draws_DN)
     labels_U = data.train.labels_N[used_U]
+    test_NF = tested[data.test.path]
     return probe.probe(train_UF, labels_U, places_DN, test_NF, data.task.num_classes)
+
+
+def _features(model: Pretrained, long_sequences: str, examples: Examples) -> np.ndarray:
+    """Returns the frozen features of every row."""
+    return probe.features(
+        model,
+        examples.bases_NM,
+        batch_size=_PROBE_BATCH,
+        long_sequences=long_sequences,
+        source=examples.path,
+    )
 
 
 def _logistic(
