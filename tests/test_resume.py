@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,12 +17,12 @@ from tests.test_pretrain import lines, small_config
 
 ROOT = Path(__file__).parents[1]
 NUM_KILLS = 20
-NUM_STEPS = 300
-EVAL_EVERY = 75
+NUM_STEPS = 150
+EVAL_EVERY = 10
 
 
 def config(fasta: Path):
-    """Returns a run with a switch of the curriculum half-way, saved after every step."""
+    """Returns a run whose curriculum switches at step 20, saved after every step."""
     return small_config(
         fasta,
         num_steps=NUM_STEPS,
@@ -39,7 +40,7 @@ def unbroken(tmp_path_factory):
     synthetic.write_genome(folder / "small.fa", 40_000, seed=1)
     state = pretrain.pretrain(config(folder / "small.fa"), folder / "run")
     (switch,) = (r for r in run_log.read(folder / "run" / "metrics.jsonl") if r["kind"] == "switch")
-    assert switch["step"] == 2 * EVAL_EVERY  # so the kills lie on both sides of it
+    assert switch["step"] == 2 * EVAL_EVERY
     return folder / "small.fa", folder / "run", parallel.to_host(state)
 
 
@@ -66,7 +67,9 @@ def test_a_run_killed_again_and_again_ends_in_the_same_state_and_metrics(
     statuses = {kill["status"] for kill in report["kills"]}
     if name == "SIGKILL":
         assert len(report["kills"]) == kills and statuses == {int(signal.SIGKILL)}
-        assert log.count("resumed from step") >= kills // 2
+        resumed = [int(step) for step in re.findall(r"resumed from step (\d+)", log)]
+        assert len(resumed) >= kills // 2
+        assert resumed[0] < 2 * EVAL_EVERY < resumed[-1]  # killed on both sides of the switch
         assert any(kill["saving"] for kill in report["kills"])
     else:
         assert statuses <= {pretrain.EXIT_STOPPED << 8, int(signal.SIGTERM)}
