@@ -7,6 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cmgems_jax.downstream import metrics
+from cmgems_jax.downstream.methods import BASELINE
+from cmgems_jax.downstream.pretrained import UNTRAINED
 
 GRAY, BLUE = "#7a7a7a", "#1b6ca8"
 LINE = ["model", "mode"]  # what makes a line of the tables
@@ -161,9 +163,8 @@ def _draw(means: pd.DataFrame, path: Path) -> None:
         for _, row in unit.iterrows():
             place = len(lines) - 1 - lines.index((row.model, row["mode"]))
             mean, low, high = (row[f"{row.metric}{end}"] for end in ("", "_low", "_high"))
-            color = (
-                "#7a7a7a" if row["mode"] == "baseline" or row.model == "untrained" else "#1b6ca8"
-            )
+            is_compared = row["mode"] == BASELINE or row.model == UNTRAINED
+            color = GRAY if is_compared else BLUE
             if np.isfinite(low):
                 axis.plot([low, high], [place, place], color=color, linewidth=2, alpha=0.5)
             axis.plot(mean, place, "o", color=color, markersize=5)

@@ -12,7 +12,6 @@ from cmgems_jax.downstream.pretrained import Pretrained
 
 MODES = ("finetune", "probe")
 BASELINE = "baseline"  # the mode of what is no transformer
-UNTRAINED = "untrained"
 ALL_ROWS = 0  # shots of a suite that trains on every row
 SIMPLE_K = 3  # better than k chosen by cross-validation where there are few shots
 GUE_SEED = 42  # as published (SPEC section 6)
@@ -41,9 +40,8 @@ def compared(
       seed: of training, and of the untrained model's initial values.
       long_sequences: what to do beyond the position table, see `finetune.finetune`.
     """
-    untrained = dataclasses.replace(pretrained.untrained(models[0], seed), name=UNTRAINED)
     lines = []
-    for model in (*models, untrained):
+    for model in (*models, pretrained.untrained(models[0], seed)):
         tune = functools.partial(_tune, model, seed, long_sequences)
         look = functools.partial(_probe, model, long_sequences, {})
         runs = {"finetune": tune, "probe": look}

@@ -13,6 +13,7 @@ from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
 
+UNTRAINED = "untrained"  # the name of an encoder with initial values
 _IDS = jax.ShapeDtypeStruct((1, 8), np.int32)  # any shape gives the same parameters
 
 
@@ -46,22 +47,16 @@ def load_masked_lm(path: Path) -> Pretrained:
     workdir, step = _locate(Path(path))
     folder = workdir / checkpoints.FOLDER / str(step)
     try:
-        has_checksums = (folder / "checksums").exists()
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             values = _read(reader, folder, config=ocp.args.JsonRestore())["config"]
             config = config_lib.from_dict(values, source=str(folder))
             params = _read_params(reader, folder, config)
-            saved = {}
-            if has_checksums:
-                saved = _read(reader, folder, checksums=ocp.args.JsonRestore())["checksums"]
+            saved = _read(reader, folder, checksums=ocp.args.JsonRestore())["checksums"]
     except InputError:
         raise
     except Exception as error:  # whatever orbax and tensorstore raise on damaged files
         raise _damaged(folder, str(error).strip().split("\n")[0] or type(error).__name__) from None
-    if has_checksums:
-        _verify(params, saved, folder)
-    else:
-        print(f"warning: {folder}: holds no checksums; the parameters are not verified", flush=True)
+    _verify(params, saved, folder)
     name = workdir.resolve().name
     return Pretrained(config, params, name if Path(path) == workdir else f"{name}@{step}")
 
@@ -76,7 +71,7 @@ def untrained(like: Pretrained, seed: int) -> Pretrained:
     model = bert.Encoder(like.config.model, like.config.tokens)
     ids = np.zeros(_IDS.shape, _IDS.dtype)
     params = jax.jit(model.init)(jax.random.key(seed), ids)["params"]
-    return Pretrained(like.config, parallel.to_host(params), "untrained")
+    return Pretrained(like.config, parallel.to_host(params), UNTRAINED)
 
 
 def _locate(path: Path) -> tuple[Path, int]:
