@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax import genome
+from cmgems_jax import genome, outputs
 from cmgems_jax.data import task_folder, task_table
 from cmgems_jax.data.task_store import Examples
 from cmgems_jax.data.task_table import FEWSHOT, GUE, Task, find, is_present
@@ -187,6 +187,5 @@ def write_manifest(path: Path, data: TaskData, draws_DN: np.ndarray) -> None:
         "label_names": data.label_names,
         "rows": data.train.rows_N[draws_DN].tolist(),  # lines of the file; 1 is the header
     }
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(content) + "\n")
-    part.replace(path)
+    with outputs.replaced_file(path) as part:
+        part.write_text(json.dumps(content) + "\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cmgems_jax import run_lock, run_log
+from cmgems_jax import outputs, run_lock, run_log
 from cmgems_jax.data import tasks
 from cmgems_jax.data.tasks import Task, TaskData
 from cmgems_jax.downstream import evaluation_report, methods, metrics, pretrained
@@ -76,7 +76,8 @@ def evaluate(
                     continue
                 rows = _run(method, data, draws_DN, shots)
                 results = pd.concat([results, rows], ignore_index=True)
-                _write_csv(results, output / "results.csv")
+                with outputs.replaced_file(output / "results.csv") as part:
+                    results.to_csv(part, index=False)
             evaluation_report.write(results, notes, output, first=models[0].name)
     print(f"{output}: results.csv, summary.csv, report.md, results.png", flush=True)
     return results
@@ -221,13 +222,6 @@ def _read(output: Path) -> pd.DataFrame:
     """Returns the results so far."""
     path = output / "results.csv"
     return pd.read_csv(path) if path.exists() else pd.DataFrame()
-
-
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Writes beside and renames, so that a stopped suite loses nothing."""
-    part = path.with_suffix(".part")
-    table.to_csv(part, index=False)
-    part.replace(path)
 
 
 def _name(task: Task, shots: int) -> str:
