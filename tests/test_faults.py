@@ -46,9 +46,9 @@ def copy(finished, tmp_path) -> Path:
     return tmp_path / "run"
 
 
-def data_file(checkpoint: Path) -> Path:
-    """Returns the largest file of a checkpoint: where the arrays are."""
-    return max(checkpoint.rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+def array_files(checkpoint: Path) -> list[Path]:
+    """Returns every file of a checkpoint with arrays; of some only a part is in use."""
+    return sorted((checkpoint / "state").rglob("d/*"))
 
 
 def flip_a_bit(path: Path) -> None:
@@ -72,7 +72,8 @@ DAMAGES = [flip_a_bit, cut_in_half, remove]
 def test_a_damaged_checkpoint_is_named_and_stops_the_run_and_nothing_is_changed(
     copy, genome, damage
 ):
-    damage(data_file(copy / checkpoints.FOLDER / "12"))
+    for path in array_files(copy / checkpoints.FOLDER / "12"):
+        damage(path)
     before = sorted(path for path in copy.rglob("*") if path.is_file())
     with pytest.raises(InputError) as error:
         pretrain.pretrain(small_config(genome), copy)
@@ -85,7 +86,8 @@ def test_a_damaged_checkpoint_is_named_and_stops_the_run_and_nothing_is_changed(
 def test_fallback_goes_to_the_checkpoint_before_and_ends_in_the_same_state(
     copy, finished, genome, capsys, damage
 ):
-    damage(data_file(copy / checkpoints.FOLDER / "12"))
+    for path in array_files(copy / checkpoints.FOLDER / "12"):
+        damage(path)
     state = pretrain.pretrain(small_config(genome), copy, fallback=True)
     printed = capsys.readouterr().out
     assert "WARNING" in printed and "resumed from step 6" in printed
@@ -111,7 +113,8 @@ def test_a_number_changed_behind_the_files_own_checks_is_found_by_the_checksums(
 
 def test_every_checkpoint_damaged_is_an_error_even_with_fallback(copy, genome):
     for step in ("6", "12"):
-        cut_in_half(data_file(copy / checkpoints.FOLDER / step))
+        for path in array_files(copy / checkpoints.FOLDER / step):
+            cut_in_half(path)
     with pytest.raises(InputError, match="no checkpoint that is whole"):
         pretrain.pretrain(small_config(genome), copy, fallback=True)
 
