@@ -88,6 +88,14 @@ def test_a_stopped_suite_runs_what_is_missing_and_ends_with_the_same_numbers(
     pd.testing.assert_frame_equal(again[columns], results[columns])
 
 
+def test_fewer_test_rows_are_the_same_for_every_line_and_said(inputs, tmp_path):
+    """With 10 rows every accuracy is a multiple of a tenth."""
+    chosen = settings(inputs[1], modes=("probe",), test_rows=10)
+    results = evaluate.evaluate([inputs[0]], Path("."), tmp_path, chosen)
+    np.testing.assert_allclose(results.accuracy, results.accuracy.round(1), atol=1e-12)
+    assert "scored on 10 of 40 test rows" in (tmp_path / "report.md").read_text()
+
+
 def test_results_of_other_settings_are_refused(finished, inputs):
     with pytest.raises(InputError, match="num_draws: 2 before, 3 now"):
         evaluate.evaluate([inputs[0]], Path("."), finished[1], settings(inputs[1], num_draws=3))

@@ -172,6 +172,16 @@ def draw_shots(labels_N: np.ndarray, shots: int, num_draws: int, seed: int) -> n
     return np.array(draws, np.int32)
 
 
+def keep_some_tests(data: TaskData, num_rows: int, seed: int) -> None:
+    """Keeps at most `num_rows` rows of test, drawn by the seed alone, and notes it; 0 = all."""
+    num_all = len(data.test.labels_N)
+    if not num_rows or num_all <= num_rows:
+        return
+    chosen = np.sort(np.random.default_rng(seed).permutation(num_all)[:num_rows])
+    data.test = data.test.take(chosen)
+    data.notes.append(f"scored on {num_rows:,} of {num_all:,} test rows, the same for every line")
+
+
 def write_manifest(path: Path, data: TaskData, draws_DN: np.ndarray) -> None:
     """Writes which rows of which file were drawn, as JSON.
 

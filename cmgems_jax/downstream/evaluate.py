@@ -34,6 +34,7 @@ class Settings:
     seed: int = 0  # of the draws, and of training
     dedupe: bool = False  # drop duplicates, and train rows that stand in test
     long_sequences: str = "error"  # "error", "truncate", "window"
+    test_rows: int = 0  # at most so many rows of test are predicted; 0 = all
     cache_dir: Path | None = None  # keeps the tasks as TFDS data sets
 
 
@@ -147,6 +148,7 @@ def _load_task(
         notes[name] = [f"left out: {error}"]
         print(f"{name}: left out: {error}", flush=True)
         return None
+    tasks.keep_some_tests(data, settings.test_rows, settings.seed)
     notes[name] = data.notes
     for note in data.notes:
         print(f"{name}: {note}", flush=True)
