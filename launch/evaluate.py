@@ -33,7 +33,9 @@ _DEDUPE = flags.DEFINE_bool("dedupe", False, "Drop train rows that repeat or are
 _LONG = flags.DEFINE_enum(
     "long_sequences", "error", ["error", "truncate", "window"], "Beyond the position table."
 )
-_TEST_ROWS = flags.DEFINE_integer("test_rows", 0, "At most so many test rows; 0 = all.")
+_TEST_ROWS = flags.DEFINE_integer(
+    "test_rows", 0, "At most so many test rows (0: all).", lower_bound=0
+)
 _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Keep the tasks here as TFDS data sets.")
 flags.mark_flags_as_required(["checkpoint", "output"])
 
