@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cmgems_jax import vocabulary
+from cmgems_jax import attention, vocabulary
 from cmgems_jax.config import ModelConfig, TokensConfig
 
 LAYER_NORM_EPS = 1e-12
@@ -127,14 +127,14 @@ class Layer(nn.Module):
             _dense(config.hidden_size, dtype, name)(asked).reshape(*asked.shape[:2], *heads)
             for name, asked in (("query", x_BLD[:, :num_queries]), ("key", x_BLD), ("value", x_BLD))
         )
+        segment_BL = visible_BL.astype(jnp.int32)
         if keys_B is None or config.attention_dropout == 0:
-            context = jax.nn.dot_product_attention(
-                q_BQHK, k_BLHK, v_BLHK, mask=visible_BL[:, None, None, :]
-            )
+            context = attention.attend(q_BQHK, k_BLHK, v_BLHK, segment_BL)
             return context.reshape(*context.shape[:2], -1)
         scores_BHQL = jnp.einsum("bqhk,blhk->bhql", q_BQHK, k_BLHK).astype(jnp.float32)
         scores_BHQL *= heads[1] ** -0.5
-        scores_BHQL = jnp.where(visible_BL[:, None, None, :], scores_BHQL, -1e9)
+        is_own_BQL = segment_BL[:, :num_queries, None] == segment_BL[:, None, :]
+        scores_BHQL = jnp.where(is_own_BQL[:, None], scores_BHQL, -1e9)
         weights_BHQL = jax.nn.softmax(scores_BHQL).astype(dtype)
         weights_BHQL = dropout(weights_BHQL, keys_B, config.attention_dropout, 4 * self.index + 3)
         context = jnp.einsum("bhql,blhk->bqhk", weights_BHQL, v_BLHK)

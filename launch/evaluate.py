@@ -20,13 +20,9 @@ _SUITE = flags.DEFINE_enum("suite", "fewshot", ["fewshot", "gue"], "Which tasks.
 _CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Work folders of pretraining runs.")
 _DATA_DIR = flags.DEFINE_string("data_dir", ".", "Folder that holds fewshot/ and gue/.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.")
-_TASKS = flags.DEFINE_list(
-    "tasks", [], "Names, or folders of own tasks; default: all of the suite that are there."
-)
+_TASKS = flags.DEFINE_list("tasks", [], "Names, or folders of own tasks; default: all there.")
 _SHOTS = flags.DEFINE_list("shots", ["10", "100"], "Few-shot: training rows a class.")
-_DRAWS = flags.DEFINE_integer(
-    "draws", None, "Few-shot: draws of the shots (10). GUE: seeds (1).", lower_bound=1
-)
+_DRAWS = flags.DEFINE_integer("draws", None, "Few-shot: draws (10). GUE: seeds (1).", 1)
 _MODE = flags.DEFINE_list("mode", ["finetune", "probe"], "finetune, probe, or both.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of draws and training.", lower_bound=0)
 _DEDUPE = flags.DEFINE_bool("dedupe", False, "Drop train rows that repeat or are in test.")

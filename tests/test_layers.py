@@ -30,6 +30,7 @@ LAYERS = (
         "synthetic",
         "masking",
         "curriculum",
+        "attention",
         "bert",
         "optimizer",
         "parallel",
