@@ -29,9 +29,8 @@ _DEDUPE = flags.DEFINE_bool("dedupe", False, "Drop train rows that repeat or are
 _LONG = flags.DEFINE_enum(
     "long_sequences", "error", ["error", "truncate", "window"], "Beyond the position table."
 )
-_TEST_ROWS = flags.DEFINE_integer(
-    "test_rows", 0, "At most so many test rows (0: all).", lower_bound=0
-)
+_PEAK_LR = flags.DEFINE_float("peak_lr", None, "Of fine-tuning, for the published one.", 0)
+_TEST_ROWS = flags.DEFINE_integer("test_rows", 0, "Predict at most so many; 0 = all.", 0)
 _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Keep the tasks here as TFDS data sets.")
 flags.mark_flags_as_required(["checkpoint", "output"])
 
@@ -49,6 +48,7 @@ def main() -> None:
         seed=_SEED.value,
         dedupe=_DEDUPE.value,
         long_sequences=_LONG.value,
+        peak_lr=_PEAK_LR.value,
         test_rows=_TEST_ROWS.value,
         cache_dir=Path(_CACHE_DIR.value) if _CACHE_DIR.value else None,
     )

@@ -96,6 +96,18 @@ def test_fewer_test_rows_are_the_same_for_every_line_and_said(inputs, tmp_path):
     assert "scored on 10 of 40 test rows" in (tmp_path / "report.md").read_text()
 
 
+def test_another_learning_rate_stands_beside_the_published_one(finished, inputs, tmp_path):
+    """The folder goes on, and only the new lines are run."""
+    results, output = finished
+    shutil.copytree(output, tmp_path / "out")
+    chosen = settings(inputs[1], modes=("finetune",), peak_lr=1e-9)
+    again = evaluate.evaluate([inputs[0]], Path("."), tmp_path / "out", chosen)
+    new = again[again["mode"] == "finetune, lr 1e-09"]
+    assert len(again) == len(results) + len(new) and len(new) == 2 * NUM_DRAWS
+    published = again[again["mode"] == "finetune"]
+    assert not np.allclose(new.auroc, published.auroc)
+
+
 def test_results_of_other_settings_are_refused(finished, inputs):
     with pytest.raises(InputError, match="num_draws: 2 before, 3 now"):
         evaluate.evaluate([inputs[0]], Path("."), finished[1], settings(inputs[1], num_draws=3))

@@ -34,6 +34,7 @@ class Settings:
     seed: int = 0  # of the draws, and of training
     dedupe: bool = False  # drop duplicates, and train rows that stand in test
     long_sequences: str = "error"  # "error", "truncate", "window"
+    peak_lr: float | None = None  # of fine-tuning, in place of the published recipes'
     test_rows: int = 0  # at most so many rows of test are predicted; 0 = all
     cache_dir: Path | None = None  # keeps the tasks as TFDS data sets
 
@@ -63,7 +64,11 @@ def evaluate(
         results = _read(output)
         notes: dict[str, list[str]] = {}
         lines = methods.compared(
-            models, settings.modes, seed=settings.seed, long_sequences=settings.long_sequences
+            models,
+            settings.modes,
+            seed=settings.seed,
+            long_sequences=settings.long_sequences,
+            peak_lr=settings.peak_lr,
         )
         units = [(task, shots) for task in chosen for shots in _shots(settings)]
         for number, (task, shots) in enumerate(units, 1):
@@ -203,7 +208,13 @@ def _is_done(results: pd.DataFrame, method: Method, task: Task, shots: int, num_
 def _check_same(output: Path, settings: Settings, checkpoints: Sequence[Path]) -> None:
     """Writes suite.json, or refuses a folder whose results came from other settings."""
     path = output / "suite.json"
-    free = {"tasks", "shots", "modes", "cache_dir"}  # more of them may be added to a folder
+    free = {
+        "tasks",
+        "shots",
+        "modes",
+        "peak_lr",
+        "cache_dir",
+    }  # more of them may be added to a folder
     now = {n: v for n, v in dataclasses.asdict(settings).items() if n not in free}
     now["checkpoints"] = [str(checkpoint.resolve()) for checkpoint in checkpoints]
     if path.exists():

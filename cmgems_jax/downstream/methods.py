@@ -30,7 +30,12 @@ class Method:
 
 
 def compared(
-    models: Sequence[Pretrained], modes: Sequence[str], *, seed: int, long_sequences: str
+    models: Sequence[Pretrained],
+    modes: Sequence[str],
+    *,
+    seed: int,
+    long_sequences: str,
+    peak_lr: float | None = None,
 ) -> list[Method]:
     """Returns the lines of the tables: the models, the first one untrained, the baselines.
 
@@ -39,13 +44,17 @@ def compared(
       modes: of MODES.
       seed: of training, and of the untrained model's initial values.
       long_sequences: what to do beyond the position table, see `finetune.finetune`.
+      peak_lr: of fine-tuning, in place of the recipes'; then a mode of its own name.
     """
     lines = []
+    names = {mode: mode for mode in MODES}
+    if peak_lr:
+        names["finetune"] = f"finetune, lr {peak_lr:g}"
     for model in (*models, pretrained.untrained(models[0], seed)):
-        tune = functools.partial(_tune, model, seed, long_sequences)
+        tune = functools.partial(_tune, model, seed, long_sequences, peak_lr)
         look = functools.partial(_probe, model, long_sequences, {})
         runs = {"finetune": tune, "probe": look}
-        lines += [Method(model.name, mode, runs[mode]) for mode in modes]
+        lines += [Method(model.name, names[mode], runs[mode]) for mode in modes]
     for name, k in (("k chosen", None), (f"k={SIMPLE_K}", SIMPLE_K)):
         logistic = functools.partial(_logistic, seed, k)
         lines.append(Method(f"k-mer logistic regression, {name}", BASELINE, logistic))
@@ -56,11 +65,12 @@ def _tune(
     model: Pretrained,
     seed: int,
     long_sequences: str,
+    peak_lr: float | None,
     data: TaskData,
     draws_DN: np.ndarray,
     shots: int,
 ) -> Sequence[np.ndarray]:
-    """Fine-tunes under the published recipe."""
+    """Fine-tunes under the published recipe, but for the learning rate where one is given."""
     is_gue = shots == ALL_ROWS
     if not is_gue:
         recipe = finetune.fewshot_recipe(shots)
@@ -68,6 +78,7 @@ def _tune(
         recipe = finetune.gue_recipe(data.task.name)
     else:
         recipe = finetune.own_recipe()
+    recipe = dataclasses.replace(recipe, peak_lr=peak_lr or recipe.peak_lr)
     return finetune.finetune(
         model,
         data.train,
