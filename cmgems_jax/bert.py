@@ -283,6 +283,23 @@ class Classifier(nn.Module):
         return self.classifier(pooled_BD.astype(jnp.float32))
 
 
+def param_shapes(config: ModelConfig, tokens: TokensConfig, num_classes: int | None = None) -> dict:
+    """Returns the parameters of `MaskedLM`, or of `Classifier`, as shapes and dtypes.
+
+    Args:
+      config: sizes.
+      tokens: gives the vocabulary.
+      num_classes: of a classifier; None = `MaskedLM`.
+    """
+    inputs = [jax.ShapeDtypeStruct((1, 8), np.int32)]  # any shape gives the same parameters
+    model: nn.Module = MaskedLM(config, tokens)
+    if num_classes is None:
+        inputs.append(jax.ShapeDtypeStruct((1,), np.int32))
+    else:
+        model = Classifier(config, tokens, num_classes)
+    return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+
+
 def _dense(size: int, dtype: jnp.dtype, name: str | None) -> nn.Dense:
     """A linear layer with BERT's initial values."""
     return nn.Dense(size, dtype=dtype, kernel_init=_normal, name=name)

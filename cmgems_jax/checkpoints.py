@@ -113,6 +113,25 @@ def save(
         raise _failed_save(manager, error) from error
 
 
+def save_params(workdir: Path, params: dict, config: Config) -> None:
+    """Saves parameters that no training here has made, as the checkpoint of step 0.
+
+    Args:
+      workdir: a new folder. What reads a run's parameters reads these; there is no
+        optimizer's state to go on from.
+      params: of bert.MaskedLM, host arrays.
+      config: saved beside them.
+    """
+    sums = {f".params{name}": value for name, value in checksums(params).items()}
+    arguments = ocp.args.Composite(
+        state=ocp.args.StandardSave({"params": params}),
+        checksums=ocp.args.JsonSave(sums),
+        config=ocp.args.JsonSave(config_lib.to_dict(config)),
+    )
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+        writer.save((workdir / FOLDER / "0").absolute(), args=arguments)
+
+
 def check_background(manager: ocp.CheckpointManager) -> None:
     """Raises `TrainingError` where a save in the background has failed."""
     try:

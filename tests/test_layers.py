@@ -83,6 +83,12 @@ LAYERS = (
         "downstream.motifs",
         "downstream.motif_figures",
         "downstream.motif_report",
+        "huggingface.names",
+        "huggingface.tokenizer",
+        "huggingface.card",
+        "huggingface.export",
+        "huggingface.load",
+        "huggingface.hub",
     ),
 )
 MODULES = tuple(module for layer in LAYERS for module in layer)

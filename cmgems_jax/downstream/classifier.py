@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -82,9 +81,7 @@ def load_classifier(folder: Path) -> TrainedClassifier:
     except (KeyError, OSError, safetensors.SafetensorError) as error:
         raise _damaged(folder, f"{type(error).__name__}: {error}") from None
     params = traverse_util.unflatten_dict(flat, sep=".")
-    model = bert.Classifier(config.model, config.tokens, len(names))
-    ids = jax.ShapeDtypeStruct((1, 8), np.int32)
-    expected = jax.eval_shape(model.init, jax.random.key(0), ids)["params"]
+    expected = bert.param_shapes(config.model, config.tokens, len(names))
     if _shapes(params) != _shapes(expected):
         raise _damaged(path, "its arrays are not those of the config's network")
     return TrainedClassifier(config, params, names, max_tokens)

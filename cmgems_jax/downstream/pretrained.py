@@ -14,7 +14,6 @@ from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
 
 UNTRAINED = "untrained"  # the name of an encoder with initial values
-_IDS = jax.ShapeDtypeStruct((1, 8), np.int32)  # any shape gives the same parameters
 
 
 @dataclasses.dataclass
@@ -44,7 +43,7 @@ def load(path: Path) -> Pretrained:
 
 def load_masked_lm(path: Path) -> Pretrained:
     """Returns the same with the head: `params` are those of bert.MaskedLM. See `load`."""
-    workdir, step = _locate(Path(path))
+    workdir, step = locate(Path(path))
     folder = workdir / checkpoints.FOLDER / str(step)
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
@@ -69,13 +68,13 @@ def untrained(like: Pretrained, seed: int) -> Pretrained:
       seed: of the initial values.
     """
     model = bert.Encoder(like.config.model, like.config.tokens)
-    ids = np.zeros(_IDS.shape, _IDS.dtype)
+    ids = np.zeros((1, 8), np.int32)
     params = jax.jit(model.init)(jax.random.key(seed), ids)["params"]
     return Pretrained(like.config, parallel.to_host(params), UNTRAINED)
 
 
-def _locate(path: Path) -> tuple[Path, int]:
-    """Returns the work folder and the step to read."""
+def locate(path: Path) -> tuple[Path, int]:
+    """Returns the work folder and the step to read. See `load` for `path` and errors."""
     if not path.is_dir():
         raise InputError(
             f"{path}: no such folder; expected the --workdir of a pretraining run, or "
@@ -105,10 +104,7 @@ def _read(
 
 def _read_params(reader: ocp.Checkpointer, folder: Path, config: Config) -> dict:
     """Returns the parameters, which must be those of the config's network."""
-    model = bert.MaskedLM(config.model, config.tokens)
-    positions = jax.ShapeDtypeStruct((1,), np.int32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), _IDS, positions)
-    wanted = {"params": shapes["params"]}
+    wanted = {"params": bert.param_shapes(config.model, config.tokens)}
     on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=on_host, partial_restore=True)
     found = {"params": _read(reader, folder, state=arguments)["state"]["params"]}

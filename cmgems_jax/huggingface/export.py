@@ -1,0 +1,111 @@
+"""Writes a checkpoint as a HuggingFace model: stock classes, no remote code, no torch needed."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors.numpy
+
+from cmgems_jax import bert, outputs, vocabulary
+from cmgems_jax.config import Config
+from cmgems_jax.downstream import classifier, pretrained
+from cmgems_jax.errors import InputError
+from cmgems_jax.huggingface import card, names, tokenizer
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+CURVES = "curves.png"
+_FILES = (WEIGHTS, CONFIG, *tokenizer.FILES, card.NAME, CURVES)
+
+
+def export(
+    checkpoint: Path,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    task_head: bool | None = None,
+    evaluation: Path | None = None,
+    license_name: str = "apache-2.0",
+) -> None:
+    """Writes weights, config, tokenizer and model card.
+
+    Args:
+      checkpoint: work folder of a pretraining run (or WORKDIR/checkpoints/STEP), which
+        becomes a BertForMaskedLM; or of launch.finetune, a BertForSequenceClassification.
+      output: a new or empty folder.
+      overwrite: replace an earlier export in it.
+      task_head: True: only a fine-tuned one will do; False: only a pretrained one.
+      evaluation: folder of launch.evaluate, for the model card.
+      license_name: of the weights, an SPDX identifier.
+
+    Raises:
+      InputError: there is nothing to export, or `output` holds something else.
+    """
+    _check_output(output, overwrite)
+    is_classifier = (checkpoint / classifier.RECORD).exists()
+    if task_head is not None and task_head != is_classifier:
+        found = "a fine-tuned classifier" if is_classifier else "no fine-tuned classifier"
+        raise InputError(
+            f"--checkpoint={checkpoint}: {found}, with --task_head={str(task_head).lower()}"
+        )
+    if is_classifier:
+        loaded: Any = classifier.load_classifier(checkpoint)
+        described = card.of_classifier(checkpoint, loaded, license_name)
+        settings = hf_config(loaded.config, loaded.label_names)
+    else:
+        loaded = pretrained.load_masked_lm(checkpoint)
+        described = card.of_run(checkpoint, loaded.config, evaluation, license_name)
+        settings = hf_config(loaded.config)
+    layers = loaded.config.model.num_layers
+    tensors = names.to_torch(loaded.params, layers, is_classifier=is_classifier)
+    with outputs.replaced_folder(output) as folder:
+        safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+        (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # else the owner's alone
+        tokenizer.write(folder, loaded.config)
+        curves = pretrained.locate(checkpoint)[0] / CURVES if not is_classifier else None
+        if curves and curves.exists():
+            shutil.copyfile(curves, folder / CURVES)
+        described.save(folder / card.NAME)
+    print(f"{output}: {settings['architectures'][0]}, {len(tensors)} tensors", flush=True)
+
+
+def hf_config(config: Config, label_names: list[str] | None = None) -> dict[str, Any]:
+    """Returns config.json of BertForMaskedLM, or of a classifier where there are labels."""
+    model = config.model
+    settings: dict[str, Any] = {
+        "architectures": ["BertForMaskedLM"],
+        "model_type": "bert",
+        "vocab_size": vocabulary.size(config.tokens.k),
+        "hidden_size": model.hidden_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "intermediate_size": model.feedforward_size,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": model.dropout,
+        "attention_probs_dropout_prob": model.attention_dropout,
+        "max_position_embeddings": model.num_positions,
+        "type_vocab_size": bert.NUM_SEGMENTS,
+        "initializer_range": 0.02,
+        "layer_norm_eps": bert.LAYER_NORM_EPS,
+        "position_embedding_type": "absolute",
+        "pad_token_id": vocabulary.PAD,
+        "tie_word_embeddings": True,
+        "torch_dtype": "float32",
+    }
+    if label_names is not None:
+        settings["architectures"] = ["BertForSequenceClassification"]
+        settings["id2label"] = {str(number): name for number, name in enumerate(label_names)}
+        settings["label2id"] = {name: number for number, name in enumerate(label_names)}
+        settings["problem_type"] = "single_label_classification"
+    return settings
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    """Raises `InputError` unless the folder is new, empty, or an export to be replaced."""
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        raise InputError(
+            f"--output={output}: is not empty; give a new folder, or --overwrite to replace an "
+            "earlier export"
+        )
+    outputs.check_folder(output, _FILES, marks=(WEIGHTS, CONFIG))

@@ -1,0 +1,46 @@
+"""Puts an export on the HuggingFace hub."""
+
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import errors
+
+from cmgems_jax.errors import InputError
+
+
+def push(
+    folder: Path,
+    repo: str,
+    *,
+    private: bool = False,
+    endpoint: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Uploads a folder to a model repository, which is made where it is missing.
+
+    Args:
+      folder: an export.
+      repo: OWNER/NAME.
+      private: whether a new repository is.
+      endpoint: of the hub; None = huggingface_hub's own (HF_ENDPOINT).
+      token: None = huggingface_hub's own (HF_TOKEN, or that of `hf auth login`).
+
+    Returns:
+      The address of the commit.
+
+    Raises:
+      InputError: no token, no network, no such owner, or not allowed; the export
+        is left as it is.
+    """
+    api = huggingface_hub.HfApi(endpoint=endpoint, token=token)
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo, folder_path=folder))
+    except errors.HFValidationError as error:
+        raise InputError(f"--push_to_hub={repo}: expected OWNER/NAME ({error})") from None
+    except Exception as error:  # of the hub's server, and of the network below it
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise InputError(
+            f"--push_to_hub={repo}: not uploaded ({reason[:300]}). The export in {folder} is "
+            f"complete. Log in by `hf auth login` or HF_TOKEN, then `hf upload {repo} {folder}`"
+        ) from None

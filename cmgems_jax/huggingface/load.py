@@ -1,0 +1,233 @@
+"""Reads a HuggingFace BERT over k-mers, DNABERT 3 to 6 among them, as one of our own runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+from cmgems_jax import bert, checkpoints, outputs, run_log, vocabulary
+from cmgems_jax import config as config_lib
+from cmgems_jax.config import Config, DataConfig, ModelConfig, TokensConfig
+from cmgems_jax.downstream import classifier
+from cmgems_jax.downstream.classifier import TrainedClassifier
+from cmgems_jax.errors import InputError
+from cmgems_jax.huggingface import names
+
+SAFETENSORS, PICKLE, VOCABULARY = "model.safetensors", "pytorch_model.bin", "vocab.txt"
+_SIZES = {
+    "num_layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "feedforward_size": "intermediate_size",
+    "num_positions": "max_position_embeddings",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+}
+# What our network computes; a config that says otherwise is another network.
+_FIXED = {
+    "model_type": "bert",
+    "hidden_act": "gelu",
+    "layer_norm_eps": bert.LAYER_NORM_EPS,
+    "type_vocab_size": bert.NUM_SEGMENTS,
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+    "pruned_heads": {},
+}
+_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+_WORDS = "bert.embeddings.word_embeddings.weight"
+_DECODER_BIAS = "cls.predictions.bias"
+_COPIES = {
+    "cls.predictions.decoder.weight": _WORDS,
+    "cls.predictions.decoder.bias": _DECODER_BIAS,
+}
+_UNUSED = ("position_ids", "cls.seq_relationship.")  # parts of names
+_MOST_NAMED = 8
+
+
+def import_model(path: Path, output: Path, *, stride: int = 1) -> None:
+    """Writes a HuggingFace folder as a run (a masked-LM) or as a classifier.
+
+    Fine-tuning, evaluation, embedding and export then take `output` as they take our
+    own runs. The pooler of a masked-LM is left out: no training of it is assumed.
+
+    Args:
+      path: config.json, vocab.txt, and model.safetensors or pytorch_model.bin.
+      output: a new or empty folder.
+      stride: bases between token starts, which HuggingFace's files do not say.
+
+    Raises:
+      InputError: a file is missing or damaged, the network or the vocabulary is
+        another one, or tensors are missing, unexpected or of another shape.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"--output={output}: is there already; give a new folder")
+    settings = _read_config(path / "config.json")
+    tokens, row_V = _read_vocabulary(path / VOCABULARY, stride)
+    model = ModelConfig(**{ours: settings[theirs] for ours, theirs in _SIZES.items()})
+    config = Config(model=model, tokens=tokens, data=DataConfig(num_tokens=model.num_positions))
+    config_lib.validate(config)
+    tensors = _read_tensors(path)
+    is_classifier = "classifier.weight" in tensors
+    num_labels = len(tensors["classifier.weight"]) if is_classifier else 0
+    _check(tensors, config, num_labels, path)
+    for name in (_WORDS, _DECODER_BIAS):
+        if name in tensors:
+            tensors[name] = tensors[name][row_V]
+    params = names.from_torch(tensors, model.num_layers, is_classifier=is_classifier)
+    with outputs.replaced_folder(output) as folder:
+        if is_classifier:
+            labels = settings.get("id2label") or {}
+            label_names = [str(labels.get(str(number), number)) for number in range(num_labels)]
+            made = TrainedClassifier(config, params, label_names, model.num_positions)
+            classifier.save_classifier(folder, made, task=path.name, recipe={}, source=str(path))
+        else:
+            checkpoints.save_params(folder, params, config)
+        run_log.write_json(folder / "environment.json", run_log.environment())
+    kind = "classifier" if is_classifier else "masked-LM"
+    print(
+        f"{output}: {kind}, {model.num_layers} layers x {model.hidden_size}, {tokens.k}-mers "
+        f"of {tokens.alphabet}",
+        flush=True,
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Returns config.json of a network that ours computes."""
+    settings = _read_json(path)
+    missing = [name for name in _SIZES.values() if name not in settings]
+    if missing:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; expected a BERT's config")
+    others = [
+        f"{name}={settings[name]!r} (expected {expected!r})"
+        for name, expected in _FIXED.items()
+        if settings.get(name) not in (None, expected)
+    ]
+    if others:
+        raise InputError(f"{path}: another network: {', '.join(others)}")
+    return settings
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Returns a JSON object."""
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); --path is a folder with config.json, "
+            f"{VOCABULARY} and {SAFETENSORS} or {PICKLE}"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object")
+    return content
+
+
+def _read_vocabulary(path: Path, stride: int) -> tuple[TokensConfig, np.ndarray]:
+    """Returns k and alphabet, and the file's row of each of our tokens, int64 (V,)."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); it decides k and the order") from None
+    words = [line.strip() for line in lines if line.strip()]
+    row = {word: number for number, word in enumerate(words)}
+    if len(row) < len(words):
+        twice = next(word for number, word in enumerate(words) if row[word] != number)
+        raise InputError(f"{path}: {twice!r} stands there twice")
+    kmers = [word for word in words if word not in vocabulary.SPECIAL_TOKENS]
+    k = len(kmers[0]) if kmers else 0
+    alphabet = "rna" if any("U" in word for word in kmers) else "dna"
+    if not vocabulary.MIN_K <= k <= vocabulary.MAX_K:
+        raise InputError(
+            f"{path}: first token {kmers[:1]}; expected k-mers of {vocabulary.MIN_K} to "
+            f"{vocabulary.MAX_K} letters"
+        )
+    wanted = vocabulary.tokens(k, alphabet)
+    for what, found in (("lacks", set(wanted) - set(row)), ("also holds", set(row) - set(wanted))):
+        if found:
+            raise InputError(
+                f"{path}: {what} {len(found):,} tokens ({', '.join(sorted(found)[:3])}, ...); "
+                f"expected {', '.join(vocabulary.SPECIAL_TOKENS)} and all {4**k:,} {k}-mers"
+            )
+    return TokensConfig(k=k, stride=stride, alphabet=alphabet), np.array([row[w] for w in wanted])
+
+
+def _read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Returns the tensors under today's names, without what the network does not use."""
+    file = path / SAFETENSORS
+    try:
+        if file.exists():
+            found = safetensors.numpy.load_file(file)
+        else:
+            file = path / PICKLE
+            found = _read_pickle(file)
+    except InputError:
+        raise
+    except Exception as error:  # of safetensors, or of torch on a damaged pickle
+        raise InputError(f"{file}: cannot be read ({str(error)[:200]}); fetch it again") from None
+    tensors = {}
+    for name, array in found.items():
+        for old, new in _OLD_NAMES.items():
+            name = name.replace(old, new)
+        if not any(part in name for part in _UNUSED):
+            tensors[name] = array
+    if "classifier.weight" not in tensors:  # the pooler belongs to a classifier
+        tensors = {n: a for n, a in tensors.items() if not n.startswith("bert.pooler.")}
+    _drop_copies(tensors, file)
+    return tensors
+
+
+def _read_pickle(path: Path) -> dict[str, np.ndarray]:
+    """Returns torch's tensors, read without running what a pickle may hold."""
+    if not path.exists():
+        raise InputError(f"{path.parent}: neither {SAFETENSORS} nor {PICKLE} in it")
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            f"{path}: torch is needed to read it: pip install torch, or convert the file to "
+            f"{SAFETENSORS}"
+        ) from None
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    return {name: tensor.float().numpy() for name, tensor in loaded.items()}
+
+
+def _drop_copies(tensors: dict[str, np.ndarray], file: Path) -> None:
+    """Leaves out the decoder's copies, which must be copies."""
+    for copy, original in _COPIES.items():
+        if copy not in tensors:
+            continue
+        array = tensors.pop(copy)
+        if not np.array_equal(tensors.setdefault(original, array), array):
+            raise InputError(f"{file}: {copy} differs from {original}; expected a tied decoder")
+
+
+def _check(tensors: dict[str, np.ndarray], config: Config, num_labels: int, path: Path) -> None:
+    """Raises `InputError` that names all tensors that are missing, too many or misshapen."""
+    wanted = _shapes(config, num_labels)
+    wrong = [f"missing {name}" for name in wanted if name not in tensors]
+    wrong += [f"unexpected {name}" for name in tensors if name not in wanted]
+    wrong += [
+        f"{name} of shape {tensors[name].shape}, expected {shape}"
+        for name, shape in wanted.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    if wrong:
+        more = f", and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
+        raise InputError(f"{path}: {'; '.join(wrong[:_MOST_NAMED])}{more}")
+
+
+def _shapes(config: Config, num_labels: int) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every tensor, as torch lays it out."""
+    shapes = bert.param_shapes(config.model, config.tokens, num_labels or None)
+    flat = traverse_util.flatten_dict(shapes, sep=".")
+    table = names.table(config.model.num_layers, is_classifier=num_labels > 0)
+    return {
+        theirs: flat[ours].shape[:: -1 if ours.endswith(names.KERNEL) else 1]
+        for ours, theirs in table.items()
+    }

@@ -1,0 +1,82 @@
+"""The parameters of `bert.MaskedLM` and `bert.Classifier` under HuggingFace's names, both ways.
+
+One table, read in two directions. A Flax kernel is the transpose of a torch weight;
+the tied decoder is not stored. Arrays are float32 on the host.
+"""
+
+import numpy as np
+from flax import traverse_util
+
+_ENCODER = {
+    "word_embeddings.embedding": "embeddings.word_embeddings.weight",
+    "position_embeddings": "embeddings.position_embeddings.weight",
+    "segment_embeddings": "embeddings.token_type_embeddings.weight",
+    "embeddings_norm": "embeddings.LayerNorm",
+}
+_LAYER = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention_output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "intermediate": "intermediate.dense",
+    "output": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
+_MASKED_LM = {
+    "transform": "cls.predictions.transform.dense",
+    "transform_norm": "cls.predictions.transform.LayerNorm",
+    "decoder_bias": "cls.predictions.bias",
+}
+_CLASSIFIER = {"pooler": "bert.pooler.dense", "classifier": "classifier"}
+KERNEL = ".kernel"  # the end of our names whose arrays are transposed
+
+
+def table(num_layers: int, *, is_classifier: bool) -> dict[str, str]:
+    """Returns HuggingFace's name of every parameter, by our path joined with dots.
+
+    Args:
+      num_layers: of the encoder.
+      is_classifier: of BertForSequenceClassification, else of BertForMaskedLM.
+    """
+    modules = {f"encoder.{ours}": f"bert.{theirs}" for ours, theirs in _ENCODER.items()}
+    for layer in range(num_layers):
+        for ours, theirs in _LAYER.items():
+            modules[f"encoder.layers_{layer}.{ours}"] = f"bert.encoder.layer.{layer}.{theirs}"
+    modules |= _CLASSIFIER if is_classifier else _MASKED_LM
+    names = {}
+    for ours, theirs in modules.items():
+        if theirs.endswith((".weight", ".bias")):
+            names[ours] = theirs
+            continue
+        first = ".scale" if theirs.endswith("LayerNorm") else KERNEL
+        names |= {ours + first: f"{theirs}.weight", f"{ours}.bias": f"{theirs}.bias"}
+    return names
+
+
+def to_torch(params: dict, num_layers: int, *, is_classifier: bool) -> dict[str, np.ndarray]:
+    """Returns the parameters under HuggingFace's names, as torch lays them out."""
+    flat = traverse_util.flatten_dict(params, sep=".")
+    return {
+        theirs: np.ascontiguousarray(_turned(ours, flat[ours]))
+        for ours, theirs in table(num_layers, is_classifier=is_classifier).items()
+    }
+
+
+def from_torch(tensors: dict[str, np.ndarray], num_layers: int, *, is_classifier: bool) -> dict:
+    """Returns our parameter tree; the inverse of `to_torch`.
+
+    Raises:
+      KeyError: a tensor is missing.
+    """
+    names = table(num_layers, is_classifier=is_classifier)
+    flat = {
+        ours: np.ascontiguousarray(_turned(ours, tensors[theirs]), np.float32)
+        for ours, theirs in names.items()
+    }
+    return traverse_util.unflatten_dict(flat, sep=".")
+
+
+def _turned(ours: str, array: np.ndarray) -> np.ndarray:
+    """Returns the array in the other library's layout."""
+    return array.T if ours.endswith(KERNEL) else array
