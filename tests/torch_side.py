@@ -68,7 +68,7 @@ def fine_tune(folder: Path, tokenizer: object, sequences: list[str]) -> list[flo
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
     batch = tokenizer(sequences, padding=True, truncation=True, max_length=64, return_tensors="pt")
     labels = torch.arange(len(sequences)) % 2
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(30):
         loss = model(**batch, labels=labels).loss
