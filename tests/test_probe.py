@@ -39,16 +39,17 @@ def slow_features(bases: np.ndarray) -> np.ndarray:
     states = MODEL.apply({"params": ENCODER.params}, ids, method=MODEL.all_states)
     known = [place + 1 for place, kmer in enumerate(kmers) if kmer != vocabulary.UNK]
     if not known:
-        return np.zeros(4 * 16)
+        return np.zeros(5 * 16)
     picked = [np.asarray(layer)[0, known] for layer in states]
-    return np.concatenate([*(rows.mean(axis=0) for rows in picked), picked[-1].max(axis=0)])
+    last = [picked[-1].max(axis=0), np.asarray(states[-1])[0, 0]]
+    return np.concatenate([*(rows.mean(axis=0) for rows in picked), *last])
 
 
-def test_features_are_means_of_every_layer_and_the_maximum_of_the_last():
+def test_features_are_means_of_every_layer_and_of_the_last_maximum_and_cls():
     """Batches of four on four devices: the last is filled up. float32 tolerance."""
     bases_NM = sequences()
     found = probe.features(ENCODER, bases_NM, batch_size=4)
-    assert found.shape == (7, (1 + 2 + 1) * 16)
+    assert found.shape == (7, (1 + 2 + 2) * 16)
     assert found.dtype == np.float32
     expected = np.stack([slow_features(bases) for bases in bases_NM])
     np.testing.assert_allclose(found, expected, atol=2e-6)

@@ -34,8 +34,9 @@ def features(
 ) -> np.ndarray:
     """Returns what the encoder makes of each sequence, without training it.
 
-    The means over the k-mers of the embeddings and of every layer's states, and the
-    maximum over them of the last layer's; [CLS], [SEP], [PAD] and [UNK] do not count.
+    The means over the k-mers of the embeddings and of every layer's states, the
+    maximum over them of the last layer's, and the last state at [CLS], which keeps what
+    stands where (means do not: splice sites need it). [SEP], [PAD] and [UNK] do not count.
 
     Args:
       pretrained: the encoder.
@@ -46,7 +47,7 @@ def features(
       source: how to call the sequences in messages.
 
     Returns:
-      float32 (N, F), F = (layers + 2) * hidden size. A sequence without a k-mer of
+      float32 (N, F), F = (layers + 3) * hidden size. A sequence without a k-mer of
       the vocabulary has zeros.
     """
     config = pretrained.config
@@ -84,7 +85,8 @@ def pooled_states(params: dict, bases_BM: jax.Array, *, model: bert.Encoder) -> 
         for states_BLD in states
     ]
     largest_BD = jnp.where(is_kmer_BL1, states[-1], -jnp.inf).max(axis=1)
-    return jnp.concatenate([*pooled, jnp.where(count_B1 > 0, largest_BD, 0)], axis=1)
+    last_BF = jnp.concatenate([largest_BD, states[-1][:, 0]], axis=1)
+    return jnp.concatenate([*pooled, jnp.where(count_B1 > 0, last_BF, 0)], axis=1)
 
 
 def probe(
