@@ -35,10 +35,10 @@ def small_config(**changes: object) -> Config:
 
 
 def random_batch(config: Config, seed: int = 0) -> Batch:
-    """Returns packed rows of random windows, half of them short."""
+    """Returns packed rows of random windows, full or short by the config's share."""
     rng = np.random.default_rng(seed)
-    lengths = np.full(2 * config.batch_size, config.window_bases)
-    lengths[::2] = rng.integers(6, config.window_bases, config.batch_size)
+    lengths = rng.integers(6, config.window_bases, 4 * config.batch_size)
+    lengths[rng.random(len(lengths)) < config.data.full_length_share] = config.window_bases
     bases = rng.integers(0, 4, (len(lengths), config.window_bases)).astype(np.uint8)
     bases[np.arange(config.window_bases) >= lengths[:, None]] = vocabulary.PADDING
     index = packing.pack(lengths, config).rows(rng)[: config.batch_size]
