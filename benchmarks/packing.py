@@ -85,7 +85,8 @@ def _print_table(config: Config, rates: dict, real: dict, seconds: dict) -> None
     print(
         f"{jax.device_count()} x {device}; {config.batch_size} rows of {config.data.num_tokens}; "
         f"medians of {_REPEATS.value} steps in turn\n"
-        f"{'windows a row':<15}{'real':>8}{'s/step':>9}{'kbases/s':>10}{'quartiles':>16}{'ratio':>8}"
+        f"{'windows a row':<15}{'real':>8}{'s/step':>9}{'kbases/s':>10}"
+        f"{'quartiles':>16}{'ratio':>8}"
     )
     first = next(iter(rates))
     for kind, values in rates.items():

@@ -169,6 +169,20 @@ def test_an_update_from_packed_rows_is_that_from_the_same_windows_one_a_row(seed
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("which", range(3))
+def test_an_evaluation_of_packed_rows_is_that_of_the_same_windows_one_a_row(which):
+    sums = []
+    for windows_a_row in (2, 1):
+        config = small_config(data=DataConfig(num_tokens=64, windows_a_row=windows_a_row))
+        batch = random_batch(small_config())
+        batch = Batch(*(x.reshape(-1, windows_a_row, *x.shape[2:]) for x in batch))
+        state, _, evaluate = steps.make(config, RANKS)
+        sums.append(jax.device_get(evaluate(state, shard(batch), np.int32(which))))
+    for name in ("predicted", "eligible", "hidden_covered", "bases", "dropped_positions"):
+        assert sums[0][name] == sums[1][name], name
+    assert sums[0]["loss_sum"] == pytest.approx(sums[1]["loss_sum"], rel=1e-5)
+
+
 def test_attention_with_dropout_stays_within_the_window_too():
     """At a rate so small that nothing is dropped: the explicit attention, against the fused one."""
     config = small_config(curriculum=CurriculumConfig(name="fixed"))
