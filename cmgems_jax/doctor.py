@@ -20,7 +20,6 @@ from cmgems_jax import (
     pmi_table,
     run_log,
     steps,
-    vocabulary,
 )
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
@@ -127,12 +126,8 @@ def _step(config: Config, trained: list[TrainState]) -> str:
     ranks_V = np.arange(1, 4**config.tokens.k + 1, dtype=np.int32)
     state, train, _ = steps.make(config, ranks_V)
     num_rows = config.batch_size // jax.process_count()
-    packed = packing.pack(np.full(num_rows, config.window_bases), config)
-    index = packed.rows(np.random.default_rng(config.seed))
-    bases = np.full((*index.shape, config.window_bases), vocabulary.PADDING, np.uint8)
-    rng = np.random.default_rng(config.seed)
-    bases[:, 0] = rng.integers(0, 4, (num_rows, config.window_bases))
-    batch = Batch(*(parallel.shard(x, config.accumulation_steps) for x in (bases, index)))
+    rows = packing.full_rows(config, num_rows)
+    batch = Batch(*(parallel.shard(x, config.accumulation_steps) for x in rows))
     seconds, history = [], []
     try:
         for _ in range(2):
@@ -142,6 +137,7 @@ def _step(config: Config, trained: list[TrainState]) -> str:
             seconds.append(time.perf_counter() - start)
     except jax.errors.JaxRuntimeError as error:
         raise faults.out_of_memory(error, config) or error from None
+    packed = packing.pack(np.full(num_rows, config.window_bases), config)
     faults.refuse_non_finite(history, 1, config, packed)
     trained.append(state)
     whole = timedelta(seconds=round(seconds[1] * config.num_steps))

@@ -8,7 +8,9 @@ Lengths fall into `NUM_CLASSES` classes, and a row is a pattern of classes that 
 together (first fit, decreasing). The patterns follow from the lengths alone: every
 epoch has the same number of rows, so the row at any place of the stream is found by
 a division, without a state. Which windows meet in a row is drawn anew each epoch, among
-those of a class. Fewer classes mix more and waste more: 64 waste half a percent.
+those of a class. Fewer classes mix more and waste more: 64 waste half a percent. A batch
+is a number of rows, not of windows: so many windows fill a varying number of rows, and
+room for the most that they need would be padding again.
 
 Axes: W windows of a split, R rows, M windows a row, N bases, L positions, C classes.
 """
@@ -21,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cmgems_jax import vocabulary
 from cmgems_jax.config import Config
 
 EMPTY = -1  # the number of no window: a place of a row that is not taken
@@ -105,6 +108,16 @@ def patterns(count_C: np.ndarray, windows_a_row: int) -> Iterator[tuple[list[int
         num_rows = min(int(left_C[number]) // pattern.count(number) for number in pattern)
         np.subtract.at(left_C, pattern, num_rows)
         yield pattern, num_rows
+
+
+def full_rows(config: Config, num_rows: int) -> Batch:
+    """Returns rows of one full window of random bases each: (num_rows, M, N), (num_rows, M)."""
+    index_RM = np.full((num_rows, config.data.windows_a_row), EMPTY, np.int32)
+    index_RM[:, 0] = np.arange(num_rows)
+    bases_RMN = np.full((*index_RM.shape, config.window_bases), vocabulary.PADDING, np.uint8)
+    rng = np.random.default_rng(config.seed)
+    bases_RMN[:, 0] = rng.integers(0, 4, (num_rows, config.window_bases))
+    return Batch(bases_RMN, index_RM)
 
 
 def lay_out(length_RM: jax.Array, num_positions: int) -> Layout:
