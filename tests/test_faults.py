@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from cmgems_jax import checkpoints, faults, parallel, pretrain, run_lock, steps, synthetic
+from cmgems_jax import checkpoints, faults, packing, parallel, pretrain, run_lock, steps, synthetic
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError, TrainingError
 from tests.test_pretrain import records, small_config
@@ -179,11 +179,13 @@ def test_a_non_finite_loss_stops_with_its_place_and_keeps_the_good_checkpoint(ge
 def test_windows_of_the_bad_batch_are_those_that_were_read():
     config = Config(batch_size=3, num_steps=1_000)
     metrics = [{"loss_sum": 1.0, "grad_norm": 2.0}, {"loss_sum": 1.0, "grad_norm": np.inf}]
+    packed = packing.pack(np.repeat([515, 100], 50), config)
     with pytest.raises(TrainingError, match="step 8: not finite") as error:
-        faults.refuse_non_finite(metrics, 7, config, 100)
-    rows = faults.batches.batch_indices(100, seed=0, step=7, batch_size=3)
-    assert f"training windows {rows[0]}, {rows[1]}, {rows[2]}." in str(error.value)
-    faults.refuse_non_finite(metrics[:1], 7, config, 100)
+        faults.refuse_non_finite(metrics, 7, config, packed)
+    rows = faults.batches.batch_rows(packed, seed=0, step=7, batch_size=3)
+    named = ", ".join(str(number) for number in rows.ravel() if number != packing.EMPTY)
+    assert f"training windows {named}." in str(error.value)
+    faults.refuse_non_finite(metrics[:1], 7, config, packed)
 
 
 def test_a_perplexity_near_one_so_early_is_warned_of_with_the_spans(tmp_path, capsys):

@@ -31,6 +31,7 @@ LAYERS = (
         "masking",
         "curriculum",
         "attention",
+        "packing",
         "bert",
         "optimizer",
         "parallel",

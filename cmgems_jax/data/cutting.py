@@ -101,8 +101,7 @@ class Plan:
       config: of the run.
       held_out_C: bool (C,), contigs held out; None where the split is by window.
       names: of the held-out contigs, `record:first-last`, from 1.
-      windows: number of windows of every split.
-      bases: real bases in them.
+      lengths: bases of every window of every split, in the order of `rows`.
       short_pieces: pieces too short for one k-mer, and their bases.
       tally: of the input.
     """
@@ -111,10 +110,19 @@ class Plan:
     config: Config
     held_out_C: np.ndarray | None
     names: list[str]
-    windows: dict[str, int]
-    bases: dict[str, int]
+    lengths: dict[str, np.ndarray]
     short_pieces: tuple[int, int]
     tally: genome.Tally
+
+    @property
+    def windows(self) -> dict[str, int]:
+        """Number of windows of every split."""
+        return {split: len(length_W) for split, length_W in self.lengths.items()}
+
+    @property
+    def bases(self) -> dict[str, int]:
+        """Real bases in the windows of every split."""
+        return {split: int(length_W.sum()) for split, length_W in self.lengths.items()}
 
     def rows(self, split: str) -> Iterator[np.ndarray]:
         """Yields the windows of a split, uint8 (up to 4096, window_bases), in genome order."""
@@ -137,30 +145,30 @@ class Plan:
 def plan(paths: list[str], config: Config) -> Plan:
     """Returns which windows the input gives; raises `InputError` where a split would be empty."""
     k, tally = config.tokens.k, genome.Tally()
-    names, counts = [], []
+    dtype = np.min_scalar_type(config.window_bases)
+    names, lengths, drawn, short = [], [np.zeros(0, dtype)], [np.zeros(0, bool)], []
     contigs = genome.read_contigs(paths, min_length=k, tally=tally, progress=True)
     for index, contig in enumerate(contigs):
         pieces = cut(len(contig.bases), index, config)
         kept_W = pieces.length_W >= k
-        drawn_W = kept_W & (pieces.draw_W < config.data.validation_fraction)
-        masks = (kept_W, drawn_W, ~kept_W)
-        counts.append([(m.sum(), pieces.length_W[m].sum()) for m in masks])
+        lengths.append(pieces.length_W[kept_W].astype(dtype))
+        drawn.append(pieces.draw_W[kept_W] < config.data.validation_fraction)
+        short.extend(pieces.length_W[~kept_W].tolist())
         last = contig.start + len(contig.bases)
         names.append(f"{contig.record}:{contig.start + 1}-{last}")
-    kept_C2, drawn_C2, short_C2 = np.array(counts, np.int64).reshape(-1, 3, 2).swapaxes(0, 1)
+    bases_C = np.array([length_W.sum() for length_W in lengths[1:]], np.int64)
     held_out_C = None
-    if _splits_by_contig(kept_C2[:, 1], config):
-        held_out_C = hold_out(kept_C2[:, 1], config.data.validation_fraction, config.seed)
-        drawn_C2 = kept_C2 * held_out_C[:, None]
-    validation, train = drawn_C2.sum(axis=0), (kept_C2 - drawn_C2).sum(axis=0)
+    if _splits_by_contig(bases_C, config):
+        held_out_C = hold_out(bases_C, config.data.validation_fraction, config.seed)
+        drawn[1:] = map(np.full_like, drawn[1:], held_out_C)
+    length_W, held_W = np.concatenate(lengths), np.concatenate(drawn)
     result = Plan(
         paths=paths,
         config=config,
         held_out_C=held_out_C,
         names=[] if held_out_C is None else [names[i] for i in np.flatnonzero(held_out_C)],
-        windows={"train": int(train[0]), "validation": int(validation[0])},
-        bases={"train": int(train[1]), "validation": int(validation[1])},
-        short_pieces=(int(short_C2[:, 0].sum()), int(short_C2[:, 1].sum())),
+        lengths={"train": length_W[~held_W], "validation": length_W[held_W]},
+        short_pieces=(len(short), sum(short)),
         tally=tally,
     )
     _check_enough(result)
