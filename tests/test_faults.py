@@ -270,7 +270,7 @@ def test_out_of_memory_names_what_to_lower(genome, tmp_path):
         [sys.executable, "-c", _OOM, genome, tmp_path / "run"],
         env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-    assert "InputError out of memory on cpu: 60000 sequences at a time" in result.stdout, (
+    assert "InputError out of memory on cpu: 60000 rows at a time" in result.stdout, (
         result.stdout[-2_000:] + result.stderr[-2_000:]
     )
     for field in ("accumulation_steps (now 1)", "batch_size (now 60000)", "data.num_tokens"):
