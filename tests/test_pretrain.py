@@ -86,7 +86,8 @@ def test_records_hold_every_field_once_a_step(unbroken):
     for record in train:
         assert TRAIN_FIELDS <= record.keys()
         assert 0 < record["masked_fraction"] < 0.5
-        assert 0 < record["padding"] < 0.05
+    # Of 16 rows of 32 positions a record one may be nearly empty; unpacked, a quarter is padding.
+    assert 0 < np.mean([record["padding"] for record in train]) < 0.1
     for record in evals:
         assert {"perplexity", "perplexity_random", "perplexity_drop", "stage"} <= record.keys()
     assert evals[0]["perplexity_drop"] is None
