@@ -197,6 +197,23 @@ def _build(cls: type, values: dict[str, Any], source: str, prefix: str) -> Any:
     return cls(**arguments)
 
 
+def replace(config: Config, fields: dict[str, Any]) -> Config:
+    """Returns a copy with some fields set, given by their dotted names."""
+    return from_dict(unflatten(flatten(config) | fields))
+
+
+def unflatten(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns nested dicts of fields given by their dotted names, for `from_dict`."""
+    values: dict[str, Any] = {}
+    for name, value in fields.items():
+        *sections, leaf = name.split(".")
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[leaf] = value
+    return values
+
+
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Returns {"model.num_layers": 12, ...}, every field by its dotted name."""
     flat = {}

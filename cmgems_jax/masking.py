@@ -120,7 +120,7 @@ def random_mask(
     Returns:
       bool (L,).
     """
-    widening_L = jax.random.randint(key, centers_L.shape, 0, growth + 1, jnp.int32)
+    widening_L = jax.random.randint(key, centers_L.shape, 0, jnp.int32(growth) + 1, jnp.int32)
     offsets, masked_L = window_offsets(k, stride), jnp.zeros_like(centers_L)
     for widening in range(NUM_GROWTHS):
         wide = tuple(range(offsets[0] - widening, offsets[-1] + widening + 1))
@@ -307,7 +307,8 @@ def draw(
         return random(centers_L, eligible_L, k=k, stride=stride)
     if strategy == "random_mask":
         center_key, width_key = jax.random.split(key)
-        rate = budget / (tokens_per_center(strategy, k, stride) + growth)  # the mean width
+        mean_width = tokens_per_center(strategy, k, stride) + jnp.asarray(growth, jnp.float32)
+        rate = budget / mean_width
         centers_L = (jax.random.uniform(center_key, ids_L.shape) < rate) & eligible_L
         return random_mask(width_key, centers_L, eligible_L, growth, k=k, stride=stride)
     if strategy == "random_spans":

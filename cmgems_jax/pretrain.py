@@ -77,6 +77,7 @@ def pretrain(
             windows.prepare(config, folder)
         training, validation = windows.open(folder, "train"), windows.open(folder, "validation")
         packed = packing.pack(training.lengths, config)
+    with clock("pmi"):
         is_counted = config.pmi_source == "corpus"
         ranks_V = pmi_table.ranks_for(
             config, windows.input_paths(config, folder) if is_counted else []

@@ -21,6 +21,9 @@ from cmgems_jax.downstream.methods import Method
 from cmgems_jax.downstream.pretrained import Pretrained
 from cmgems_jax.errors import InputError, did_you_mean
 
+# More of these may be added to a folder of results.
+ADDABLE = frozenset({"tasks", "shots", "modes", "peak_lr", "cache_dir", "baselines"})
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -35,6 +38,7 @@ class Settings:
     dedupe: bool = False  # drop duplicates, and train rows that stand in test
     long_sequences: str = "error"  # "error", "truncate", "window"
     peak_lr: float | None = None  # of fine-tuning, in place of the published recipes'
+    baselines: bool = True  # beside the models: one untrained, k-mer regression, majority
     test_rows: int = 0  # at most so many rows of test are predicted; 0 = all
     cache_dir: Path | None = None  # keeps the tasks as TFDS data sets
 
@@ -69,6 +73,7 @@ def evaluate(
             seed=settings.seed,
             long_sequences=settings.long_sequences,
             peak_lr=settings.peak_lr,
+            baselines=settings.baselines,
         )
         units = [(task, shots) for task in chosen for shots in _shots(settings)]
         for number, (task, shots) in enumerate(units, 1):
@@ -208,14 +213,7 @@ def _is_done(results: pd.DataFrame, method: Method, task: Task, shots: int, num_
 def _check_same(output: Path, settings: Settings, checkpoints: Sequence[Path]) -> None:
     """Writes suite.json, or refuses a folder whose results came from other settings."""
     path = output / "suite.json"
-    free = {
-        "tasks",
-        "shots",
-        "modes",
-        "peak_lr",
-        "cache_dir",
-    }  # more of them may be added to a folder
-    now = {n: v for n, v in dataclasses.asdict(settings).items() if n not in free}
+    now = {n: v for n, v in dataclasses.asdict(settings).items() if n not in ADDABLE}
     now["checkpoints"] = [str(checkpoint.resolve()) for checkpoint in checkpoints]
     if path.exists():
         before = json.loads(path.read_text())

@@ -36,6 +36,7 @@ def compared(
     seed: int,
     long_sequences: str,
     peak_lr: float | None = None,
+    baselines: bool = True,
 ) -> list[Method]:
     """Returns the lines of the tables: the models, the first one untrained, the baselines.
 
@@ -45,16 +46,20 @@ def compared(
       seed: of training, and of the untrained model's initial values.
       long_sequences: what to do beyond the position table, see `finetune.finetune`.
       peak_lr: of fine-tuning, in place of the recipes'; then a mode of its own name.
+      baselines: whether the untrained model and what is no transformer are among them.
     """
     lines = []
     names = {mode: mode for mode in MODES}
     if peak_lr:
         names["finetune"] = f"finetune, lr {peak_lr:g}"
-    for model in (*models, pretrained.untrained(models[0], seed)):
+    untrained = (pretrained.untrained(models[0], seed),) if baselines else ()
+    for model in (*models, *untrained):
         tune = functools.partial(_tune, model, seed, long_sequences, peak_lr)
         look = functools.partial(_probe, model, long_sequences, {})
         runs = {"finetune": tune, "probe": look}
         lines += [Method(model.name, names[mode], runs[mode]) for mode in modes]
+    if not baselines:
+        return lines
     for name, k in (("k chosen", None), (f"k={SIMPLE_K}", SIMPLE_K)):
         logistic = functools.partial(_logistic, seed, k)
         lines.append(Method(f"k-mer logistic regression, {name}", BASELINE, logistic))

@@ -1,0 +1,234 @@
+"""The page: what its inputs are, its sections, its template."""
+
+import dataclasses
+import importlib.resources
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from cmgems_jax import __version__, outputs, pmi, pmi_table, run_log
+from cmgems_jax import config as config_lib
+from cmgems_jax.config import Config
+from cmgems_jax.data import windows
+from cmgems_jax.downstream import evaluation_report
+from cmgems_jax.downstream.methods import BASELINE
+from cmgems_jax.downstream.pretrained import UNTRAINED
+from cmgems_jax.errors import InputError
+from cmgems_jax.report import figures
+from cmgems_jax.studies import masks, runs, study, study_report
+from cmgems_jax.studies.arms import Arm
+
+_TEMPLATE = "template.html"
+
+
+@dataclasses.dataclass
+class Section:
+    """A heading and what stands under it, in order."""
+
+    title: str
+    intro: str = ""
+    sentences: list[str] = dataclasses.field(default_factory=list)
+    figures: list[str] = dataclasses.field(default_factory=list)  # <svg> elements
+    tables: list[tuple[str, list[list[str]]]] = dataclasses.field(default_factory=list)
+
+
+def write(inputs: Sequence[Path], output: Path) -> None:
+    """Writes one HTML file that needs no other.
+
+    Args:
+      inputs: folders of launch.study, launch.pretrain, launch.evaluate or
+        launch.count_pmi, in the order in which they shall stand.
+      output: the .html file.
+
+    Raises:
+      InputError: a folder is none of these, or the file cannot be made.
+    """
+    outputs.check_file(output, (".html",))
+    kinds = [(_kind(path), path) for path in inputs]
+    sections: list[Section] = []
+    for number, (kind, path) in enumerate(kinds):
+        sections += _MAKERS[kind](path, f"f{number}")
+    environment = json.loads(_first_existing(inputs, "environment.json"))
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        (importlib.resources.files("cmgems_jax.report") / _TEMPLATE).read_text()
+    )
+    page = template.render(
+        title=", ".join(path.resolve().name for path in inputs),
+        sections=sections,
+        environment=environment,
+        version=__version__,
+    )
+    with outputs.replaced_file(output) as part:
+        part.write_text(page, encoding="utf-8")
+    print(f"{output}: {len(sections)} sections, {len(page) / 1e6:.1f} MB, no other file needed")
+
+
+def _kind(path: Path) -> str:
+    """Returns what a folder holds, by the file that only its command writes."""
+    for kind, name in (
+        ("study", study.NAME),
+        ("run", "metrics.jsonl"),
+        ("evaluation", "suite.json"),
+        ("pmi", "pmi.csv"),
+    ):
+        if (path / name).is_file():
+            return kind
+    raise InputError(
+        f"--input={path}: expected a folder of launch.study, launch.pretrain, launch.evaluate or "
+        f"launch.count_pmi (with {study.NAME}, metrics.jsonl, suite.json or pmi.csv in it)"
+    )
+
+
+def _first_existing(inputs: Sequence[Path], name: str) -> str:
+    """Returns the text of the first input's file of that name, or an empty object."""
+    found = (path / name for path in inputs if (path / name).is_file())
+    return next((path.read_text() for path in found), "{}")
+
+
+def _cells(table: pd.DataFrame) -> list[list[str]]:
+    """Returns a table as its heads and rows of text."""
+    heads = list(map(str, table.columns))
+    rows = table.itertuples(index=False)
+    return [heads, *([study_report.number_text(cell) for cell in row] for row in rows)]
+
+
+def _pmi(path: Path, name: str) -> list[Section]:
+    """The folder of count_pmi."""
+    summary = json.loads((path / "summary.json").read_text())
+    table = pmi_table.read(path / "pmi.csv", summary["k"])
+    return [_pmi_section(table, f"Counted: {path.name}", name)]
+
+
+def _pmi_section(table: pmi_table.PmiTable, intro: str, name: str) -> Section:
+    """Which k-mers PMI ranks first."""
+    return Section("Pointwise mutual information", intro, figures=[figures.pmi(table, name)])
+
+
+def _ranks_section(config: Config, name: str) -> list[Section]:
+    """The ranks of a run, where they can be had without its genome."""
+    if config.pmi_source == "corpus":
+        return []  # count_pmi's folder, as a further input, shows them
+    if config.pmi_source == "grch38":
+        counts = pmi.counts_from_kmers(pmi_table.grch38_counts())
+        settings = config.pmi
+        table = pmi_table.make(
+            counts, 6, segmentation=settings.segmentation, min_count=settings.min_count
+        )
+        return [_pmi_section(table, "The embedded counts of GRCh38.", name)]
+    path = Path(config.pmi_source)
+    table = pmi_table.read(path, config.tokens.k)
+    return [_pmi_section(table, f"The table {path.name}.", name)]
+
+
+def _settings(config: Config) -> list[list[str]]:
+    """Returns the fields that differ from the defaults."""
+    defaults = config_lib.flatten(Config())
+    rows = [
+        [name, str(value), str(defaults[name])]
+        for name, value in config_lib.flatten(config).items()
+        if value != defaults[name] and name not in ("data.dir", "data.fasta")
+    ]
+    fasta = ", ".join(Path(path).name for path in config.fasta_paths)
+    return [["field", "value", "default"], *rows, ["data.fasta", fasta, ""]]
+
+
+def _run(path: Path, name: str) -> list[Section]:
+    """A pretraining run, and the evaluation in it where there is one."""
+    config = config_lib.from_dict(json.loads((path / "config.json").read_text()))
+    records = run_log.read(path / "metrics.jsonl")
+    last = [record for record in records if record["kind"] == "summary"]
+    intro = f"{path.resolve().name}: {config.num_steps:,} steps, {config.curriculum.name}"
+    run = Section("Pretraining", intro, figures=[figures.run_curves(records, f"{name}c")])
+    run.sentences = [record["why"] for record in records if record["kind"] == "switch"]
+    run.tables.append(("Settings that differ from the defaults", _settings(config)))
+    if last:
+        rows = [[part, f"{value:,.1f}"] for part, value in last[-1]["seconds_by_part"].items()]
+        run.tables.append(("Seconds by part", [["part", "seconds"], *rows]))
+    data_dir = Path(config.data.dir or path / "data")
+    if (data_dir / windows.SUMMARY_NAME).is_file() and config.pmi_source != "corpus":
+        ranks_V = pmi_table.ranks_for(config, [])
+        found = pd.DataFrame(map(dataclasses.asdict, masks.describe(config, data_dir, ranks_V)))
+        run.tables.append(("Masks by stage, over held-out windows", _cells(found)))
+    sections = [run, *_ranks_section(config, f"{name}p")]
+    inside = path / runs.EVALUATION
+    return sections + (_evaluation(inside, f"{name}e") if (inside / "suite.json").is_file() else [])
+
+
+def _evaluation(path: Path, name: str) -> list[Section]:
+    """A folder of launch.evaluate."""
+    results = pd.read_csv(path / "results.csv")
+    is_arm = (results["mode"] != BASELINE) & (results.model != UNTRAINED)
+    found = evaluation_report.summary(results[is_arm]).rename(columns={"model": "arm"})
+    section = Section(
+        "Labelled tasks",
+        "Means with 95 % intervals over the draws; gray: what stands beside the models.",
+        figures=[figures.means(found, results[~is_arm], name)],
+    )
+    table = study_report.means_table(found, results[~is_arm])
+    section.tables.append(("Means", _cells(table)))
+    return [section]
+
+
+def _study(path: Path, name: str) -> list[Section]:
+    """A folder of launch.study that is done."""
+    if not (path / "study.md").is_file():
+        raise InputError(f"--input={path}: the study is not done; run its command again")
+    about = json.loads((path / study.NAME).read_text())
+    tables = {
+        table: pd.read_csv(path / f"{table}.csv")
+        for table in ("summary", "baselines", "masks", "reached", "costs")
+    }
+    config = config_lib.from_dict(
+        config_lib.unflatten(about["config"]), source=str(path / study.NAME)
+    )
+    differences = study_report.read_differences(path / "differences.csv")
+    logs = {
+        arm: [
+            run_log.read(runs.folder(path, arm, seed) / "metrics.jsonl") for seed in about["seeds"]
+        ]
+        for arm in about["arms"]
+    }
+    outcome = Section(
+        f"Study: {about['question']}",
+        f"{len(about['arms'])} arms, {len(about['seeds'])} seeds, {config.num_steps:,} steps each; "
+        "a difference is claimed where its 95 % interval over seeds and draws excludes 0 and "
+        "p, after Holm's correction over the tasks of an arm, is below 0.05.",
+        study_report.sentences(differences),
+    )
+    if len(differences):
+        outcome.figures.append(figures.differences(differences, f"{name}d"))
+        table = study_report.differences_table(differences)
+        outcome.tables.append(("Differences", _cells(table)))
+    scores = Section("Labelled tasks", "Means with 95 % intervals; gray: baselines.")
+    scores.figures = [figures.means(tables["summary"], tables["baselines"], f"{name}m")]
+    text = study_report.means_table(tables["summary"], tables["baselines"])
+    scores.tables = [("Means", _cells(text))]
+    curves = Section("Learning curves", "A line a seed; a dot where the curriculum switched.")
+    curves.figures = [figures.study_curves(logs, f"{name}c")]
+    curves.tables = [("Steps to a perplexity under random masks", _cells(tables["reached"]))]
+    covered = Section("Masks", "Each arm's strategies on held-out windows of full length.")
+    covered.figures = [figures.mask_bars(tables["masks"], f"{name}k")]
+    covered.tables = [("Masks", _cells(tables["masks"]))]
+    found = tables["costs"]
+    lines = [f"{row.arm}, seed {row.seed}" for row in found.itertuples()]
+    cost = Section("Cost", "Measured; the hours for other numbers of steps are extrapolated.")
+    cost.figures = [figures.cost_bars(found, lines, f"{name}s")]
+    cost.tables = [("Seconds by part", _cells(found))]
+    setup = Section("Settings", "What all arms share, then what each changes.")
+    changed = [Arm(**values) for values in about["arms"].values()]
+    rows = [
+        [arm.name, ", ".join(f"{n}={v}" for n, v in arm.fields.items()), arm.reference]
+        for arm in changed
+    ]
+    setup.tables = [
+        ("Arms", [["arm", "fields", "reference"], *rows]),
+        ("Shared settings that differ from the defaults", _settings(config)),
+    ]
+    return [outcome, scores, curves, covered, cost, *_ranks_section(config, f"{name}p"), setup]
+
+
+_MAKERS: dict[str, Any] = {"study": _study, "run": _run, "evaluation": _evaluation, "pmi": _pmi}

@@ -1,0 +1,1 @@
+"""Studies: many pretraining runs that differ in one thing, and what came of it."""

@@ -1,0 +1,102 @@
+"""What the masks of a run are like: their share, what they hide, where they fall.
+
+Axes: W windows, L token positions.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cmgems_jax import curriculum, masking, steps, vocabulary
+from cmgems_jax.config import Config
+from cmgems_jax.data import windows
+from cmgems_jax.packing import Batch
+
+_MOST_WINDOWS = 2_000
+_OFTEN = 2  # times as often as chance
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskStatistics:
+    """Of one strategy, over held-out windows of full length."""
+
+    strategy: str
+    share: float  # of the k-mers, masked
+    hidden_bases_a_token: float  # bases that a masked token covers and nothing shows
+    mean_rank: float  # of the masked k-mers, by PMI; 0 = the best, 1 = the worst
+    mean_rank_of_all: float  # the same of all k-mers there: chance
+    often_masked_positions: float  # share of the positions masked twice as often as chance, or more
+    num_windows: int
+
+
+def describe(config: Config, data_dir: Path, ranks_V: np.ndarray) -> list[MaskStatistics]:
+    """Returns the statistics of every strategy of a run's curriculum, in order.
+
+    Of `random_mask`, equal parts of the windows are masked as in each part of a run.
+
+    Args:
+      config: of the run.
+      data_dir: its prepared windows.
+      ranks_V: int32 (4**k,), PMI ranks.
+    """
+    validation = windows.open(data_dir, "validation")
+    full = np.flatnonzero(validation.lengths == config.window_bases)
+    parts = masking.NUM_GROWTHS
+    full = full[: min(_MOST_WINDOWS, len(full)) // parts * parts]
+    if not len(full):
+        return []
+    bases_WN = validation.read(full)
+    return [
+        _of_strategy(name, config, bases_WN, ranks_V)
+        for name in dict.fromkeys(curriculum.strategies(config.curriculum))
+    ]
+
+
+def _of_strategy(
+    strategy: str, config: Config, bases_WN: np.ndarray, ranks_V: np.ndarray
+) -> MaskStatistics:
+    """Masks every window once."""
+    program = jax.jit(
+        functools.partial(
+            steps.mask_batch,
+            strategies=(strategy, strategy),
+            ranks_V=jnp.asarray(ranks_V),
+            config=config,
+        )
+    )
+    tokens = config.tokens
+    cover = jax.jit(
+        jax.vmap(functools.partial(masking.hidden_bases, k=tokens.k, stride=tokens.stride))
+    )
+    shown, hidden, rank_sum, all_ranks = [], 0, 0, []
+    for growth, part_WN in enumerate(np.split(bases_WN, masking.NUM_GROWTHS)):
+        index = np.arange(len(part_WN), dtype=np.int32)[:, None] + growth * len(part_WN)
+        masked = program(
+            jax.random.key(config.seed),
+            Batch(jnp.asarray(part_WN[:, None]), jnp.asarray(index)),
+            jnp.int32(0),
+            jnp.float32(config.masking.budget),
+            growth=jnp.int32(growth),
+        )
+        ids_WL, corrupted_WL, masked_WL = (np.asarray(x)[:, 0] for x in masked[:3])
+        covered_WL = cover(ids_WL, corrupted_WL, ids_WL >= vocabulary.NUM_SPECIAL)
+        hidden += int(np.asarray(covered_WL)[masked_WL].sum())
+        rank_sum += int(ranks_V[ids_WL[masked_WL] - vocabulary.NUM_SPECIAL].sum())
+        all_ranks.append(ranks_V[ids_WL[ids_WL >= vocabulary.NUM_SPECIAL] - vocabulary.NUM_SPECIAL])
+        shown.append(masked_WL)
+    share_L = np.concatenate(shown)[:, 1:-1].mean(axis=0)  # without [CLS] and [SEP]
+    num_masked = max(1, sum(int(part.sum()) for part in shown))
+    worst = len(ranks_V) - 1
+    return MaskStatistics(
+        strategy=strategy,
+        share=float(share_L.mean()),
+        hidden_bases_a_token=hidden / num_masked,
+        mean_rank=(rank_sum / num_masked - 1) / worst,
+        mean_rank_of_all=(float(np.concatenate(all_ranks).mean()) - 1) / worst,
+        often_masked_positions=float((share_L > _OFTEN * share_L.mean()).mean()),
+        num_windows=len(bases_WN),
+    )

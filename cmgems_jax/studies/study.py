@@ -1,0 +1,238 @@
+"""A study from the first arm to the tables; goes on where it was stopped."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from cmgems_jax import config as config_lib
+from cmgems_jax import genome, run_lock, run_log
+from cmgems_jax.config import Config
+from cmgems_jax.data import tasks
+from cmgems_jax.downstream import evaluate
+from cmgems_jax.errors import InputError
+from cmgems_jax.studies import arms, runs, study_report
+from cmgems_jax.studies.arms import Arm
+from cmgems_jax.studies.runs import Unit
+
+NAME = "study.json"
+CONFIGS = Path(__file__).parents[2] / "configs"
+PRESETS = {"nano": None, "logo": None, "dnabert": 1_000}  # steps, where not the config's
+_LEAST_EVALS = 16  # a curriculum compares them, and curves are drawn of them
+_POLL_S = 5.0  # between looks at what other processes do
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a study's folder is made of; it holds one of it."""
+
+    study: str
+    preset: str  # for the reader; `config` says what it is
+    config: Config
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    evaluation: evaluate.Settings
+    task_dir: Path
+
+
+def preset(name: str, fasta: str, num_steps: int | None) -> Config:
+    """Returns the config of a preset on a genome.
+
+    Args:
+      name: of `PRESETS`, or a config file.
+      fasta: files with commas.
+      num_steps: in place of the preset's; what is done every so many steps is then
+        done at the least as often as in `_LEAST_EVALS` evaluations.
+
+    Raises:
+      InputError: no such preset.
+    """
+    path = CONFIGS / f"{name}6.py" if name in PRESETS else Path(name)
+    if not path.is_file():
+        raise InputError(f"--preset={name}: expected {', '.join(PRESETS)}, or a config file")
+    spec = importlib.util.spec_from_file_location("preset", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config: Config = module.get_config()
+    fields: dict[str, Any] = {"data.fasta": fasta, "keep_checkpoints": 1}
+    num_steps = num_steps or PRESETS.get(name) or config.num_steps
+    if num_steps != config.num_steps:
+        every = max(1, num_steps // _LEAST_EVALS)
+        fields["num_steps"] = num_steps
+        fields["eval_every"] = min(config.eval_every or every, every)
+        fields["log_every"] = min(config.log_every, every)
+        fields["optimizer.warmup_steps"] = min(config.optimizer.warmup_steps, num_steps // 2)
+    return config_lib.replace(config, fields)
+
+
+def plan(
+    study: str,
+    preset: str,
+    config: Config,
+    num_seeds: int,
+    only: Sequence[str],
+    evaluation: evaluate.Settings,
+    task_dir: Path,
+) -> Plan:
+    """Returns a study's plan, with every config and task looked at.
+
+    Args:
+      study: name in `arms.STUDIES`.
+      preset: what the config is called.
+      config: that every arm changes.
+      num_seeds: seeds 0 to num_seeds - 1.
+      only: names of arms to run; empty = all.
+      evaluation: settings of the few-shot tasks.
+      task_dir: holds fewshot/.
+
+    Raises:
+      InputError: an unknown arm, a config that cannot work, a task that is not there.
+    """
+    known = {arm.name: arm for arm in arms.STUDIES[study].arms(config)}
+    for name in only:
+        if name not in known:
+            raise InputError(f"--arms={name}: the study {study} has {', '.join(known)}")
+    chosen = tuple(arm for arm in known.values() if not only or arm.name in only)
+    for arm in chosen:
+        arms.config_of(config, arm, 0)
+    for name in evaluation.tasks:  # read once now, so that a bad file is found at the start
+        for shots in evaluation.shots:
+            tasks.load(tasks.find(name, task_dir), task_dir, k=config.tokens.k, shots=shots)
+    genome.check_files(config.fasta_paths)
+    seeds = tuple(range(num_seeds))
+    return Plan(study, preset, config, chosen, seeds, evaluation, task_dir)
+
+
+def run(wanted: Plan, output: Path) -> None:
+    """Runs every unit that is not done, whichever process does it, and writes the tables.
+
+    Args:
+      wanted: the plan.
+      output: made where it is missing; goes on where it holds the same study.
+
+    Raises:
+      InputError: `output` holds another study.
+    """
+    with run_lock.held(output / "claims" / "plan"):
+        _check_same(output, wanted)
+    units = [
+        runs.unit(arm, seed, arms.config_of(wanted.config, arm, seed), output)
+        for seed in wanted.seeds
+        for arm in wanted.arms
+    ]
+    took_s: list[float] = []
+    while left := [one for one in units if not one.is_done]:
+        print(_progress(units, left, took_s), flush=True)
+        if not _run_one(left, wanted, output, took_s):
+            time.sleep(_POLL_S)
+    study_report.write(wanted, units, output)
+
+
+def _run_one(left: list[Unit], wanted: Plan, output: Path, took_s: list[float]) -> bool:
+    """Does the first free unit; False where other processes have them all."""
+    for one in left:
+        with runs.claimed(one, output) as is_mine:
+            if not is_mine:
+                continue
+            start = time.perf_counter()
+            print(f"\n== {one.arm.name}, seed {one.seed}", flush=True)
+            has_baselines = one.arm.name == wanted.arms[0].name and one.seed == wanted.seeds[0]
+            settings = dataclasses.replace(wanted.evaluation, baselines=has_baselines)
+            runs.run(one, settings, wanted.task_dir)
+            took_s.append(time.perf_counter() - start)
+            return True
+    return False
+
+
+def _progress(units: list[Unit], left: list[Unit], took_s: list[float]) -> str:
+    """Returns how many units are done, and when the rest will be."""
+    done = f"{len(units) - len(left)} of {len(units)} runs done"
+    if not took_s:
+        return done
+    rest = timedelta(seconds=round(len(left) * sum(took_s) / len(took_s)))
+    return f"{done}; ETA {rest} by this process alone"
+
+
+def _check_same(output: Path, wanted: Plan) -> None:
+    """Writes study.json, or refuses a folder that holds another study."""
+    evaluation = {
+        name: value
+        for name, value in dataclasses.asdict(wanted.evaluation).items()
+        if name not in evaluate.ADDABLE
+    }
+    now = {
+        "study": wanted.study,
+        "config": {n: v for n, v in config_lib.flatten(wanted.config).items() if n != "data.dir"},
+        "evaluation": evaluation,
+    }
+    path = output / NAME
+    if path.exists():
+        before = json.loads(path.read_text())
+        rows = [
+            f"{section}.{name}: {before[section].get(name)!r} before, {value!r} now"
+            for section in ("config", "evaluation")
+            for name, value in now[section].items()
+            if before[section].get(name) != value
+        ]
+        if before["study"] != wanted.study:
+            rows.insert(0, f"study: {before['study']} before, {wanted.study} now")
+        if rows:
+            raise InputError(
+                f"--output={output}: holds another study ({'; '.join(rows[:5])}); "
+                "give another --output"
+            )
+    elif output.exists() and {path.name for path in output.iterdir()} - {"claims"}:
+        raise InputError(f"--output={output}: holds other files; give a new folder")
+    listed = {
+        "preset": wanted.preset,
+        "question": arms.STUDIES[wanted.study].question,
+        "arms": {arm.name: dataclasses.asdict(arm) for arm in wanted.arms},
+        "seeds": list(wanted.seeds),
+        "tasks": list(wanted.evaluation.tasks),
+        "shots": list(wanted.evaluation.shots),
+    }
+    run_log.write_json(path, now | listed)
+    run_log.write_json(output / "environment.json", run_log.environment())
+
+
+@contextlib.contextmanager
+def other_processes(number: int, output: Path, arguments: Sequence[str]) -> Iterator[None]:
+    """Runs `number` - 1 more processes of the same command beside the block, one a GPU.
+
+    Process i sees GPU i alone and writes to OUTPUT/processes/I.log; they end with the
+    block, by themselves where it succeeds. Enter it before jax looks for devices.
+
+    Args:
+      number: of processes in all.
+      output: the study's folder.
+      arguments: of the command, without the flag that led here.
+    """
+    with contextlib.ExitStack() as stack:
+        for index in range(1, number):
+            folder = output / "claims" / "processes"
+            folder.mkdir(parents=True, exist_ok=True)
+            other = subprocess.Popen(
+                [sys.executable, "-m", "launch.study", *arguments],
+                env=os.environ | {"CUDA_VISIBLE_DEVICES": str(index)},
+                stdout=stack.enter_context((folder / f"{index}.log").open("w")),
+                stderr=subprocess.STDOUT,
+            )
+            stack.callback(_end, other)
+        if number > 1:
+            os.environ["CUDA_VISIBLE_DEVICES"] = "0"
+        yield
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Lets a process finish what it does; a run that is stopped saves first."""
+    if sys.exc_info()[0]:
+        process.terminate()
+    process.wait()

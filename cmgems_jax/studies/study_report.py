@@ -1,0 +1,300 @@
+"""A study's tables: results, means, paired differences, masks, steps to a perplexity, costs."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cmgems_jax import outputs, run_log
+from cmgems_jax.downstream import metrics
+from cmgems_jax.downstream.methods import BASELINE
+from cmgems_jax.studies import runs, statistics
+from cmgems_jax.studies.arms import Arm
+from cmgems_jax.studies.runs import Unit
+
+UNIT = ["mode", "task", "shots"]
+LEVELS = (3_000, 1_000, 300, 100, 30, 10)  # of the perplexity under `random`
+EXTRAPOLATED_STEPS = (1_000, 10_000, 120_000)
+ALL_TASKS = "mean over tasks"
+PARTS = ("pmi", "data", "compile", "train", "eval", "checkpoint", "input_wait")
+
+
+def collect(units: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns the scores of the arms (with columns arm, seed) and those of the baselines."""
+    parts, baselines = [], []
+    for one in units:
+        table = pd.read_csv(one.folder / runs.EVALUATION / "results.csv")
+        own = table[table.model == one.name].assign(arm=one.arm.name, seed=one.seed)
+        parts.append(own.drop(columns="model"))
+        baselines.append(table[table.model != one.name])
+    return pd.concat(parts, ignore_index=True), pd.concat(baselines, ignore_index=True)
+
+
+def _crossed(rows: pd.DataFrame, value: str) -> np.ndarray:
+    """Returns the values of one arm and unit as float (seeds, draws)."""
+    return rows.pivot(index="seed", columns="draw", values=value).to_numpy()
+
+
+def summary(results: pd.DataFrame) -> pd.DataFrame:
+    """Returns mean and 95 % interval over seeds x draws of every metric, a row an arm and unit."""
+    lines = []
+    for (arm, *unit), rows in results.groupby(["arm", *UNIT], sort=False):
+        line: dict[str, Any] = {"arm": arm, **dict(zip(UNIT, unit, strict=True))}
+        line |= {"seeds": rows.seed.nunique(), "draws": rows.draw.nunique()}
+        line["metric"] = rows.metric.iloc[0]
+        for name in metrics.NAMES:
+            found = statistics.crossed(_crossed(rows, name))
+            line |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
+    """Returns every arm minus its reference, paired by seed and draw, with Holm's correction.
+
+    The correction is over the tasks and shots of an arm; the mean over them, which is
+    one more row (`ALL_TASKS`), stands outside of it.
+
+    Args:
+      results: of `collect`.
+      arms: of the study.
+
+    Returns:
+      Columns arm, reference, mode, task, shots, difference, low, high, p, p_holm, shown
+      (+, - or "": the sign of a difference whose interval excludes 0 and whose corrected p
+      is below 0.05).
+    """
+    lines = []
+    for arm in arms:
+        if arm.reference == arm.name:
+            continue
+        own, other = (results[results.arm == name] for name in (arm.name, arm.reference))
+        for mode in own["mode"].unique():
+            found: list[tuple[dict[str, Any], statistics.Estimate]] = []
+            paired = []
+            for (task, shots), rows in own[own["mode"] == mode].groupby(
+                ["task", "shots"], sort=False
+            ):
+                same = (other["mode"] == mode) & (other.task == task) & (other.shots == shots)
+                metric = rows.metric.iloc[0]
+                if not same.any():
+                    continue
+                difference_SR = _crossed(rows, metric) - _crossed(other[same], metric)
+                paired.append(difference_SR)
+                found.append(({"task": task, "shots": shots}, statistics.crossed(difference_SR)))
+            corrected = statistics.holm([estimate.p for _, estimate in found])
+            if len(paired) > 1:
+                whole = statistics.crossed(np.mean(paired, axis=0))
+                found.append(({"task": ALL_TASKS, "shots": 0}, whole))
+                corrected.append(whole.p)
+            for (unit, estimate), p_holm in zip(found, corrected, strict=True):
+                is_shown = estimate.excludes_zero and p_holm < 0.05
+                lines.append(
+                    {"arm": arm.name, "reference": arm.reference, "mode": mode, **unit}
+                    | {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
+                    | {"p": estimate.p, "p_holm": p_holm}
+                    | {"shown": ("+" if estimate.mean > 0 else "-") if is_shown else ""}
+                )
+    return pd.DataFrame(lines)
+
+
+def masks(units: Sequence[Unit]) -> pd.DataFrame:
+    """Returns what the masks of every arm and strategy are like, means over seeds."""
+    lines = [
+        {"arm": one.arm.name, **found} for one in units for found in runs.read_done(one)["masks"]
+    ]
+    table = pd.DataFrame(lines)
+    return table.groupby(["arm", "strategy"], sort=False).mean().reset_index()
+
+
+def reached(units: Sequence[Unit]) -> pd.DataFrame:
+    """Returns the first evaluated step with a perplexity under `random` at or below each level.
+
+    One row an arm and seed; columns perplexity (the last one) and a level each, nan where
+    it was not reached.
+    """
+    lines = []
+    for one in units:
+        records = run_log.read(one.folder / "metrics.jsonl")
+        evals = [(r["step"], r["perplexity_random"]) for r in records if r["kind"] == "eval"]
+        evals = [(step, value) for step, value in evals if value is not None]
+        switches = [r["step"] for r in records if r["kind"] == "switch"]
+        line: dict[str, Any] = {"arm": one.arm.name, "seed": one.seed}
+        line["switch_step"] = switches[0] if switches else float("nan")
+        line["perplexity_random"] = evals[-1][1] if evals else float("nan")
+        for level in LEVELS:
+            line[f"steps_to_{level}"] = next((s for s, value in evals if value <= level), np.nan)
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def costs(units: Sequence[Unit]) -> pd.DataFrame:
+    """Returns seconds by part, one row a run, and what more steps of it would take, in hours."""
+    lines = []
+    for one in units:
+        records = run_log.read(one.folder / "metrics.jsonl")
+        last = next(r for r in reversed(records) if r["kind"] == "summary")
+        seconds, steps = last["seconds_by_part"], last["step"]
+        line: dict[str, Any] = {"arm": one.arm.name, "seed": one.seed, "steps": steps}
+        line |= {part: seconds.get(part, 0.0) for part in PARTS}
+        line["seconds"] = last["total_seconds"]
+        fixed = sum(seconds.get(part, 0.0) for part in ("pmi", "data", "compile"))
+        a_step = sum(seconds.get(part, 0.0) for part in ("train", "eval", "checkpoint")) / steps
+        for number in EXTRAPOLATED_STEPS:
+            line[f"hours_for_{number}"] = (fixed + a_step * number) / 3600
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def write(plan: Any, units: Sequence[Unit], output: Path) -> None:
+    """Writes results.csv, baselines.csv, summary.csv, differences.csv, masks.csv, reached.csv,
+    costs.csv and study.md.
+
+    Args:
+      plan: study.Plan.
+      units: all done.
+      output: the study's folder.
+    """
+    results, baselines = collect(units)
+    tables = {
+        "results": results,
+        "baselines": baselines,
+        "summary": summary(results),
+        "differences": differences(results, plan.arms),
+        "masks": masks(units),
+        "reached": reached(units),
+        "costs": costs(units),
+    }
+    for name, table in tables.items():
+        with outputs.replaced_file(output / f"{name}.csv") as part:
+            table.to_csv(part, index=False)
+    text = _text(plan, tables)
+    with outputs.replaced_file(output / "study.md") as part:
+        part.write_text(text)
+    print("\n" + "\n".join(sentences(tables["differences"])), flush=True)
+    print(f"{output}: study.md, {', '.join(f'{name}.csv' for name in tables)}")
+    print(f"a page of it: python -m launch.report --input={output} --output=report.html")
+
+
+def sentences(found: pd.DataFrame) -> list[str]:
+    """Returns what the differences say, in words; no claim where an interval holds 0."""
+    lines = []
+    if found.empty:
+        return ["One arm: nothing to compare."]
+    for (arm, reference, mode), rows in found.groupby(["arm", "reference", "mode"], sort=False):
+        single = rows[rows.task != ALL_TASKS]
+        parts = []
+        for sign, word in (("+", "above"), ("-", "below")):
+            named = [f"{r.task} at {r.shots} shots" for r in single.itertuples() if r.shown == sign]
+            if named:
+                parts.append(f"{word} {reference} on {', '.join(named)}")
+        if not parts:
+            parts.append(f"no difference from {reference} is shown on any task")
+        whole = rows[rows.task == ALL_TASKS]
+        if len(whole):
+            row = whole.iloc[0]
+            parts.append(
+                f"mean over tasks {row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}]"
+                + ("" if row.shown else ", which includes 0" if row.low <= 0 <= row.high else "")
+            )
+        lines.append(f"{arm} ({mode}): {'; '.join(parts)}.")
+    return lines
+
+
+def _text(plan: Any, tables: dict[str, pd.DataFrame]) -> str:
+    """Returns study.md."""
+    found = tables["summary"]
+    parts = [
+        f"# Study `{plan.study}`, preset {plan.preset}",
+        f"{len(plan.arms)} arms, {len(plan.seeds)} seeds, {plan.config.num_steps:,} steps each. "
+        "Intervals are of 95 % over seeds x draws; arms share data, order and, by seed, "
+        "initial values. Differences are paired; `*` marks those whose interval excludes 0 and "
+        "whose p, after Holm's correction over the tasks of an arm, is below 0.05.",
+        "## In words",
+        "\n".join(f"- {line}" for line in sentences(tables["differences"])),
+        "## Labelled tasks",
+        _means(found, tables["baselines"]),
+    ]
+    if len(tables["differences"]):
+        parts += ["## Differences from the reference", _differences(tables["differences"])]
+    titled = (
+        ("masks", "Masks"),
+        ("reached", "Steps to a perplexity under `random`"),
+        ("costs", f"Seconds by part; hours for {EXTRAPOLATED_STEPS} steps are extrapolated"),
+    )
+    for name, title in titled:
+        parts += [f"## {title}", markdown(tables[name])]
+    return "\n\n".join(parts) + "\n"
+
+
+def means_table(found: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
+    """Returns arms, then baselines, by mode, task and shots: `mean [low, high]` in words."""
+    lines: dict[str, dict[str, str]] = {}
+    for row in found.itertuples():
+        cell = interval_text(*(getattr(row, f"{row.metric}{end}") for end in ("", "_low", "_high")))
+        lines.setdefault(f"{row.arm} ({row.mode})", {})[f"{row.task}, {row.shots}"] = cell
+    for name, (task, shots), interval in baseline_means(baselines):
+        lines.setdefault(name, {})[f"{task}, {shots}"] = interval_text(*interval)
+    table = pd.DataFrame.from_dict(lines, orient="index").fillna("")
+    return table.rename_axis("arm").reset_index()
+
+
+def baseline_means(
+    baselines: pd.DataFrame,
+) -> Iterator[tuple[str, tuple[str, int], tuple[float, float, float]]]:
+    """Yields name, (task, shots), (mean, low, high) over draws of what is no arm."""
+    for (model, mode, *unit), rows in baselines.groupby(["model", *UNIT], sort=False):
+        name = model if mode == BASELINE else f"{model} ({mode})"
+        yield name, tuple(unit), metrics.interval(rows[rows.metric.iloc[0]].tolist())
+
+
+def read_differences(path: Path) -> pd.DataFrame:
+    """Returns differences.csv as `differences` made it; empty where one arm stands alone."""
+    try:
+        return pd.read_csv(path, converters={"shown": str})
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+
+
+def interval_text(mean: float, low: float, high: float, sign: str = "") -> str:
+    """Returns `.712 [.700, .724]`, or the mean alone."""
+    if not np.isfinite(low):
+        return f"{mean:{sign}.3f}"
+    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _means(found: pd.DataFrame, baselines: pd.DataFrame) -> str:
+    """The means as Markdown."""
+    return markdown(means_table(found, baselines))
+
+
+def differences_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Returns the differences, one column a task and shots, `*` where one is shown."""
+    lines: dict[str, dict[str, str]] = {}
+    for row in found.itertuples():
+        text = interval_text(row.difference, row.low, row.high, "+") + (" *" if row.shown else "")
+        unit = row.task if row.task == ALL_TASKS else f"{row.task}, {row.shots}"
+        lines.setdefault(f"{row.arm} - {row.reference} ({row.mode})", {})[unit] = text
+    table = pd.DataFrame.from_dict(lines, orient="index").fillna("")
+    return table.rename_axis("arm").reset_index()
+
+
+def _differences(found: pd.DataFrame) -> str:
+    """The differences as Markdown."""
+    return markdown(differences_table(found))
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Returns a table as Markdown; numbers with four digits."""
+    rows = [list(table.columns), ["---"] * len(table.columns)]
+    rows += [[number_text(value) for value in row] for row in table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def number_text(value: Any) -> str:
+    """Returns a cell: four significant digits, nothing where there is no number."""
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)

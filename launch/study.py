@@ -1,0 +1,62 @@
+"""Runs a study: the same pretraining with one thing changed, every arm on the same tasks.
+
+    python -m launch.study --study=strategy --preset=nano --fasta=genome.fa.gz \\
+        --data_dir=DATA --output=runs/strategy
+
+Studies: strategy (which masks, with controls), threshold, kmer, top_m, runtime, init
+(initial values), corruption. Presets: nano (two CPU cores, about an hour a
+strategy study), logo and dnabert (for GPUs), or a config file of yours. The same command
+again goes on where it was; started on several devices or hosts with a common --output, the
+processes share the arms. Writes study.md and CSV tables; launch.report makes a page.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from cmgems_jax import command
+from cmgems_jax.studies.arms import STUDIES
+
+_STUDY = flags.DEFINE_enum("study", None, list(STUDIES), "Which study.")
+_PRESET = flags.DEFINE_string("preset", "nano", "nano, logo, dnabert, or a config file.")
+_FASTA = flags.DEFINE_string("fasta", None, "Genome files, with commas.")
+_DATA_DIR = flags.DEFINE_string("data_dir", ".", "Folder that holds fewshot/.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the study.")
+_SEEDS = flags.DEFINE_integer("seeds", 2, "Runs an arm; more may be added later.", 1)
+_STEPS = flags.DEFINE_integer("steps", None, "Steps a run; default: the preset's.", 32)
+_ARMS = flags.DEFINE_list("arms", [], "Only these arms; default: all of the study.")
+_TASKS = flags.DEFINE_list("tasks", ["prom_core", "splice_40", "silencer"], "Few-shot tasks.")
+_SHOTS = flags.DEFINE_list("shots", ["10", "100"], "Training rows a class.")
+_DRAWS = flags.DEFINE_integer("draws", 10, "Draws of the shots.", 1)
+_MODE = flags.DEFINE_list("mode", ["probe"], "finetune, probe, or both.")
+_TEST_ROWS = flags.DEFINE_integer("test_rows", 1000, "Predict at most so many; 0 = all.", 0)
+_PROCESSES = flags.DEFINE_integer("processes", 1, "On this host, one a GPU.", 1)
+flags.mark_flags_as_required(["study", "fasta", "output"])
+
+
+def main() -> None:
+    """Runs the command."""
+    from cmgems_jax.downstream import evaluate, methods
+    from cmgems_jax.studies import study
+
+    settings = evaluate.Settings(
+        suite="fewshot",
+        modes=command.choices("mode", _MODE.value, methods.MODES),
+        tasks=tuple(_TASKS.value),
+        shots=command.integers("shots", _SHOTS.value),
+        num_draws=_DRAWS.value,
+        long_sequences="window",
+        test_rows=_TEST_ROWS.value,
+    )
+    config = study.preset(_PRESET.value, _FASTA.value, _STEPS.value)
+    task_dir, output = Path(_DATA_DIR.value), Path(_OUTPUT.value)
+    names = (_STUDY.value, _PRESET.value)
+    plan = study.plan(*names, config, _SEEDS.value, _ARMS.value, settings, task_dir)
+    rest = [word for word in sys.argv[1:] if not word.startswith("--processes")]
+    with study.other_processes(_PROCESSES.value, output, rest):
+        study.run(plan, output)
+
+
+if __name__ == "__main__":
+    command.run(main)

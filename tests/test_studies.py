@@ -1,0 +1,352 @@
+"""Studies: every arm can run, none runs twice, a killed one ends in the same tables, no claim
+without an interval; and the page of it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from cmgems_jax import config as config_lib
+from cmgems_jax import pmi_table, synthetic
+from cmgems_jax.config import STRATEGIES
+from cmgems_jax.data import windows
+from cmgems_jax.downstream.evaluate import Settings
+from cmgems_jax.errors import InputError
+from cmgems_jax.report import page
+from cmgems_jax.studies import arms, masks, runs, statistics, study, study_report
+from tests.test_pretrain import small_config
+
+ROOT = Path(__file__).parents[1]
+ARMS = ("random", "cm_gems")
+PRESET = """
+import sys
+sys.path.insert(0, {root!r})
+from tests.test_pretrain import small_config
+
+def get_config():
+    return small_config("none")
+"""
+
+
+# Intervals and corrections.
+
+
+def test_with_one_seed_the_interval_is_students():
+    values = np.array([[0.1, 0.3, 0.2, 0.6]])
+    found = statistics.crossed(values)
+    low, high = stats.t.interval(0.95, 3, values.mean(), stats.sem(values[0]))
+    assert (found.mean, found.low, found.high) == pytest.approx((0.3, low, high))
+    assert found.p == pytest.approx(stats.ttest_1samp(values[0], 0).pvalue)
+
+
+def test_the_crossed_variance_is_that_of_the_two_way_layout():
+    values = np.array([[0.0, 2.0, 4.0], [4.0, 4.0, 7.0]])
+    # means: 2 and 5, 2 3 5.5, 3.5; MS_seeds = 3 * 2 * 1.5**2 = 13.5
+    # MS_draws = 2 * (1.5**2 + 0.5**2 + 2**2) / 2 = 6.5; residuals -.5 .5 0 .5 -.5 0: MS = 0.5
+    variance = (13.5 + 6.5 - 0.5) / 6
+    freedom = 19.5**2 / (13.5**2 / 1 + 6.5**2 / 2 + 0.5**2 / 2)
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
+    found = statistics.crossed(values)
+    assert (found.low, found.high) == pytest.approx((3.5 - half, 3.5 + half))
+
+
+@pytest.mark.parametrize(("num_seeds", "least"), [(2, 0.87), (4, 0.92)])
+@pytest.mark.parametrize(("of_seeds", "of_draws"), [(1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (0.0, 0.0)])
+def test_the_interval_covers_the_truth_whatever_varies(of_seeds, of_draws, num_seeds, least):
+    """Of 600 intervals; `least` is 2 binomial errors below what 3,000 gave."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(600):
+        values = (
+            rng.normal(0, of_seeds, (num_seeds, 1))
+            + rng.normal(0, of_draws, (1, 10))
+            + rng.normal(0, 0.5, (num_seeds, 10))
+        )
+        found = statistics.crossed(values)
+        hits += found.low <= 0 <= found.high
+    assert hits / 600 > least
+
+
+def test_holms_correction_by_hand():
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm([0.5, 0.6]) == [1.0, 1.0]
+    found = statistics.holm([float("nan"), 0.02])
+    assert np.isnan(found[0]) and found[1] == 0.02
+    assert statistics.holm([]) == []
+
+
+def test_no_claim_is_made_where_the_interval_holds_zero():
+    row = {"arm": "a", "reference": "b", "mode": "probe", "task": "t", "shots": 10}
+    for low, high, shown, expected in (
+        (-0.1, 0.3, "", "no difference from b is shown"),
+        (0.1, 0.3, "+", "above b on t at 10 shots"),
+        (-0.3, -0.1, "-", "below b on t at 10 shots"),
+    ):
+        line = row | {"difference": (low + high) / 2, "low": low, "high": high, "shown": shown}
+        (sentence,) = study_report.sentences(pd.DataFrame([line]))
+        assert expected in sentence
+
+
+# Arms.
+
+
+@pytest.mark.parametrize("preset", study.PRESETS)
+@pytest.mark.parametrize("name", arms.STUDIES)
+def test_every_arm_of_every_study_and_preset_can_run(name, preset, tmp_path):
+    config = study.preset(preset, "genome.fa", None)
+    made = arms.STUDIES[name].arms(config)
+    names = [arm.name for arm in made]
+    assert len(set(names)) == len(names)
+    assert {arm.reference for arm in made} <= set(names)
+    configs = [config_lib.flatten(arms.config_of(config, arm, 3)) for arm in made]
+    assert len({tuple(fields.items()) for fields in configs}) == len(made)
+    changed = set().union(*(arm.fields for arm in made)) | {"seed"}
+    for fields in configs:  # beyond its own fields an arm is the preset
+        same = set(fields) - changed
+        assert all(fields[field] == config_lib.flatten(config)[field] for field in same)
+
+
+def test_the_strategy_study_has_every_strategy_and_both_published_curricula():
+    made = arms.STUDIES["strategy"].arms(small_config(Path("x")))
+    assert {arm.name for arm in made} == {*STRATEGIES, "cm_gems", "cm_step"}
+
+
+def test_fewer_steps_leave_room_for_the_curriculum_to_switch():
+    config = study.preset("dnabert", "genome.fa", 100)
+    config_lib.validate(config)
+    assert config.num_steps == 100 and config.eval_every <= 100 // 16
+
+
+def test_a_preset_that_is_not_there_is_refused():
+    with pytest.raises(InputError, match="nano, logo, dnabert, or a config file"):
+        study.preset("tiny", "genome.fa", None)
+
+
+# Masks.
+
+
+def test_masks_by_position_show_as_places_masked_again_and_again(tmp_path):
+    synthetic.write_genome(tmp_path / "small.fa", 200_000, seed=1)
+    config = small_config(tmp_path / "small.fa")
+    config = config_lib.replace(config, {"tokens.k": 6, "data.num_tokens": 32})
+    windows.prepare(config, tmp_path / "data")
+    ranks_V = pmi_table.ranks_for(config, [])
+    found = {}
+    for strategy in ("random", "global", "random_spans", "global_by_position", "random_mask"):
+        fields = {"curriculum.name": "fixed", "curriculum.strategy": strategy}
+        (found[strategy],) = masks.describe(
+            config_lib.replace(config, fields), tmp_path / "data", ranks_V
+        )
+    often = {strategy: one.often_masked_positions for strategy, one in found.items()}
+    assert often["global_by_position"] > 0.1
+    assert often["random"] == often["random_spans"] == often["random_mask"] == 0
+    chance = found["random"].mean_rank_of_all
+    assert found["global"].mean_rank < 0.8 * chance
+    assert abs(found["random"].mean_rank - chance) < 0.05 * chance
+    assert found["random_spans"].hidden_bases_a_token > 1.5 * found["random"].hidden_bases_a_token
+    for one in found.values():
+        assert 0.05 < one.share < 0.25 and one.num_windows == 350
+
+
+# A small study from end to end.
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> tuple[Path, Path, Path]:
+    """A genome, a task (class 1 is rich in G and C), a preset file."""
+    folder = tmp_path_factory.mktemp("study_inputs")
+    synthetic.write_genome(folder / "small.fa", 40_000, seed=1)
+    rng = np.random.default_rng(0)
+    (folder / "task").mkdir()
+    for split in ("train", "test"):
+        rows = []
+        for number in range(40):
+            share = [0.1, 0.1, 0.4, 0.4] if number % 2 else [0.4, 0.4, 0.1, 0.1]
+            rows.append(f"{''.join(rng.choice(list('ATCG'), 24, p=share))}\t{number % 2}\n")
+        (folder / "task" / f"{split}.tsv").write_text("sequence\tlabel\n" + "".join(rows))
+    (folder / "preset.py").write_text(PRESET.format(root=str(ROOT)))
+    return folder / "small.fa", folder / "task", folder / "preset.py"
+
+
+def small_plan(inputs: tuple[Path, Path, Path], **changes: object) -> study.Plan:
+    """Two arms and two seeds."""
+    fasta, task, preset = inputs
+    settings = Settings("fewshot", ("probe",), (str(task),), (4,), 3, long_sequences="window")
+    config = study.preset(str(preset), str(fasta), None)
+    chosen = {"study": "strategy", "num_seeds": 2, "only": ARMS, **changes}
+    return study.plan(
+        chosen["study"], "small", config, chosen["num_seeds"], chosen["only"], settings, Path(".")
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(inputs, tmp_path_factory) -> Path:
+    """The folder of the small study."""
+    output = tmp_path_factory.mktemp("study") / "out"
+    study.run(small_plan(inputs), output)
+    return output
+
+
+def test_every_arm_seed_and_draw_is_in_the_tables(finished):
+    results = pd.read_csv(finished / "results.csv")
+    assert len(results) == 2 * 2 * 3
+    assert set(results.arm) == set(ARMS) and set(results.seed) == {0, 1}
+    baselines = pd.read_csv(finished / "baselines.csv")
+    assert {"untrained", "majority class"} <= set(baselines.model)
+    assert len(pd.read_csv(finished / "costs.csv")) == 4
+    found = study_report.read_differences(finished / "differences.csv")
+    own, other = (results[results.arm == name] for name in ("cm_gems", "random"))
+    difference = (
+        own.sort_values(["seed", "draw"]).mcc.to_numpy()
+        - other.sort_values(["seed", "draw"]).mcc.to_numpy()
+    )
+    assert found.difference.iloc[0] == pytest.approx(difference.mean())
+    text = (finished / "study.md").read_text()
+    assert "## In words" in text and "cm_gems" in text
+
+
+def test_arms_of_a_seed_share_their_windows(finished):
+    names = sorted(path.name for path in (finished / "windows").iterdir())
+    assert names == ["k3_stride1_seed0", "k3_stride1_seed1"]
+
+
+def test_a_finished_study_runs_nothing_again(inputs, finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("metrics.jsonl")}
+    assert len(before) == 4
+    study.run(small_plan(inputs), finished)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert "step " not in capsys.readouterr().out.replace("steps", "")
+
+
+def test_another_study_in_the_folder_is_refused(inputs, finished):
+    with pytest.raises(InputError, match="holds another study .*study: strategy before"):
+        study.run(small_plan(inputs, study="threshold", only=()), finished)
+
+
+def test_an_unknown_arm_is_refused_before_anything_is_made(inputs):
+    with pytest.raises(InputError, match="--arms=rnadom: the study strategy has random, genemask"):
+        small_plan(inputs, only=("rnadom",))
+
+
+def test_a_folder_with_other_files_is_refused(inputs, tmp_path):
+    (tmp_path / "thesis.txt").write_text("dear")
+    with pytest.raises(InputError, match="holds other files"):
+        study.run(small_plan(inputs), tmp_path)
+
+
+def command(inputs: tuple[Path, Path, Path], output: Path) -> subprocess.Popen:
+    """Starts the small study as a user would."""
+    fasta, task, preset = inputs
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "launch.study", "--study=strategy", f"--preset={preset}"),
+            *(f"--fasta={fasta}", f"--tasks={task}", "--shots=4", "--draws=3", "--test_rows=0"),
+            *(f"--arms={','.join(ARMS)}", f"--output={output}"),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_two_processes_share_the_arms_and_a_killed_one_ends_in_the_same_tables(
+    inputs, finished, tmp_path
+):
+    """One of two is killed once its second run has begun; the other does what is left."""
+    output = tmp_path / "out"
+    one, two = command(inputs, output), command(inputs, output)
+    try:
+        begun = 0
+        for line in one.stdout:
+            begun += line.startswith("== ")
+            if begun == 2 and line.startswith("step"):
+                break
+        one.send_signal(signal.SIGKILL)
+        told, _ = two.communicate(timeout=240)
+    finally:
+        one.kill(), two.kill()
+        one.wait(), two.wait()
+    assert two.returncode == 0, told
+    for name in ("results", "summary", "differences", "masks", "baselines"):
+        tables = [pd.read_csv(folder / f"{name}.csv") for folder in (output, finished)]
+        tables = [table.drop(columns="seconds", errors="ignore") for table in tables]
+        pd.testing.assert_frame_equal(*tables)
+
+
+# The page.
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, and what it holds."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags, self.references, self.ids, self.text = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        values = dict(attrs)
+        self.ids += [values["id"]] if "id" in values else []
+        for name in ("src", "href", "xlink:href"):
+            self.references += [values[name]] if name in values else []
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def made(finished, tmp_path_factory) -> Page:
+    """The page of the study and of one run of it."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    page.write([finished, runs.folder(finished, "cm_gems", 0)], path)
+    return Page(path.read_text())
+
+
+def test_the_page_needs_no_other_file(made):
+    assert made.references and all(reference.startswith("#") for reference in made.references)
+    assert not {"script", "link", "img", "iframe"} & set(made.tags)
+    assert {reference[1:] for reference in made.references} <= set(made.ids)
+
+
+def test_ids_of_the_figures_do_not_meet(made):
+    assert len(set(made.ids)) == len(made.ids)
+
+
+def test_the_page_shows_every_arm_and_the_sentences(finished, made):
+    assert made.tags.count("svg") >= 8
+    for name in ARMS:
+        assert name in made.text
+    found = study_report.read_differences(finished / "differences.csv")
+    for sentence in study_report.sentences(found):
+        assert sentence in re.sub(r"\s+", " ", made.text)
+
+
+def test_text_of_the_figures_takes_the_pages_colour(finished, tmp_path):
+    page.write([finished], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "currentColor" in text and "#010203" not in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    with pytest.raises(InputError, match="expected a folder of launch.study"):
+        page.write([tmp_path], tmp_path / "report.html")
+
+
+def test_a_study_that_is_not_done_has_no_page(inputs, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    study._check_same(output, small_plan(inputs))
+    with pytest.raises(InputError, match="the study is not done"):
+        page.write([output], tmp_path / "report.html")
