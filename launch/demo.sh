@@ -23,9 +23,12 @@ echo "A labelled task with a planted promoter-like signal, and what the model ma
 "$VENV_PYTHON" -m launch.evaluate --checkpoint="$workdir" --tasks="$workdir/task" \
   --shots=200 --draws=2 --output="$workdir/evaluation"
 
+"$VENV_PYTHON" -m launch.report --input="$workdir" --output="$workdir/report.html"
+
 cat <<END
 
 Made in $workdir:
+  report.html       all of it on one page, for a browser
   curves.png        loss, perplexity and the switch from GeneMask to GLOBAL
   metrics.jsonl     every number behind it; the same for TensorBoard beside it
   checkpoints/      the trained model; config.json and environment.json say how it was made

@@ -3,11 +3,9 @@
     python -m launch.study --study=strategy --preset=nano --fasta=genome.fa.gz \\
         --data_dir=DATA --output=runs/strategy
 
-Studies: strategy (which masks, with controls), threshold, kmer, top_m, runtime, init
-(initial values), corruption. Presets: nano (two CPU cores, about an hour a
-strategy study), logo and dnabert (for GPUs), or a config file of yours. The same command
-again goes on where it was; started on several devices or hosts with a common --output, the
-processes share the arms. Writes study.md and CSV tables; launch.report makes a page.
+Presets: nano (two CPU cores, about an hour a strategy study), logo and dnabert (for GPUs),
+or a config file. The same command again goes on where it was; started on several hosts with
+a common --output, the processes share the arms. Writes study.md and CSV tables.
 """
 
 import sys

@@ -91,6 +91,18 @@ LAYERS = (
         "huggingface.load",
         "huggingface.hub",
     ),
+    # layer 4: many runs
+    (
+        "studies.arms",
+        "studies.statistics",
+        "studies.masks",
+        "studies.runs",
+        "studies.study_report",
+        "studies.study",
+        "report.svg",
+        "report.figures",
+        "report.page",
+    ),
 )
 MODULES = tuple(module for layer in LAYERS for module in layer)
 
