@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ def make(
     segmentation: str,
     min_count: int,
     output: Path,
+    unique_names: bool = True,
 ) -> PmiTable:
     """Writes OUTPUT/pmi.csv, summary.json and pmi.png, and prints a summary.
 
@@ -35,6 +37,7 @@ def make(
       segmentation: "published" or "full", see `pmi.pmi`.
       min_count: the constant c of NPMI.
       output: a new or empty folder, or one that this command made before.
+      unique_names: refuse a record name that stands twice in a file.
 
     Raises:
       InputError: bad settings or input; nothing is written, nothing lost.
@@ -43,7 +46,10 @@ def make(
     output = output.resolve()  # of a link, the folder is replaced and the link stays
     outputs.check_folder(output, OUTPUTS, MARKS)
     start = time.perf_counter()
-    ngrams, corpus = _count(fasta, k) if fasta else (_load_counts(counts, k), {})
+    if fasta:
+        ngrams, corpus = _count(fasta, k, unique_names)
+    else:
+        ngrams, corpus = _load_counts(counts, k), {"sha256": {counts: genome.sha256(counts)}}
     table = pmi_table.make(ngrams, k, segmentation=segmentation, min_count=min_count)
     seconds = time.perf_counter() - start
     summary = {
@@ -55,7 +61,6 @@ def make(
         **corpus,
         **({"bases_per_second": round(corpus["bases"] / seconds)} if fasta else {}),
         "seconds": round(seconds, 3),
-        "sha256": {path: genome.sha256(path) for path in (fasta or [counts])},
         "version": __version__,
     }
     with outputs.replaced_folder(output) as folder:
@@ -75,13 +80,16 @@ def _load_counts(path: str, k: int) -> list[np.ndarray]:
     return pmi.counts_from_kmers(kmer_counts)
 
 
-def _count(fasta: Sequence[str], k: int) -> tuple[list[np.ndarray], dict[str, float]]:
+def _count(
+    fasta: Sequence[str], k: int, unique_names: bool
+) -> tuple[list[np.ndarray], dict[str, Any]]:
     """Returns n-gram counts of genome files, and what was read, for summary.json."""
     tally, num_short = genome.Tally(), 0
 
     def contig_bases() -> Iterator[np.ndarray]:
         nonlocal num_short
-        for contig in genome.read_contigs(fasta, tally=tally, progress=True):
+        contigs = genome.read_contigs(fasta, tally=tally, progress=True, unique_names=unique_names)
+        for contig in contigs:
             num_short += len(contig.bases) < k
             yield contig.bases
 
@@ -95,6 +103,7 @@ def _count(fasta: Sequence[str], k: int) -> tuple[list[np.ndarray], dict[str, fl
         "ambiguous": tally.ambiguous,
         "ambiguous_share": tally.ambiguous_share,
         "dropped_pieces": num_short,  # too short for a k-mer; their shorter n-grams count
+        "sha256": {path: genome.sha256(path) for path in fasta},
     }
 
 

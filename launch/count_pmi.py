@@ -26,6 +26,13 @@ _SEGMENTATION = flags.DEFINE_enum(
 _MIN_COUNT = flags.DEFINE_integer(
     "min_count", pmi.MIN_COUNT, "The constant c of NPMI: how much rare k-mers are discounted."
 )
+_DUPLICATE_NAMES = flags.DEFINE_enum(
+    "duplicate_names",
+    "refuse",
+    ["refuse", "keep"],
+    "Two records of one name in a file: refuse them (as a rule a base would count double), or "
+    "keep both.",
+)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)
 
 
@@ -40,6 +47,7 @@ def main() -> None:
         segmentation=_SEGMENTATION.value,
         min_count=_MIN_COUNT.value,
         output=Path(_OUTPUT.value),
+        unique_names=_DUPLICATE_NAMES.value == "refuse",
     )
 
 
