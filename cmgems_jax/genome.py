@@ -13,7 +13,7 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -73,6 +73,12 @@ class Tally:
     def ambiguous_share(self) -> float:
         """Share of all letters that are ambiguous."""
         return self.ambiguous / max(1, self.bases + self.dropped_bases + self.ambiguous)
+
+
+def add_tallies(tallies: Iterable[Tally]) -> Tally:
+    """Returns the sum of what was read of several files."""
+    rows = [dataclasses.astuple(tally) for tally in tallies]
+    return Tally(*(sum(column) for column in zip(*rows, strict=True)))
 
 
 def check_files(paths: Sequence[str]) -> None:

@@ -33,6 +33,7 @@ _DUPLICATE_NAMES = flags.DEFINE_enum(
     "Two records of one name in a file: refuse them (as a rule a base would count double), or "
     "keep both.",
 )
+_BEAM = command.define_beam_flags()
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)
 
 
@@ -47,6 +48,7 @@ def main() -> None:
         segmentation=_SEGMENTATION.value,
         min_count=_MIN_COUNT.value,
         output=Path(_OUTPUT.value),
+        beam=_BEAM(),
         unique_names=_DUPLICATE_NAMES.value == "refuse",
     )
 

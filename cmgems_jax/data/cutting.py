@@ -101,8 +101,8 @@ class Plan:
       config: of the run.
       held_out_C: bool (C,), contigs held out; None where the split is by window.
       names: of the held-out contigs, `record:first-last`, from 1.
-      windows: number of windows of every split.
-      bases: real bases in them.
+      windows_CS: int64 (C, 2), windows of every contig in train and validation.
+      bases: real bases of every split.
       short_pieces: pieces too short for one k-mer, and their bases.
       tally: of the input.
     """
@@ -111,55 +111,85 @@ class Plan:
     config: Config
     held_out_C: np.ndarray | None
     names: list[str]
-    windows: dict[str, int]
+    windows_CS: np.ndarray
     bases: dict[str, int]
     short_pieces: tuple[int, int]
     tally: genome.Tally
 
+    @property
+    def windows(self) -> dict[str, int]:
+        """Number of windows of every split."""
+        return dict(zip(SPLITS, self.windows_CS.sum(axis=0).tolist(), strict=True))
+
     def rows(self, split: str) -> Iterator[np.ndarray]:
         """Yields the windows of a split, uint8 (up to 4096, window_bases), in genome order."""
+        contigs = genome.read_contigs(self.paths, min_length=self.config.tokens.k)
+        for index, contig in enumerate(contigs):
+            yield from self.contig_rows(contig.bases, index, split)
+
+    def contig_rows(self, bases_N: np.ndarray, index: int, split: str) -> Iterator[np.ndarray]:
+        """Yields the windows of one contig in a split, as `rows`.
+
+        Args:
+          bases_N: uint8 (N,) of the contig.
+          index: its number in the input.
+          split: "train" or "validation".
+        """
         k, size = self.config.tokens.k, self.config.window_bases
-        for index, contig in enumerate(genome.read_contigs(self.paths, min_length=k)):
-            pieces = cut(len(contig.bases), index, self.config)
-            if self.held_out_C is None:
-                held_W = pieces.draw_W < self.config.data.validation_fraction
-            else:
-                held_W = np.full(len(pieces.start_W), self.held_out_C[index])
-            taken = np.flatnonzero((held_W == (split == "validation")) & (pieces.length_W >= k))
-            for first in range(0, len(taken), _CHUNK_WINDOWS):
-                chunk = taken[first : first + _CHUNK_WINDOWS]
-                place_WN = pieces.start_W[chunk, None] + np.arange(size)
-                rows_WN = contig.bases[np.minimum(place_WN, len(contig.bases) - 1)]
-                rows_WN[np.arange(size) >= pieces.length_W[chunk, None]] = vocabulary.PADDING
-                yield rows_WN
+        pieces = cut(len(bases_N), index, self.config)
+        if self.held_out_C is None:
+            held_W = pieces.draw_W < self.config.data.validation_fraction
+        else:
+            held_W = np.full(len(pieces.start_W), self.held_out_C[index])
+        taken = np.flatnonzero((held_W == (split == "validation")) & (pieces.length_W >= k))
+        for first in range(0, len(taken), _CHUNK_WINDOWS):
+            chunk = taken[first : first + _CHUNK_WINDOWS]
+            place_WN = pieces.start_W[chunk, None] + np.arange(size)
+            rows_WN = bases_N[np.minimum(place_WN, len(bases_N) - 1)]
+            rows_WN[np.arange(size) >= pieces.length_W[chunk, None]] = vocabulary.PADDING
+            yield rows_WN
 
 
 def plan(paths: list[str], config: Config) -> Plan:
     """Returns which windows the input gives; raises `InputError` where a split would be empty."""
-    k, tally = config.tokens.k, genome.Tally()
-    names, counts = [], []
-    contigs = genome.read_contigs(paths, min_length=k, tally=tally, progress=True)
-    for index, contig in enumerate(contigs):
-        pieces = cut(len(contig.bases), index, config)
+    tally, names, lengths = genome.Tally(), [], []
+    contigs = genome.read_contigs(paths, min_length=config.tokens.k, tally=tally, progress=True)
+    for contig in contigs:
+        names.append(contig_name(contig))
+        lengths.append(len(contig.bases))
+    return plan_of(paths, config, names, lengths, tally)
+
+
+def contig_name(contig: genome.Contig) -> str:
+    """Returns `record:first-last`, from 1."""
+    return f"{contig.record}:{contig.start + 1}-{contig.start + len(contig.bases)}"
+
+
+def plan_of(
+    paths: list[str], config: Config, names: list[str], lengths: list[int], tally: genome.Tally
+) -> Plan:
+    """Returns the plan of contigs of which only names and lengths are known, in their order."""
+    k, counts = config.tokens.k, []
+    for index, length in enumerate(lengths):
+        pieces = cut(length, index, config)
         kept_W = pieces.length_W >= k
         drawn_W = kept_W & (pieces.draw_W < config.data.validation_fraction)
         masks = (kept_W, drawn_W, ~kept_W)
         counts.append([(m.sum(), pieces.length_W[m].sum()) for m in masks])
-        last = contig.start + len(contig.bases)
-        names.append(f"{contig.record}:{contig.start + 1}-{last}")
     kept_C2, drawn_C2, short_C2 = np.array(counts, np.int64).reshape(-1, 3, 2).swapaxes(0, 1)
     held_out_C = None
     if _splits_by_contig(kept_C2[:, 1], config):
         held_out_C = hold_out(kept_C2[:, 1], config.data.validation_fraction, config.seed)
         drawn_C2 = kept_C2 * held_out_C[:, None]
-    validation, train = drawn_C2.sum(axis=0), (kept_C2 - drawn_C2).sum(axis=0)
+    train_C2 = kept_C2 - drawn_C2
+    bases = zip(SPLITS, (train_C2[:, 1], drawn_C2[:, 1]), strict=True)
     result = Plan(
         paths=paths,
         config=config,
         held_out_C=held_out_C,
         names=[] if held_out_C is None else [names[i] for i in np.flatnonzero(held_out_C)],
-        windows={"train": int(train[0]), "validation": int(validation[0])},
-        bases={"train": int(train[1]), "validation": int(validation[1])},
+        windows_CS=np.stack([train_C2[:, 0], drawn_C2[:, 0]], axis=1),
+        bases={split: int(bases_C.sum()) for split, bases_C in bases},
         short_pieces=(int(short_C2[:, 0].sum()), int(short_C2[:, 1].sum())),
         tally=tally,
     )
