@@ -3,11 +3,10 @@
     python -m benchmarks.masking --config=configs/logo6.py --batch_size=8
 
 Times the whole train program and, in turn with it, a program that only makes
-the masked batch from the same bases; prints medians and their ratio.
+the masked batch from the same bases; prints medians and their ratio to the step.
 """
 
 import functools
-import statistics
 import time
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
+from benchmarks import result
 from cmgems_jax import command, curriculum, parallel, pmi_table, steps, vocabulary
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/logo6.py", "Config file.")
@@ -71,17 +71,12 @@ def main() -> None:
         if repeat:
             for name, value in took.items():
                 seconds.setdefault(name, []).append(value)
-    _print_table(config.batch_size, seconds)
-
-
-def _print_table(batch_size: int, seconds: dict[str, list[float]]) -> None:
-    """Prints medians and shares."""
-    device = jax.devices()[0].device_kind
-    print(f"device: {device}; {batch_size} sequences; medians of {_REPEATS.value} in turn")
-    step = statistics.median(seconds["train step"])
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        print(f"{name:<12}{1e3 * median:>10.2f} ms{median / step:>9.2%} of the step")
+    result.report(
+        "masking",
+        seconds,
+        case=f"{config.model.num_layers} layers, batch {config.batch_size}",
+        notes={"layers": config.model.num_layers, "sequences": config.batch_size},
+    )
 
 
 if __name__ == "__main__":
