@@ -44,7 +44,7 @@ def main() -> None:
         seconds = result.in_turn(_readers(training, config), _REPEATS.value)
         shares = [_waited(config, folder / f"run{number}") for number in range(_RUNS.value)]
     notes = {
-        "config": config.model.num_layers,
+        "layers": config.model.num_layers,
         "rows a step": config.batch_size,
         "window bases": config.window_bases,
         "steps of a run": _STEPS.value,

@@ -90,13 +90,13 @@ def table(entry: Mapping[str, Any]) -> str:
     first = next(iter(kinds.values()))["median"]
     width = max(len(kind) for kind in kinds)
     heads = "".join(f"{unit + '/s':>16}" for unit in units)
-    lines.append(f"{'':<{width}}{'median s':>12}{'quartiles':>20}{'ratio':>8}{heads}")
+    lines.append(f"{'':<{width}}{'median s':>12}{'quartiles':>26}{'ratio':>10}{heads}")
     for kind, spread in kinds.items():
         quartiles = f"{spread['quartiles'][0]:.4g} to {spread['quartiles'][1]:.4g}"
         amounts = "".join(f"{units[unit][kind]:>16,.0f}" for unit in units)
         lines.append(
-            f"{kind:<{width}}{spread['median']:>12.4g}{quartiles:>20}"
-            f"{spread['median'] / first:>8.2f}{amounts}"
+            f"{kind:<{width}}{spread['median']:>12.4g}{quartiles:>26}"
+            f"{spread['median'] / first:>10.4g}{amounts}"
         )
     return "\n".join(lines)
 
