@@ -62,15 +62,16 @@ def main() -> None:
         seconds["side by side"].append(together_s)
         seconds["one after another"].append(sum(one_s for one_s, _ in alone))
     notes = {
-        "model": model.name,
+        "layers": model.config.model.num_layers,
+        "hidden": model.config.model.hidden_size,
         "draws": _DRAWS.value,
         "shots": _SHOTS.value,
         "steps": recipe.num_steps(draws_DN.shape[1]),
         "sequences a step": recipe.batch_size,
         **{f"first call {kind}, with compilation, s": s for kind, s in first_s.items()},
     }
-    case = f"{model.name}, {_DRAWS.value} draws, {_SHOTS.value} shots"
-    result.report("finetune", seconds, case=case, notes=notes)
+    name = f"finetune_{model.config.model.num_layers}x{model.config.model.hidden_size}"
+    result.report(name, seconds, unit="s", notes=notes)
     alone_DNC = np.concatenate([said for _, said in alone])
     together, apart = (
         float((said_DNC.argmax(axis=2) == test.labels_N).mean())

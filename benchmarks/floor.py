@@ -23,7 +23,7 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from benchmarks import chain_posterior
-from cmgems_jax import command, config, pmi_table, run_log, steps, synthetic
+from cmgems_jax import command, config, packing, pmi_table, run_log, steps, synthetic
 from cmgems_jax.config import Config
 from cmgems_jax.data import batches, windows
 from cmgems_jax.errors import InputError
@@ -67,7 +67,6 @@ def read_config(workdir: Path) -> Config:
 def evaluation_batches(run_config: Config, workdir: Path) -> Iterator[Masked]:
     """Yields the run's evaluation batches under `random`, masked as the run masks them."""
     folder = Path(run_config.data.dir or workdir / "data")
-    batch_size = run_config.batch_size // run_config.accumulation_steps
     which = jnp.int32(len(steps.eval_strategies(run_config)) - 1)
     # `random` looks at no ranks and takes its budget from the config.
     ranks = np.arange(1, 4**run_config.tokens.k + 1, dtype=np.int32)
@@ -77,15 +76,11 @@ def evaluation_batches(run_config: Config, workdir: Path) -> Iterator[Masked]:
             key, batch, which, jnp.float32(0), ranks_V=ranks, config=run_config
         )
     )
-    rows = batches.eval_batches(
-        windows.open(folder, "validation"),
-        num_windows=run_config.eval_windows,
-        batch_size=batch_size,
-    )
-    for number, bases in enumerate(rows):
-        index = np.arange(number * batch_size, (number + 1) * batch_size, dtype=np.int32)
-        masked = mask(steps.Batch(bases, index))
-        yield Masked(*(np.asarray(x) for x in (masked.ids, masked.corrupted, masked.masked)))
+    for batch in batches.eval_batches(windows.open(folder, "validation"), run_config):
+        masked = mask(batch)
+        is_window_RM = batch.index != packing.EMPTY
+        arrays = (masked.ids, masked.corrupted, masked.masked)
+        yield Masked(*(np.asarray(x)[is_window_RM] for x in arrays))
 
 
 def levels(masked_batches: Iterator[Masked]) -> tuple[dict[str, float], int, float]:

@@ -41,24 +41,23 @@ def main() -> None:
         folder = Path(name)
         config.data.dir = str(windows.prepare(config, folder / "data"))
         training = windows.open(folder / "data", "train")
-        seconds = result.in_turn(_readers(training, config), _REPEATS.value)
+        rates = result.in_turn(_readers(training, config), _REPEATS.value)
         shares = [_waited(config, folder / f"run{number}") for number in range(_RUNS.value)]
     notes = {
         "layers": config.model.num_layers,
-        "rows a step": config.batch_size,
+        "hidden": config.model.hidden_size,
+        "rows": config.batch_size,
         "window bases": config.window_bases,
         "steps of a run": _STEPS.value,
         "share of the loop that waits for input": float(np.median(shares)),
         "shares": [round(share, 5) for share in shares],
     }
-    result.report(
-        "input", seconds, per_second={"windows": _READ_WINDOWS.value}, notes=notes,
-        case=f"{config.model.num_layers} layers, batch {config.batch_size}",
-    )  # fmt: skip
+    name = f"input_{config.model.num_layers}x{config.model.hidden_size}"
+    result.report(name, rates, unit="windows/s", notes=notes)
 
 
 def _readers(training: windows.Windows, config: Config) -> dict[str, Callable[[], float]]:
-    """Returns functions that read random batches and return the seconds."""
+    """Returns functions that read random batches and return the windows a second."""
     rng = np.random.default_rng(config.seed)
 
     def read(place: Callable[[np.ndarray], object]) -> float:
@@ -66,7 +65,7 @@ def _readers(training: windows.Windows, config: Config) -> dict[str, Callable[[]
         for first in range(0, _READ_WINDOWS.value, config.batch_size):
             number = min(config.batch_size, _READ_WINDOWS.value - first)
             place(training.read(rng.integers(0, len(training), number)))
-        return time.perf_counter() - start
+        return _READ_WINDOWS.value / (time.perf_counter() - start)
 
     return {
         "read": lambda: read(lambda rows: rows),

@@ -1,4 +1,4 @@
-"""Share of a train step that tokenising, masking and corruption take.
+"""Share of a train step that tokenising, masking, corruption and packing take.
 
     python -m benchmarks.masking --config=configs/logo6.py --batch_size=8
 
@@ -9,6 +9,7 @@ the masked batch from the same bases; prints medians and their ratio to the step
 import functools
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,10 +17,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from benchmarks import result
-from cmgems_jax import command, curriculum, parallel, pmi_table, steps, vocabulary
+from cmgems_jax import command, curriculum, packing, parallel, pmi_table, steps, vocabulary
+from cmgems_jax.config import Config
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/logo6.py", "Config file.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Sequences a step, in one part.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Rows a step, in one part.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Timed repeats of each, taken in turn.")
 
 
@@ -30,27 +32,39 @@ def timed(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def packed_rows(config: Config) -> packing.Batch:
+    """Returns packed rows of random windows, half of them short, as in training."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(config.tokens.k, config.window_bases, 1_000 + 4 * config.batch_size)
+    lengths[::2] = config.window_bases
+    index = packing.pack(lengths, config).rows(rng)[: config.batch_size]
+    bases = rng.integers(0, 4, (*index.shape, config.window_bases)).astype(np.uint8)
+    length_RM = np.where(index == packing.EMPTY, 0, lengths[index])
+    bases[np.arange(config.window_bases) >= length_RM[..., None]] = vocabulary.PADDING
+    return packing.Batch(bases, index)
+
+
+def masked_rows(*arguments: Any, **settings: Any) -> steps.Rows:
+    """Returns what the model sees of the rows; the arguments are those of `steps.mask_batch`."""
+    return steps.lay_in_rows(steps.mask_batch(*arguments, **settings))
+
+
 def main() -> None:
     """Runs the benchmark."""
     config = command.config_of(_CONFIG)
     config.batch_size, config.accumulation_steps = _BATCH_SIZE.value, 1
     ranks_V = pmi_table.ranks_for(config, config.fasta_paths)
     state, train, _ = steps.make(config, ranks_V)
-    rng = np.random.default_rng(0)
-    rows = rng.integers(0, 4, (config.batch_size, config.window_bases)).astype(np.uint8)
-    for row in rows[::2]:  # half of the windows are short, as in training
-        row[rng.integers(6, rows.shape[1]) :] = vocabulary.PADDING
-    index = np.arange(len(rows), dtype=np.int32)
-    batch = steps.Batch(*(parallel.shard(x) for x in (rows, index)))
-    flat = steps.Batch(rows, index)
+    flat = packed_rows(config)
+    batch = packing.Batch(*(parallel.shard(x) for x in flat))
 
-    seconds: dict[str, list[float]] = {}
+    samples: dict[str, list[float]] = {}
     programs = {}
     for which, strategy in enumerate(curriculum.strategies(config.curriculum)):
         programs[strategy] = (
             jax.jit(
                 functools.partial(
-                    steps.mask_batch,
+                    masked_rows,
                     strategies=curriculum.strategies(config.curriculum),
                     ranks_V=jax.numpy.asarray(ranks_V),
                     config=config,
@@ -70,13 +84,10 @@ def main() -> None:
             took[strategy] = timed(call)
         if repeat:
             for name, value in took.items():
-                seconds.setdefault(name, []).append(value)
-    result.report(
-        "masking",
-        seconds,
-        case=f"{config.model.num_layers} layers, batch {config.batch_size}",
-        notes={"layers": config.model.num_layers, "sequences": config.batch_size},
-    )
+                samples.setdefault(name, []).append(1e3 * value)
+    name = f"masking_{config.model.num_layers}x{config.model.hidden_size}"
+    notes = {"rows": config.batch_size, "positions": config.data.num_tokens}
+    result.report(name, samples, unit="ms", notes=notes)
 
 
 if __name__ == "__main__":

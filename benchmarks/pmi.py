@@ -61,16 +61,15 @@ def main() -> None:
         "k": _K.value,
         "jellyfish": _version(),
     }
-    entry = result.report(
-        "pmi", seconds, per_second={"bases": tally.bases}, notes=notes, device="1 x cpu"
-    )
+    rates = {what: [tally.bases / 1e6 / s for s in values] for what, values in seconds.items()}
+    result.report("pmi", rates, unit="Mbp/s", notes=notes)
     if shutil.which("jellyfish"):
-        _print_ratios({kind: spread["median"] for kind, spread in entry["seconds"].items()})
+        _print_ratios([float(np.median(values)) for values in seconds.values()])
 
 
-def _print_ratios(median: dict[str, float]) -> None:
+def _print_ratios(median_s: list[float]) -> None:
     """Prints how many times as long jellyfish takes."""
-    alone, read, whole, count, piped = median.values()
+    alone, read, whole, count, piped = median_s
     print(
         f"equal counts; jellyfish takes {count / alone:.2f} times as long as counting alone, "
         f"{count / read:.2f} times as reading and counting the same file, and its whole command "

@@ -53,7 +53,7 @@ def main() -> None:
             f"{start_s:.2f} s and {bases_a_second / 1e6:,.1f} Mbp/s; "
             f"3.1 Gbp: {(start_s + _HUMAN / bases_a_second) / 60:.1f} minutes"
         )
-    result.report("preparation", seconds, notes=notes, device="1 x cpu")
+    result.report("preparation", seconds, unit="s", notes=notes)
 
 
 def line(bases: list[int], seconds: list[float]) -> tuple[float, float]:

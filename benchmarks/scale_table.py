@@ -66,7 +66,7 @@ def main() -> None:
                 )  # fmt: skip
                 print("".join(f"{cell:>12}" for cell in cells), flush=True)
     notes["reasoned"] = reasoned(work)
-    result.report("scale_table", {}, notes=notes)
+    result.report("scale_table", {}, unit="", notes=notes)
 
 
 def analyse(config: Config) -> dict[str, float]:

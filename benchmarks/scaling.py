@@ -59,14 +59,10 @@ def main() -> None:
             f"{one['flops'] / 1e9:,.1f}",
         )  # fmt: skip
         print("".join(f"{cell:>18}" for cell in cells))
-    case = f"{_layers()} layers, {_ROWS.value} rows a device"
+    model = command.config_of(_CONFIG).model
     notes = {"rows a device": _ROWS.value, "by devices": {str(n): one for n, one in found.items()}}
-    result.report("scaling", seconds, case=case, notes=notes)
-
-
-def _layers() -> int:
-    """Returns the config's depth, which names the model."""
-    return command.config_of(_CONFIG).model.num_layers
+    name = f"scaling_{model.num_layers}x{model.hidden_size}"
+    result.report(name, seconds, unit="s/step", notes=notes)
 
 
 def _num_gpus() -> int:

@@ -45,12 +45,13 @@ def main() -> None:
             sizes.append(sum(path.stat().st_size for path in workdir.rglob("*") if path.is_file()))
     notes = {
         "layers": config.model.num_layers,
-        "rows a step": _BATCH_SIZE.value,
+        "hidden": config.model.hidden_size,
+        "rows": _BATCH_SIZE.value,
         "compiled programs, MiB": sizes[-1] / 2**20,
     }
-    case = f"{config.model.num_layers} layers, batch {_BATCH_SIZE.value}"
-    ordered = {name: seconds[name] for name in sorted(seconds, key=_place)}
-    result.report("startup", ordered, case=case, notes=notes)
+    ordered = {part: seconds[part] for part in sorted(seconds, key=_place)}
+    name = f"startup_{config.model.num_layers}x{config.model.hidden_size}"
+    result.report(name, ordered, unit="s", notes=notes)
 
 
 def _place(name: str) -> tuple[bool, int]:

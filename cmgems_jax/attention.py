@@ -24,6 +24,10 @@ def attend(
 ) -> jax.Array:
     """Returns the attended values (B, Q, H, K), in the dtype of the values.
 
+    On a GPU this is XLA's masked softmax over the whole row. jax 0.10 and 0.11 give
+    cuDNN's flash attention one sequence a row by its length; several windows reach it as
+    a bias made of the mask (implementation="cudnn"), or by offsets in a private function.
+
     Args:
       q_BQHK: queries of the first Q positions.
       k_BLHK: keys.

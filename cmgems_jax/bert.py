@@ -3,7 +3,7 @@
 Post-LayerNorm, exact gelu, learned positions, tied decoder (Devlin et al. 2019;
 sizes of DNABERT, Ji et al. 2021, and LOGO, Yang et al. 2022). Parameter names
 map one to one to HuggingFace's BertForMaskedLM and BertForSequenceClassification.
-Axes: B batch, L tokens, Q tokens whose states are wanted, D hidden, H heads, K head
+Axes: B rows of the batch, L tokens, Q tokens whose states are wanted, D hidden, H heads, K head
 width, P predicted positions of the whole batch, V vocabulary, C classes.
 """
 
@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from cmgems_jax import attention, vocabulary
 from cmgems_jax.config import ModelConfig, TokensConfig
+from cmgems_jax.packing import Layout
 
 LAYER_NORM_EPS = 1e-12
 NUM_SEGMENTS = 2
@@ -68,14 +69,14 @@ def position_embedding_init(config: ModelConfig) -> nn.initializers.Initializer:
 
 
 def dropout(x: jax.Array, keys_B: jax.Array | None, rate: float, place: int) -> jax.Array:
-    """Returns x (B, ...) with a share `rate` of each sequence's values zeroed, the rest scaled.
+    """Returns x (B, ...) with a share `rate` of each row's values zeroed, the rest scaled.
 
-    Each sequence has its own key, so that what is dropped does not depend on the
+    Each row has its own key, so that what is dropped does not depend on the
     number of devices.
 
     Args:
       x: (B, ...).
-      keys_B: one key a sequence; None = no dropout (evaluation).
+      keys_B: one key a row; None = no dropout (evaluation).
       rate: share dropped, static.
       place: which dropout of the model this is; places draw independently.
     """
@@ -96,13 +97,20 @@ class Layer(nn.Module):
     def __call__(
         self,
         x_BLD: jax.Array,
-        visible_BL: jax.Array,
+        segment_BL: jax.Array,
         keys_B: jax.Array | None,
         num_queries: int | None = None,
     ) -> jax.Array:
-        """Returns (B, Q, D): the states of the first `num_queries` positions, None = all."""
+        """Returns (B, Q, D): the states of the first `num_queries` positions, None = all.
+
+        Args:
+          x_BLD: states of the layer below.
+          segment_BL: int32; a position attends to those of its own segment.
+          keys_B: one dropout key a row; None = evaluation.
+          num_queries: Q, static.
+        """
         config, dtype, place = self.config, x_BLD.dtype, 4 * self.index
-        context_BQD = self._attention(x_BLD, visible_BL, keys_B, num_queries)
+        context_BQD = self._attention(x_BLD, segment_BL, keys_B, num_queries)
         context_BQD = _dense(config.hidden_size, dtype, "attention_output")(context_BQD)
         context_BQD = dropout(context_BQD, keys_B, config.dropout, place + 1)
         x_BQD = _layer_norm(dtype, "attention_norm")(x_BLD[:, :num_queries] + context_BQD)
@@ -116,7 +124,7 @@ class Layer(nn.Module):
     def _attention(
         self,
         x_BLD: jax.Array,
-        visible_BL: jax.Array,
+        segment_BL: jax.Array,
         keys_B: jax.Array | None,
         num_queries: int | None,
     ) -> jax.Array:
@@ -127,7 +135,6 @@ class Layer(nn.Module):
             _dense(config.hidden_size, dtype, name)(asked).reshape(*asked.shape[:2], *heads)
             for name, asked in (("query", x_BLD[:, :num_queries]), ("key", x_BLD), ("value", x_BLD))
         )
-        segment_BL = visible_BL.astype(jnp.int32)
         if keys_B is None or config.attention_dropout == 0:
             context = attention.attend(q_BQHK, k_BLHK, v_BLHK, segment_BL)
             return context.reshape(*context.shape[:2], -1)
@@ -166,54 +173,69 @@ class Encoder(nn.Module):
         self.embeddings_norm = _layer_norm(compute_dtype(config), None)
         self.layers = [Layer(config, index) for index in range(config.num_layers)]
 
-    def __call__(self, ids_BL: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, ids_BL: jax.Array, keys_B: jax.Array | None = None, layout: Layout | None = None
+    ) -> jax.Array:
         """Returns the states of the last layer.
 
         Args:
           ids_BL: int32 (B, L), L at most `num_positions`; [PAD] is attended to nowhere.
-          keys_B: one dropout key a sequence; None = evaluation.
+          keys_B: one dropout key a row; None = evaluation.
+          layout: of rows that hold several windows, (B, L): positions restart with
+            every window, and attention stays within it. None = one window a row.
 
         Returns:
           (B, L, D) in the compute dtype.
         """
-        return self.all_states(ids_BL, keys_B)[-1]
+        return self.all_states(ids_BL, keys_B, layout)[-1]
 
     def all_states(
-        self, ids_BL: jax.Array, keys_B: jax.Array | None = None
+        self, ids_BL: jax.Array, keys_B: jax.Array | None = None, layout: Layout | None = None
     ) -> tuple[jax.Array, ...]:
         """Returns the embeddings and the states of every layer, each (B, L, D); see `__call__`."""
-        x_BLD = self.embed(ids_BL, keys_B)
-        return (x_BLD, *self.blocks(x_BLD, ids_BL != vocabulary.PAD, keys_B))
+        x_BLD = self.embed(ids_BL, keys_B, layout)
+        return (x_BLD, *self.blocks(x_BLD, ids_BL != vocabulary.PAD, keys_B, layout))
 
     def cls_state(self, ids_BL: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         """Returns the last state at [CLS] alone, (B, D), without computing the others'."""
-        visible_BL = ids_BL != vocabulary.PAD
+        segment_BL = _segments(ids_BL != vocabulary.PAD, None)
         x_BLD = self.embed(ids_BL, keys_B)
         for layer in self.layers[:-1]:
-            x_BLD = layer(x_BLD, visible_BL, keys_B)
-        return self.layers[-1](x_BLD, visible_BL, keys_B, 1)[:, 0]
+            x_BLD = layer(x_BLD, segment_BL, keys_B)
+        return self.layers[-1](x_BLD, segment_BL, keys_B, 1)[:, 0]
 
-    def embed(self, ids_BL: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+    def embed(
+        self, ids_BL: jax.Array, keys_B: jax.Array | None = None, layout: Layout | None = None
+    ) -> jax.Array:
         """Returns the embeddings that the first layer sees: (B, L, D) in the compute dtype."""
         x_BLD = self.word_embeddings(ids_BL)
-        x_BLD += self.position_embeddings[None, : ids_BL.shape[1]]
+        if layout is None:
+            x_BLD += self.position_embeddings[None, : ids_BL.shape[1]]
+        else:
+            x_BLD += self.position_embeddings[layout.position]
         x_BLD += self.segment_embeddings[None, :1]
         x_BLD = self.embeddings_norm(x_BLD)
         return dropout(x_BLD, keys_B, self.config.dropout, 4 * self.config.num_layers)
 
     def blocks(
-        self, x_BLD: jax.Array, visible_BL: jax.Array, keys_B: jax.Array | None = None
+        self,
+        x_BLD: jax.Array,
+        visible_BL: jax.Array,
+        keys_B: jax.Array | None = None,
+        layout: Layout | None = None,
     ) -> tuple[jax.Array, ...]:
         """Returns the states of every layer, each (B, L, D).
 
         Args:
           x_BLD: embeddings.
           visible_BL: bool (B, L), False at [PAD].
-          keys_B: one dropout key a sequence; None = evaluation.
+          keys_B: one dropout key a row; None = evaluation.
+          layout: of packed rows, see `__call__`.
         """
         states = []
+        segment_BL = _segments(visible_BL, layout)
         for layer in self.layers:
-            x_BLD = layer(x_BLD, visible_BL, keys_B)
+            x_BLD = layer(x_BLD, segment_BL, keys_B)
             states.append(x_BLD)
         return tuple(states)
 
@@ -235,16 +257,21 @@ class MaskedLM(nn.Module):
         )
 
     def __call__(
-        self, ids_BL: jax.Array, positions_P: jax.Array, keys_B: jax.Array | None = None
+        self,
+        ids_BL: jax.Array,
+        positions_P: jax.Array,
+        keys_B: jax.Array | None = None,
+        layout: Layout | None = None,
     ) -> jax.Array:
         """Returns float32 logits (P, V) at `positions_P`.
 
         Args:
           ids_BL: int32 (B, L), corrupted ids.
           positions_P: int32 (P,), where to predict: b * L + l.
-          keys_B: one dropout key a sequence; None = evaluation.
+          keys_B: one dropout key a row; None = evaluation.
+          layout: of packed rows, see `Encoder`.
         """
-        states_BLD = self.encoder(ids_BL, keys_B)
+        states_BLD = self.encoder(ids_BL, keys_B, layout)
         states_PD = states_BLD.reshape(-1, states_BLD.shape[-1])[positions_P]
         states_PD = nn.gelu(self.transform(states_PD), approximate=False)
         states_PD = self.transform_norm(states_PD)
@@ -298,6 +325,11 @@ def param_shapes(config: ModelConfig, tokens: TokensConfig, num_classes: int | N
     else:
         model = Classifier(config, tokens, num_classes)
     return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+
+
+def _segments(visible_BL: jax.Array, layout: Layout | None) -> jax.Array:
+    """Returns int32 (B, L): the window of each position; padding is a segment of its own."""
+    return visible_BL.astype(jnp.int32) if layout is None else layout.window
 
 
 def _dense(size: int, dtype: jnp.dtype, name: str | None) -> nn.Dense:

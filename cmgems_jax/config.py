@@ -24,6 +24,7 @@ class DataConfig:
     dir: str = ""  # folder of the prepared TFDS data set; "" = WORKDIR/data
     num_tokens: int = 512  # positions a window, [CLS] and [SEP] included (paper: 512)
     full_length_share: float = 0.5  # windows of full length; the others are shorter (paper: 0.5)
+    windows_a_row: int = 2  # most windows that share a row of the model; 1 = a padded row for each
     validation_fraction: float = 0.1  # of the windows, or of the bases with held-out contigs
     split: str = "auto"  # "contig", "window", or "auto": contig where there are two or more
     synthetic_bases: int = 0  # > 0: no FASTA, a genome drawn from the embedded 6-mer counts
@@ -116,8 +117,9 @@ class Config:
 
     seed: int = 0  # of everything random: windows, order, masks, initial values, dropout
     num_steps: int = 10_000  # optimizer updates (paper: 10,000; also 1,000)
-    batch_size: int = 250  # sequences a step, over all devices and accumulation (paper: 250)
-    accumulation_steps: int = 1  # parts of a step, one after another (paper: 25 of 10 sequences)
+    batch_size: int = 192  # rows of data.num_tokens positions a step, over all devices and
+    # accumulation; they hold about 4/3 as many windows (paper: 250 windows)
+    accumulation_steps: int = 1  # parts of a step, one after another (paper: 25 of 10 windows)
     log_every: int = 100  # steps
     eval_every: int = 500  # steps; 0 = never (paper: 500)
     eval_windows: int = 1_000  # validation windows an evaluation; 0 = all
@@ -273,6 +275,7 @@ _RANGES = {
     "keep_every": (0, _ANY),
     "data.num_tokens": (8, _ANY),
     "data.full_length_share": (0, 1),
+    "data.windows_a_row": (1, 32),
     "data.validation_fraction": (0.001, 0.9),
     "data.synthetic_bases": (0, 2**31 - 1),
     "tokens.k": (vocabulary.MIN_K, vocabulary.MAX_K),

@@ -11,12 +11,22 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cmgems_jax import checkpoints, faults, genome, parallel, pmi_table, run_log, steps
+from cmgems_jax import (
+    checkpoints,
+    faults,
+    genome,
+    packing,
+    parallel,
+    pmi_table,
+    run_log,
+    steps,
+)
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.data import windows
 from cmgems_jax.errors import InputError
-from cmgems_jax.steps import Batch, TrainState
+from cmgems_jax.packing import Batch
+from cmgems_jax.steps import TrainState
 
 
 @dataclasses.dataclass
@@ -85,7 +95,7 @@ def _config(config: Config) -> str:
     parallel.check_batch_size(config.batch_size, config.accumulation_steps)
     part = config.batch_size // config.accumulation_steps // jax.device_count()
     return (
-        f"{config.batch_size} sequences of {config.data.num_tokens} tokens a step, "
+        f"{config.batch_size} rows of {config.data.num_tokens} positions a step, "
         f"{part} at a time on each device"
     )
 
@@ -112,14 +122,12 @@ def _pmi(config: Config) -> str:
 
 
 def _step(config: Config, trained: list[TrainState]) -> str:
-    """Trains two steps on random bases; `trained` gets the state."""
+    """Trains two steps on full rows of random bases; `trained` gets the state."""
     ranks_V = np.arange(1, 4**config.tokens.k + 1, dtype=np.int32)
     state, train, _ = steps.make(config, ranks_V)
     num_rows = config.batch_size // jax.process_count()
-    rng = np.random.default_rng(config.seed)
-    rows = rng.integers(0, 4, (num_rows, config.window_bases)).astype(np.uint8)
-    index = np.arange(num_rows, dtype=np.int32)
-    batch = Batch(*(parallel.shard(x, config.accumulation_steps) for x in (rows, index)))
+    rows = packing.full_rows(config, num_rows)
+    batch = Batch(*(parallel.shard(x, config.accumulation_steps) for x in rows))
     seconds, history = [], []
     try:
         for _ in range(2):
@@ -129,7 +137,8 @@ def _step(config: Config, trained: list[TrainState]) -> str:
             seconds.append(time.perf_counter() - start)
     except jax.errors.JaxRuntimeError as error:
         raise faults.out_of_memory(error, config) or error from None
-    faults.refuse_non_finite(history, 1, config, num_rows)
+    packed = packing.pack(np.full(num_rows, config.window_bases), config)
+    faults.refuse_non_finite(history, 1, config, packed)
     trained.append(state)
     whole = timedelta(seconds=round(seconds[1] * config.num_steps))
     return (

@@ -12,6 +12,7 @@ from cmgems_jax import bert, optimizer
 from cmgems_jax.config import Config
 from cmgems_jax.data import batches
 from cmgems_jax.errors import InputError, TrainingError
+from cmgems_jax.packing import EMPTY, Packing
 from cmgems_jax.steps import TrainState
 
 READABLE_PERPLEXITY = 1.1  # below it, masked tokens are read off, not predicted
@@ -23,7 +24,7 @@ def refuse_non_finite(
     metrics: Sequence[dict[str, Any]],
     first_step: int,
     config: Config,
-    num_windows: int,
+    packed: Packing,
 ) -> None:
     """Raises `TrainingError` at the first step whose loss or gradient is not finite.
 
@@ -31,18 +32,19 @@ def refuse_non_finite(
       metrics: host metrics of `steps.train_step`, of consecutive steps.
       first_step: number of the first one, 1 for the run's first.
       config: of the run.
-      num_windows: of the training split, to name the batch's windows.
+      packed: the rows of the training split, to name the batch's windows.
     """
     for step, values in enumerate(metrics, first_step):
         loss, norm = float(values["loss_sum"]), float(values["grad_norm"])
         if math.isfinite(loss) and math.isfinite(norm):
             continue
         rate = float(optimizer.schedule(config.optimizer, config.num_steps)(step - 1))
-        rows = batches.batch_indices(
-            num_windows, seed=config.seed, step=step - 1, batch_size=config.batch_size
+        rows_BM = batches.batch_rows(
+            packed, seed=config.seed, step=step - 1, batch_size=config.batch_size
         )
-        named = ", ".join(map(str, rows[:_NUM_WINDOWS_NAMED].tolist()))
-        more = ", ..." if len(rows) > _NUM_WINDOWS_NAMED else ""
+        windows = rows_BM[rows_BM != EMPTY].tolist()
+        named = ", ".join(map(str, windows[:_NUM_WINDOWS_NAMED]))
+        more = ", ..." if len(windows) > _NUM_WINDOWS_NAMED else ""
         raise TrainingError(
             f"step {step}: not finite: loss sum {loss}, gradient norm {norm}, learning rate "
             f"{rate:.3g}, training windows {named}{more}. No checkpoint was written after the "
@@ -79,8 +81,8 @@ def out_of_memory(error: BaseException, config: Config) -> InputError | None:
         return None
     part = config.batch_size // config.accumulation_steps // jax.device_count()
     return InputError(
-        f"out of memory on {jax.devices()[0].device_kind}: {part} sequences at a time on each "
-        f"device, of {config.data.num_tokens} tokens, in {bert.compute_dtype(config.model)}. "
+        f"out of memory on {jax.devices()[0].device_kind}: {part} rows at a time on each "
+        f"device, of {config.data.num_tokens} positions, in {bert.compute_dtype(config.model)}. "
         f"Raise accumulation_steps (now {config.accumulation_steps}) or lower batch_size (now "
         f"{config.batch_size}) or data.num_tokens"
     )

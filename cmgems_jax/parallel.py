@@ -219,7 +219,7 @@ def eval_program(step: Callable) -> Callable:
 
 
 def check_batch_size(batch_size: int, accumulation_steps: int) -> None:
-    """Raises `InputError` unless every device gets the same number of sequences."""
+    """Raises `InputError` unless every device gets the same number of rows."""
     num_devices, num_processes = jax.device_count(), jax.process_count()
     if num_devices != num_processes * jax.local_device_count():
         raise InputError(

@@ -19,6 +19,7 @@ from cmgems_jax import (
     curriculum,
     curves,
     faults,
+    packing,
     parallel,
     pmi_table,
     progress,
@@ -30,7 +31,8 @@ from cmgems_jax import (
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.data import batches, windows
-from cmgems_jax.steps import Batch, TrainState
+from cmgems_jax.packing import Batch, Packing
+from cmgems_jax.steps import TrainState
 
 EXIT_STOPPED = 75  # a signal came and the state is saved: run the same command again
 
@@ -74,12 +76,14 @@ def pretrain(
         if not parallel.is_first():  # finds it there, unless the folder is not shared
             windows.prepare(config, folder)
         training, validation = windows.open(folder, "train"), windows.open(folder, "validation")
+        packed = packing.pack(training.lengths, config)
         is_counted = config.pmi_source == "corpus"
         ranks_V = pmi_table.ranks_for(
             config, windows.input_paths(config, folder) if is_counted else []
         )
     state, train, evaluate = steps.make(config, ranks_V)
     progress.model(state, config)
+    progress.packing(packed)
     with contextlib.ExitStack() as stack:
 
         def take_folder() -> tuple[ocp.CheckpointManager, TrainState, checkpoints.Unlogged]:
@@ -100,7 +104,7 @@ def pretrain(
             evaluator = _evaluator(config, evaluate, validation)
             run = _Run(config, log, clock, manager, train, evaluator)
             try:
-                state = _train(run, state, unlogged, training)
+                state = _train(run, state, unlogged, training, packed)
             except jax.errors.JaxRuntimeError as error:
                 raise faults.out_of_memory(error, config) or error from None
             progress.summary(log, config, state, clock)
@@ -121,7 +125,11 @@ def _open_log(workdir: Path, config: Config, resumed_step: int) -> run_log.RunLo
 
 
 def _train(
-    run: _Run, state: TrainState, unlogged: checkpoints.Unlogged, training: windows.Windows
+    run: _Run,
+    state: TrainState,
+    unlogged: checkpoints.Unlogged,
+    training: windows.Windows,
+    packed: Packing,
 ) -> TrainState:
     """Runs the steps that are left; saves and exits when a signal asks for it."""
     config, first = run.config, int(state.step)
@@ -130,13 +138,14 @@ def _train(
         """The batch of a step (0-based), split over this process's devices."""
         rows = batches.read_batch(
             training,
+            packed,
             seed=config.seed,
             step=step,
             batch_size=config.batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        return _shard(rows, jax.process_index() * len(rows), config.accumulation_steps)
+        return _shard(rows, config.accumulation_steps)
 
     pending: list[dict[str, jax.Array]] = unlogged.metrics
     with (
@@ -157,7 +166,7 @@ def _train(
                 if is_logged or is_saved:  # a good checkpoint is never followed by a bad one
                     pending = jax.device_get(pending)
                     begin = step - len(pending) + 1
-                    faults.refuse_non_finite(pending, begin, config, len(training))
+                    faults.refuse_non_finite(pending, begin, config, packed)
             train_s = run.clock.seconds.get("train", 0.0)
             if is_logged:
                 progress.training(
@@ -192,29 +201,22 @@ def _is_due(step: int, every: int, config: Config) -> bool:
     return step % every == 0 or step == config.num_steps
 
 
-def _shard(rows: np.ndarray, first_index: int, accumulation_steps: int) -> Batch:
-    """Returns this process's rows, with their places in the global batch, by device."""
-    index = np.arange(first_index, first_index + len(rows), dtype=np.int32)
-    return Batch(*(parallel.shard(x, accumulation_steps) for x in (rows, index)))
+def _shard(rows: Batch, accumulation_steps: int) -> Batch:
+    """Returns this process's rows by device."""
+    return Batch(*(parallel.shard(x, accumulation_steps) for x in rows))
 
 
 def _evaluator(
     config: Config, program: Callable, validation: windows.Windows
 ) -> Callable[[TrainState, int], dict[str, float]]:
     """Returns (state, index of a strategy) -> metrics of the fixed validation windows, summed."""
-    batch_size = config.batch_size // config.accumulation_steps
-    rows = list(
-        batches.eval_batches(
-            validation,
-            num_windows=config.eval_windows,
-            batch_size=batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+    rows = batches.eval_batches(
+        validation,
+        config,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
     )
-    share = batch_size // jax.process_count()
-    first = jax.process_index() * share
-    fixed = [_shard(part, number * batch_size + first, 1) for number, part in enumerate(rows)]
+    fixed = [_shard(part, 1) for part in rows]
 
     def sums(state: TrainState, which: int) -> dict[str, float]:
         parts = [program(state, batch, np.int32(which)) for batch in fixed]

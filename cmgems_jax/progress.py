@@ -9,6 +9,7 @@ import numpy as np
 from cmgems_jax import curriculum, optimizer
 from cmgems_jax.config import Config
 from cmgems_jax.curriculum import CurriculumState
+from cmgems_jax.packing import Packing
 from cmgems_jax.run_log import Clock, RunLog, progress_line
 from cmgems_jax.steps import TrainState
 
@@ -36,6 +37,16 @@ def model(state: TrainState, config: Config) -> None:
         f"model: {config.model.num_layers} layers x {config.model.hidden_size}, "
         f"{num_params:,} parameters, on {jax.device_count()} x {jax.devices()[0].device_kind}\n"
         f"curriculum: {config.curriculum.name}, {easy}" + (f" then {hard}" if hard != easy else ""),
+        flush=True,
+    )
+
+
+def packing(packed: Packing) -> None:
+    """Prints how the training windows share rows."""
+    num_windows, num_rows = len(packed.class_W), len(packed.slot_RM)
+    print(
+        f"packing: {num_windows:,} training windows in {num_rows:,} rows, "
+        f"{packed.padding:.1%} padding",
         flush=True,
     )
 
@@ -73,6 +84,7 @@ def training(
         "masked_fraction": ratio(sums["predicted"], sums["eligible"]),
         "nats_per_hidden_base": ratio(sums["loss_sum"], sums["hidden_covered"]),
         "accuracy": ratio(sums["right"], sums["predicted"]),
+        "padding": sums["padding"] / (num_steps * config.batch_size * config.data.num_tokens),
         "bases_per_second": ratio(sums["bases"], seconds),
         "dropped_positions": int(sums["dropped_positions"]),
     }

@@ -1,15 +1,16 @@
 """One training step and one evaluation step, pure, written against the axis `data`.
 
-Axes: A accumulation steps, B sequences, N bases, L token positions, P predicted
-positions of all sequences together, V vocabulary. Only bases (uint8) come from
-the host: ids, ranks, masks and corruption are made here. Sums cross devices, not
-means, so that the update does not depend on how many there are.
+Axes: A accumulation steps, R rows, M windows a row, N bases, L token positions, P
+predicted positions of all rows together, V vocabulary. Only bases (uint8) come from
+the host: ids, ranks, masks and corruption are made here, for each window by itself;
+then the windows of a row are laid behind each other (packing.py). Sums cross devices,
+not means, so that the update does not depend on how many there are.
 """
 
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -17,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cmgems_jax import bert, curriculum, masking, optimizer, parallel, vocabulary
+from cmgems_jax import bert, curriculum, masking, optimizer, packing, parallel, vocabulary
 from cmgems_jax.config import Config
 from cmgems_jax.curriculum import CurriculumState
+from cmgems_jax.packing import Batch, Layout
 
-# Branches of the run's key, and of a step's; sequences fold their index into those.
+# Branches of the run's key, and of a step's; windows fold their number into those.
 _INIT_KEY, _TRAIN_KEY, _EVAL_KEY = range(3)
 _MASK_KEY, _DROPOUT_KEY, _STAGE_KEY = range(3)
 
@@ -37,44 +39,46 @@ class TrainState:
     curriculum: CurriculumState
 
 
-class Batch(NamedTuple):
-    """Sequences and their places in the global batch."""
-
-    bases: jax.Array  # uint8 (..., N), filled with vocabulary.PADDING
-    index: jax.Array  # int32 (...,), global sequence index; keys are made from it
-
-
 class MaskedBatch(NamedTuple):
-    """What the model sees and what it shall predict; leading axes of the batch."""
+    """Windows, each by itself: what the model sees and what it shall predict."""
 
-    ids: jax.Array  # int32 (B, L), true
-    corrupted: jax.Array  # int32 (B, L)
-    masked: jax.Array  # bool (B, L), after dropping
-    dropped: jax.Array  # int32 (B,), masked positions for which there was no room
+    ids: jax.Array  # int32 (R, M, L), true
+    corrupted: jax.Array  # int32 (R, M, L)
+    masked: jax.Array  # bool (R, M, L), after dropping
+    dropped: jax.Array  # int32 (R, M), masked positions for which there was no room
 
 
-def max_predictions(config: Config, num_sequences: int) -> int:
-    """Returns P, how many masked tokens of `num_sequences` sequences are predicted at most.
+class Rows(NamedTuple):
+    """The same windows as the model computes them; [PAD] behind the last of a row."""
 
-    `masking.max_predictions` a sequence where that is set. Otherwise 6 standard
-    deviations above the mean, with the share of short windows and the largest
-    budget: so much room that the masks do not depend on how sequences are
-    grouped. The excess over the budget is GeneMask's on short sequences, where
-    all centers spread.
+    ids: jax.Array  # int32 (R, L), true
+    corrupted: jax.Array  # int32 (R, L)
+    masked: jax.Array  # bool (R, L)
+    layout: Layout | None  # (R, L); None where every row holds one window
+
+
+def max_predictions(config: Config, num_rows: int) -> int:
+    """Returns P, how many masked tokens of `num_rows` rows are predicted at most.
+
+    `masking.max_predictions` a row where that is set. Otherwise 6 standard
+    deviations above the mean, with the share of short rows (none where they are
+    packed) and the largest budget: so much room that the masks do not depend on how
+    rows are grouped. The excess over the budget is GeneMask's on short windows,
+    where all centers spread.
     """
     tokens = config.data.num_tokens - 2
     if config.masking.max_predictions:
-        return num_sequences * min(config.masking.max_predictions, tokens)
+        return num_rows * min(config.masking.max_predictions, tokens)
     k, stride, budget = config.tokens.k, config.tokens.stride, config.largest_budget
     spread = len(masking.spread_offsets(k, stride))
     used = {*curriculum.strategies(config.curriculum), "random"}
     excess = spread / masking.tokens_per_center("genemask", k, stride) if "genemask" in used else 1
-    full = config.data.full_length_share
+    full = config.data.full_length_share if config.data.windows_a_row == 1 else 1
     length, length_squared = tokens * (1 + full) / 2, tokens**2 * (1 + 2 * full) / 3
     share = budget * excess
     variance = share * spread * length + share**2 * (length_squared - length**2)
-    wanted = num_sequences * share * length + 6 * math.sqrt(num_sequences * variance)
-    return min(8 * math.ceil(wanted / 8), num_sequences * tokens)
+    wanted = num_rows * share * length + 6 * math.sqrt(num_rows * variance)
+    return min(8 * math.ceil(wanted / 8), num_rows * tokens)
 
 
 def model_ids(bases_N: jax.Array, *, k: int, stride: int = 1) -> jax.Array:
@@ -98,11 +102,11 @@ def mask_batch(
     config: Config,
     num_parts: int = 1,
 ) -> MaskedBatch:
-    """Returns masked and corrupted sequences; masks depend on the key and the index alone.
+    """Returns masked and corrupted windows; masks depend on the key and the index alone.
 
     Args:
       key: the step's masking key.
-      batch: bases (B, N), index (B,).
+      batch: bases (R, M, N), index (R, M).
       which: int32 or bool scalar, the entry of `strategies` to use. Two are chosen
         from by `lax.cond`, more by `lax.switch`, outside any vmap, so that only
         the chosen one runs.
@@ -110,13 +114,14 @@ def mask_batch(
       strategies: names, static.
       ranks_V: int32 (4**k,), PMI ranks.
       config: the run's config.
-      num_parts: equal parts of the batch that have room for `max_predictions` each.
+      num_parts: equal parts of the rows that have room for `max_predictions` each.
     """
     tokens, settings = config.tokens, config.masking
     spans = {"k": tokens.k, "stride": tokens.stride}
-    ids_BL = jax.vmap(functools.partial(model_ids, **spans))(batch.bases)
-    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index)
-    mask_keys_B, corrupt_keys_B = jnp.moveaxis(jax.vmap(jax.random.split)(keys_B), 1, 0)
+    flat = _merge_axes(batch)  # W windows
+    ids_WL = jax.vmap(functools.partial(model_ids, **spans))(flat.bases)
+    keys_W = jax.vmap(jax.random.fold_in, (None, 0))(key, flat.index)
+    mask_keys_W, corrupt_keys_W = jnp.moveaxis(jax.vmap(jax.random.split)(keys_W), 1, 0)
 
     def drawer(strategy: str) -> Callable[..., jax.Array]:
         def draw(key: jax.Array, ids_L: jax.Array, budget: jax.Array) -> jax.Array:
@@ -132,39 +137,63 @@ def mask_batch(
 
         return jax.vmap(draw, (0, 0, None))
 
-    operands = (mask_keys_B, ids_BL, budget)
+    operands = (mask_keys_W, ids_WL, budget)
     if len(set(strategies)) == 1:
-        wanted_BL = drawer(strategies[0])(*operands)
+        wanted_WL = drawer(strategies[0])(*operands)
     elif len(strategies) == 2:
-        wanted_BL = jax.lax.cond(which, drawer(strategies[1]), drawer(strategies[0]), *operands)
+        wanted_WL = jax.lax.cond(which, drawer(strategies[1]), drawer(strategies[0]), *operands)
     else:
-        wanted_BL = jax.lax.switch(which, [drawer(name) for name in strategies], *operands)
+        wanted_WL = jax.lax.switch(which, [drawer(name) for name in strategies], *operands)
 
-    room = max_predictions(config, len(ids_BL) // num_parts)
-    wanted_AM = wanted_BL.reshape(num_parts, -1)
-    masked_BL = jax.vmap(masking.keep_first, (0, None))(wanted_AM, room).reshape(ids_BL.shape)
+    num_rows, windows_a_row = batch.index.shape
+    room = max_predictions(config, num_rows // num_parts)
+    wanted_AX = wanted_WL.reshape(num_parts, -1)
+    masked_WL = jax.vmap(masking.keep_first, (0, None))(wanted_AX, room).reshape(ids_WL.shape)
     corrupt = functools.partial(masking.corrupt, by=settings.corruption, **spans)
-    return MaskedBatch(
-        ids=ids_BL,
-        corrupted=jax.vmap(corrupt)(corrupt_keys_B, ids_BL, masked_BL),
-        masked=masked_BL,
-        dropped=(wanted_BL & ~masked_BL).sum(axis=1, dtype=jnp.int32),
+    masked = MaskedBatch(
+        ids=ids_WL,
+        corrupted=jax.vmap(corrupt)(corrupt_keys_W, ids_WL, masked_WL),
+        masked=masked_WL,
+        dropped=(wanted_WL & ~masked_WL).sum(axis=1, dtype=jnp.int32),
     )
+    return jax.tree.map(lambda x: x.reshape(num_rows, windows_a_row, *x.shape[1:]), masked)
+
+
+def lay_in_rows(masked: MaskedBatch) -> Rows:
+    """Returns the windows of each row behind each other."""
+    if masked.ids.shape[1] == 1:
+        return Rows(masked.ids[:, 0], masked.corrupted[:, 0], masked.masked[:, 0], None)
+    length_RM = (masked.ids != vocabulary.PAD).sum(axis=2, dtype=jnp.int32)
+    length_RM = jnp.where(length_RM > 2, length_RM, 0)  # nothing but [CLS] and [SEP]: no window
+    layout = packing.lay_out(length_RM, masked.ids.shape[2])
+    return Rows(
+        ids=packing.to_rows(masked.ids, layout, vocabulary.PAD),
+        corrupted=packing.to_rows(masked.corrupted, layout, vocabulary.PAD),
+        masked=packing.to_rows(masked.masked, layout, False),
+        layout=layout,
+    )
+
+
+def _merge_axes(tree: Any) -> Any:
+    """Returns arrays (X, Y, ...) as (X * Y, ...)."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
 def _loss_sums(
     params: dict,
-    masked: MaskedBatch,
-    dropout_keys_B: jax.Array | None,
+    rows: Rows,
+    dropout_keys_R: jax.Array | None,
     *,
     model: bert.MaskedLM,
     max_predictions: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the sum of the masked tokens' cross entropies (nats), and of those it gets right."""
     find = functools.partial(jnp.nonzero, size=max_predictions, fill_value=0)
-    positions_P = find(masked.masked.ravel())[0].astype(jnp.int32)
-    logits_PV = model.apply({"params": params}, masked.corrupted, positions_P, dropout_keys_B)
-    targets_P = masked.ids.ravel()[positions_P]
+    positions_P = find(rows.masked.ravel())[0].astype(jnp.int32)
+    logits_PV = model.apply(
+        {"params": params}, rows.corrupted, positions_P, dropout_keys_R, rows.layout
+    )
+    targets_P = rows.ids.ravel()[positions_P]
     is_masked_P = positions_P > 0  # position 0 is a [CLS], never masked
     losses_P = optax.softmax_cross_entropy_with_integer_labels(logits_PV, targets_P)
     target_logit_P = jnp.take_along_axis(logits_PV, targets_P[:, None], axis=1)[:, 0]
@@ -173,15 +202,15 @@ def _loss_sums(
 
 
 def _mask_sums(batch: Batch, masked: MaskedBatch, config: Config) -> dict[str, jax.Array]:
-    """Returns float32 sums that describe the masks."""
-    eligible_BL = masked.ids >= vocabulary.NUM_SPECIAL
+    """Returns float32 sums that describe the masks of windows (R, M, ...)."""
+    eligible_RML = masked.ids >= vocabulary.NUM_SPECIAL
     cover = functools.partial(masking.hidden_bases, k=config.tokens.k, stride=config.tokens.stride)
-    covered_BL = jax.vmap(cover)(masked.ids, masked.corrupted, eligible_BL)
+    covered_RML = jax.vmap(jax.vmap(cover))(masked.ids, masked.corrupted, eligible_RML)
     sums = {
         "predicted": masked.masked.sum(dtype=jnp.int32),
-        "eligible": eligible_BL.sum(dtype=jnp.int32),
+        "eligible": eligible_RML.sum(dtype=jnp.int32),
         "dropped_positions": masked.dropped.sum(dtype=jnp.int32),
-        "hidden_covered": jnp.where(masked.masked, covered_BL, 0).sum(dtype=jnp.int32),
+        "hidden_covered": jnp.where(masked.masked, covered_RML, 0).sum(dtype=jnp.int32),
         "bases": (batch.bases != vocabulary.PADDING).sum(dtype=jnp.int32),
     }
     return {name: value.astype(jnp.float32) for name, value in sums.items()}
@@ -200,7 +229,7 @@ def train_step(
 
     Args:
       state: replicated.
-      batch: this device's part: bases (A, B, N), index (A, B).
+      batch: this device's part: bases (A, R, M, N), index (A, R, M).
       model: the network.
       transform: the optimizer.
       ranks_V: int32 (4**k,), PMI ranks.
@@ -208,16 +237,16 @@ def train_step(
 
     Returns:
       The new state, and float32 scalars: loss_sum (nats), right, predicted,
-      eligible, dropped_positions, hidden_covered, bases, hard (0 or 1),
-      grad_norm (before clipping), budget.
+      eligible, dropped_positions, hidden_covered, bases, padding (positions), hard
+      (0 or 1), grad_norm (before clipping), budget.
     """
     train_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), _TRAIN_KEY)
     step_key = jax.random.fold_in(train_key, state.step)
     hard = curriculum.is_hard(
         state.curriculum, jax.random.fold_in(step_key, _STAGE_KEY), state.step, config=config
     )
-    num_parts = batch.index.shape[0]
-    flat = Batch(*(x.reshape(-1, *x.shape[2:]) for x in batch))
+    num_parts, num_rows = batch.index.shape[:2]
+    flat = _merge_axes(batch)
     masked = mask_batch(
         jax.random.fold_in(step_key, _MASK_KEY),
         flat,
@@ -228,9 +257,10 @@ def train_step(
         config=config,
         num_parts=num_parts,
     )
+    rows = lay_in_rows(masked)
     dropout_keys = _dropout_keys(step_key, flat.index, config)
     loss_sums = functools.partial(
-        _loss_sums, model=model, max_predictions=max_predictions(config, batch.index.shape[1])
+        _loss_sums, model=model, max_predictions=max_predictions(config, num_rows)
     )
     differentiate = jax.value_and_grad(loss_sums, has_aux=True)
 
@@ -238,12 +268,16 @@ def train_step(
         (loss, right), grads = differentiate(state.params, *part)
         return jax.tree.map(jnp.add, totals, (loss, right, grads)), None
 
-    parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), (masked, dropout_keys))
+    parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), (rows, dropout_keys))
     totals = jax.tree.map(jnp.zeros_like, (jnp.float32(0), jnp.int32(0), state.params))
     (loss, right, grads), _ = jax.lax.scan(accumulate, totals, parts)
 
     sums = _mask_sums(flat, masked, config)
-    sums |= {"loss_sum": loss, "right": right.astype(jnp.float32)}
+    sums |= {
+        "loss_sum": loss,
+        "right": right.astype(jnp.float32),
+        "padding": (rows.ids == vocabulary.PAD).sum(dtype=jnp.int32).astype(jnp.float32),
+    }
     sums, grads = jax.lax.psum((sums, grads), parallel.AXIS)
     scale = 1 / jnp.maximum(sums["predicted"], 1)
     grads = jax.tree.map(lambda grad: grad * scale, grads)
@@ -265,12 +299,12 @@ def train_step(
     }
 
 
-def _dropout_keys(step_key: jax.Array, index_B: jax.Array, config: Config) -> jax.Array | None:
-    """Returns one dropout key a sequence, or None where nothing is dropped."""
+def _dropout_keys(step_key: jax.Array, index_RM: jax.Array, config: Config) -> jax.Array | None:
+    """Returns one dropout key a row, that of its first window; None where nothing is dropped."""
     if config.model.dropout == 0 and config.model.attention_dropout == 0:
         return None
     branch = jax.random.fold_in(step_key, _DROPOUT_KEY)
-    return jax.vmap(jax.random.fold_in, (None, 0))(branch, index_B)
+    return jax.vmap(jax.random.fold_in, (None, 0))(branch, index_RM[:, 0])
 
 
 def eval_strategies(config: Config) -> tuple[str, ...]:
@@ -295,18 +329,20 @@ def eval_step(
 
     Args:
       state: replicated.
-      batch: this device's part: bases (1, B, N), index (1, B).
+      batch: this device's part: bases (1, R, M, N), index (1, R, M).
       which: int32 scalar, index into `eval_strategies(config)`.
       model: the network.
       ranks_V: int32 (4**k,), PMI ranks.
       config: the run's config.
     """
-    flat = Batch(*(x.reshape(-1, *x.shape[2:]) for x in batch))
+    flat = _merge_axes(batch)
     masked = eval_masks(
         state.key, flat, which, state.curriculum.budget, ranks_V=ranks_V, config=config
     )
     room = max_predictions(config, flat.index.shape[0])
-    loss, right = _loss_sums(state.params, masked, None, model=model, max_predictions=room)
+    loss, right = _loss_sums(
+        state.params, lay_in_rows(masked), None, model=model, max_predictions=room
+    )
     sums = _mask_sums(flat, masked, config)
     sums |= {"loss_sum": loss, "right": right.astype(jnp.float32)}
     return jax.lax.psum(sums, parallel.AXIS)
@@ -328,7 +364,7 @@ def eval_masks(
 
     Args:
       key: uint32 (2,), the run's key.
-      batch: bases (B, N), index (B,).
+      batch: bases (R, M, N), index (R, M).
       which: int32 scalar, index into `eval_strategies(config)`.
       budget: float32 scalar, the curriculum's.
       ranks_V: int32 (4**k,), PMI ranks.

@@ -16,7 +16,7 @@ def get_config() -> Config:
     """Returns the demo."""
     return Config(
         num_steps=750,
-        batch_size=64,
+        batch_size=48,  # rows; about 64 windows
         log_every=50,
         eval_every=150,
         eval_windows=512,

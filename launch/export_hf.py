@@ -32,6 +32,8 @@ def main() -> None:
     """Runs the command."""
     from cmgems_jax.huggingface import export, hub
 
+    if _PUSH.value:
+        hub.check_name(_PUSH.value)
     export.export(
         Path(_CHECKPOINT.value),
         Path(_OUTPUT.value),

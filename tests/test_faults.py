@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from cmgems_jax import checkpoints, faults, parallel, pretrain, run_lock, steps, synthetic
+from cmgems_jax import checkpoints, faults, packing, parallel, pretrain, run_lock, steps, synthetic
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError, TrainingError
 from tests.test_pretrain import records, small_config
@@ -179,11 +179,13 @@ def test_a_non_finite_loss_stops_with_its_place_and_keeps_the_good_checkpoint(ge
 def test_windows_of_the_bad_batch_are_those_that_were_read():
     config = Config(batch_size=3, num_steps=1_000)
     metrics = [{"loss_sum": 1.0, "grad_norm": 2.0}, {"loss_sum": 1.0, "grad_norm": np.inf}]
+    packed = packing.pack(np.repeat([515, 100], 50), config)
     with pytest.raises(TrainingError, match="step 8: not finite") as error:
-        faults.refuse_non_finite(metrics, 7, config, 100)
-    rows = faults.batches.batch_indices(100, seed=0, step=7, batch_size=3)
-    assert f"training windows {rows[0]}, {rows[1]}, {rows[2]}." in str(error.value)
-    faults.refuse_non_finite(metrics[:1], 7, config, 100)
+        faults.refuse_non_finite(metrics, 7, config, packed)
+    rows = faults.batches.batch_rows(packed, seed=0, step=7, batch_size=3)
+    named = ", ".join(str(number) for number in rows.ravel() if number != packing.EMPTY)
+    assert f"training windows {named}." in str(error.value)
+    faults.refuse_non_finite(metrics[:1], 7, config, packed)
 
 
 def test_a_perplexity_near_one_so_early_is_warned_of_with_the_spans(tmp_path, capsys):
@@ -268,7 +270,7 @@ def test_out_of_memory_names_what_to_lower(genome, tmp_path):
         [sys.executable, "-c", _OOM, genome, tmp_path / "run"],
         env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-    assert "InputError out of memory on cpu: 60000 sequences at a time" in result.stdout, (
+    assert "InputError out of memory on cpu: 60000 rows at a time" in result.stdout, (
         result.stdout[-2_000:] + result.stderr[-2_000:]
     )
     for field in ("accumulation_steps (now 1)", "batch_size (now 60000)", "data.num_tokens"):

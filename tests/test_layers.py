@@ -34,6 +34,7 @@ LAYERS = (
         "masking",
         "curriculum",
         "attention",
+        "packing",
         "bert",
         "optimizer",
         "parallel",

@@ -20,7 +20,7 @@ from cmgems_jax.errors import InputError
 
 TRAIN_FIELDS = {
     "loss", "learning_rate", "grad_norm", "stage", "mask_budget", "masked_fraction",
-    "nats_per_hidden_base", "bases_per_second", "dropped_positions",
+    "nats_per_hidden_base", "bases_per_second", "dropped_positions", "padding",
 }  # fmt: skip
 TIMES = {"bases_per_second", "seconds_by_part", "total_seconds"}
 
@@ -86,6 +86,8 @@ def test_records_hold_every_field_once_a_step(unbroken):
     for record in train:
         assert TRAIN_FIELDS <= record.keys()
         assert 0 < record["masked_fraction"] < 0.5
+    # Of 16 rows of 32 positions a record one may be nearly empty; unpacked, a quarter is padding.
+    assert 0 < np.mean([record["padding"] for record in train]) < 0.1
     for record in evals:
         assert {"perplexity", "perplexity_random", "perplexity_drop", "stage"} <= record.keys()
     assert evals[0]["perplexity_drop"] is None

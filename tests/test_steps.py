@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmgems_jax import bert, curriculum, optimizer, parallel, steps, vocabulary
+from cmgems_jax import bert, curriculum, optimizer, packing, parallel, steps, vocabulary
 from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig, OptimizerConfig
-from cmgems_jax.steps import Batch
+from cmgems_jax.packing import Batch
 
 ROOT = Path(__file__).parents[1]
 RANKS = np.random.default_rng(0).permutation(4096).astype(np.int32) + 1
@@ -34,29 +34,38 @@ def small_config(**changes: object) -> Config:
     return Config(**{**settings, **changes})
 
 
-def random_batch(config: Config, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Returns bases with short rows, and their index."""
+def random_batch(config: Config, seed: int = 0) -> Batch:
+    """Returns packed rows of random windows, full or short by the config's share."""
     rng = np.random.default_rng(seed)
-    rows = rng.integers(0, 4, (config.batch_size, config.window_bases)).astype(np.uint8)
-    for row, length in zip(
-        rows[::2], rng.integers(6, config.window_bases, len(rows)), strict=False
-    ):
-        row[length:] = vocabulary.PADDING
-    return rows, np.arange(config.batch_size, dtype=np.int32)
+    lengths = rng.integers(6, config.window_bases, 4 * config.batch_size)
+    lengths[rng.random(len(lengths)) < config.data.full_length_share] = config.window_bases
+    bases = rng.integers(0, 4, (len(lengths), config.window_bases)).astype(np.uint8)
+    bases[np.arange(config.window_bases) >= lengths[:, None]] = vocabulary.PADDING
+    index = packing.pack(lengths, config).rows(rng)[: config.batch_size]
+    assert len(index) == config.batch_size
+    nothing = np.full((1, config.window_bases), vocabulary.PADDING, np.uint8)
+    return Batch(np.concatenate([bases, nothing])[index], index)  # the last one is EMPTY's
 
 
 def sharded(config: Config, seed: int = 0) -> Batch:
     """Returns the random batch as the train program takes it."""
-    return Batch(
-        *(parallel.shard(x, config.accumulation_steps) for x in random_batch(config, seed))
-    )
+    return shard(random_batch(config, seed), config.accumulation_steps)
+
+
+def shard(batch: Batch, accumulation_steps: int = 1) -> Batch:
+    """Returns rows split over the devices."""
+    return Batch(*(parallel.shard(x, accumulation_steps) for x in batch))
+
+
+def on_device(batch: Batch) -> Batch:
+    """Returns the batch as jax's arrays."""
+    return Batch(*(jnp.asarray(x) for x in batch))
 
 
 def masks(config: Config, which: int, strategies: tuple[str, ...], seed: int = 0):
     """Returns a masked batch."""
-    batch = Batch(*(jnp.asarray(x) for x in random_batch(config)))
     return steps.mask_batch(
-        jax.random.key(seed), batch, jnp.int32(which), jnp.float32(0.15),
+        jax.random.key(seed), on_device(random_batch(config)), jnp.int32(which), jnp.float32(0.15),
         strategies=strategies, ranks_V=jnp.asarray(RANKS), config=config,
     )  # fmt: skip
 
@@ -96,9 +105,9 @@ def test_positions_beyond_the_room_are_counted_and_left_as_they_are():
 def test_every_part_of_an_accumulated_batch_has_room_of_its_own():
     config = small_config()
     config.masking.max_predictions = 2
-    batch = Batch(*(jnp.asarray(x) for x in random_batch(config)))
     masked = steps.mask_batch(
-        jax.random.key(0), batch, jnp.int32(0), jnp.float32(0.15), num_parts=4,
+        jax.random.key(0), on_device(random_batch(config)), jnp.int32(0), jnp.float32(0.15),
+        num_parts=4,
         strategies=("random", "random"), ranks_V=jnp.asarray(RANKS), config=config,
     ).masked  # fmt: skip
     np.testing.assert_array_equal(masked.reshape(4, -1).sum(axis=1), [8, 8, 8, 8])
@@ -115,13 +124,13 @@ def test_the_switch_picks_the_strategy_that_its_index_names():
 
 def test_the_mask_of_a_sequence_does_not_depend_on_the_batch_around_it():
     config = small_config()
-    rows, index = random_batch(config)
+    batch = on_device(random_batch(config))
     draw = functools.partial(
         steps.mask_batch, jax.random.key(0), which=jnp.int32(0), budget=jnp.float32(0.15),
         strategies=("genemask", "global"), ranks_V=jnp.asarray(RANKS), config=config,
     )  # fmt: skip
-    whole = draw(Batch(jnp.asarray(rows), jnp.asarray(index)))
-    part = draw(Batch(jnp.asarray(rows[5:9]), jnp.asarray(index[5:9])))
+    whole = draw(batch)
+    part = draw(Batch(*(x[5:9] for x in batch)))
     np.testing.assert_array_equal(whole.corrupted[5:9], part.corrupted)
 
 
@@ -235,8 +244,7 @@ def test_one_device_and_eight_give_the_same_parameters_after_five_steps(tmp_path
 def test_an_evaluation_is_the_same_each_time_and_changes_no_state(cm_gems):
     config, _, _, evaluate = cm_gems
     state, _, _ = steps.make(config, RANKS)
-    rows, index = random_batch(config)
-    batch = Batch(parallel.shard(rows), parallel.shard(index))
+    batch = shard(random_batch(config))
     first = evaluate(state, batch, np.int32(1))
     second = evaluate(state, batch, np.int32(1))
     jax.tree.map(np.testing.assert_array_equal, first, second)
@@ -249,13 +257,14 @@ def test_the_loss_of_an_evaluation_equals_a_sum_of_log_probabilities(cm_gems):
     """Against a plain log-softmax over every position; tolerance: float32 sums."""
     config, _, _, evaluate = cm_gems
     state, _, _ = steps.make(config, RANKS)
-    rows, index = random_batch(config)
-    sums = evaluate(state, Batch(parallel.shard(rows), parallel.shard(index)), np.int32(0))
+    batch = random_batch(config)
+    sums = evaluate(state, shard(batch), np.int32(0))
     host = parallel.to_host(state)
     masked = steps.eval_masks(
-        host.key, Batch(jnp.asarray(rows), jnp.asarray(index)), jnp.int32(0),
-        host.curriculum.budget, ranks_V=RANKS, config=config,
+        host.key, on_device(batch), jnp.int32(0), host.curriculum.budget,
+        ranks_V=RANKS, config=config,
     )  # fmt: skip
+    masked = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), masked)  # every window alone
     everywhere = np.arange(masked.ids.size, dtype=np.int32)
     model = bert.MaskedLM(config.model, config.tokens)
     logits = np.asarray(model.apply({"params": host.params}, masked.corrupted, everywhere))
@@ -271,30 +280,28 @@ def test_the_loss_of_an_evaluation_equals_a_sum_of_log_probabilities(cm_gems):
 def test_rows_of_padding_add_nothing(cm_gems):
     config, _, _, evaluate = cm_gems
     state, _, _ = steps.make(config, RANKS)
-    rows = np.full((16, config.window_bases), vocabulary.PADDING, np.uint8)
-    index = np.arange(16, dtype=np.int32)
-    sums = evaluate(state, Batch(parallel.shard(rows), parallel.shard(index)), np.int32(1))
+    rows = np.full((16, 2, config.window_bases), vocabulary.PADDING, np.uint8)
+    index = np.full((16, 2), packing.EMPTY, np.int32)
+    sums = evaluate(state, shard(Batch(rows, index)), np.int32(1))
     assert {name: float(value) for name, value in sums.items()} == dict.fromkeys(sums, 0.0)
 
 
 @pytest.mark.parametrize("name", ["cm_gems", "fixed", "hard_to_easy"])
-@pytest.mark.parametrize("num_tokens", [64, 512])
-def test_the_room_for_predictions_is_not_reached_and_not_wasteful(name, num_tokens):
-    """2,000 windows with lengths as in training, by the masks alone."""
+@pytest.mark.parametrize("num_tokens, windows_a_row", [(64, 1), (64, 2), (512, 1), (512, 2)])
+def test_the_room_for_predictions_is_not_reached_and_not_wasteful(name, num_tokens, windows_a_row):
+    """2,000 rows of windows with lengths as in training, by the masks alone."""
     config = small_config(
-        data=DataConfig(num_tokens=num_tokens), curriculum=CurriculumConfig(name=name)
-    )
-    rng = np.random.default_rng(0)
-    rows = rng.integers(0, 4, (2_000, config.window_bases)).astype(np.uint8)
-    for row in rows[::2]:
-        row[rng.integers(6, config.window_bases) :] = vocabulary.PADDING
+        batch_size=2_000, curriculum=CurriculumConfig(name=name),
+        data=DataConfig(num_tokens=num_tokens, windows_a_row=windows_a_row),
+    )  # fmt: skip
+    batch = random_batch(config)
     for which in (0, 1):
         masked = jax.jit(
             functools.partial(
                 steps.mask_batch, strategies=curriculum.strategies(config.curriculum),
                 ranks_V=jnp.asarray(RANKS), config=config, num_parts=2_000 // 50,
             )
-        )(jax.random.key(1), Batch(rows, np.arange(2_000)), which, jnp.float32(0.15))  # fmt: skip
+        )(jax.random.key(1), batch, which, jnp.float32(0.15))  # fmt: skip
         assert masked.dropped.sum() == 0
         filled = masked.masked.sum() / (40 * steps.max_predictions(config, 50))
         assert 0.3 < filled < 0.9

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmgems_jax import bert, checkpoints, genome, steps, synthetic, vocabulary
+from cmgems_jax import bert, checkpoints, genome, synthetic, vocabulary
 from cmgems_jax.config import Config, DataConfig, ModelConfig
 from cmgems_jax.downstream import pretrained
 from cmgems_jax.downstream.classifier import TrainedClassifier, save_classifier
@@ -44,7 +44,7 @@ def random_params(num_classes: int | None = None) -> dict:
     """Returns parameters that are large enough for every part to show in the logits."""
     rng = np.random.default_rng(0)
     shapes = bert.param_shapes(MODEL, CONFIG.tokens, num_classes)
-    return jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes)
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
 
 
 def sequences(folder: Path) -> list[str]:
@@ -95,7 +95,8 @@ def run_torch(python: str, *arguments: object) -> None:
 
 def our_ids(text: str) -> np.ndarray:
     """Returns [CLS], the k-mers, [SEP] of one sequence."""
-    return np.asarray(steps.model_ids(jnp.asarray(vocabulary.encode(text)), k=K))
+    kmers = vocabulary.tokenize(vocabulary.encode(text), K)
+    return np.array([vocabulary.CLS, *kmers, vocabulary.SEP], np.int32)
 
 
 def our_logits(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,30 @@ def test_another_seed_gives_other_windows(prepared, tmp_path):
     other = rows_of(windows.prepare(config, tmp_path / "data"), "train")
     first = rows_of(prepared[1], "train")
     assert other.shape != first.shape or not np.array_equal(other, first)
+
+
+@pytest.mark.parametrize("split", cutting.SPLITS)
+def test_lengths_are_those_of_the_rows(prepared, split):
+    _, data_dir = prepared
+    lengths = windows.open(data_dir, split).lengths
+    expected = (rows_of(data_dir, split) != vocabulary.PADDING).sum(axis=1)
+    np.testing.assert_array_equal(lengths, expected)
+    summary = windows.read_summary(data_dir)
+    assert lengths.sum() == summary["real_bases"][split]
+
+
+@pytest.mark.parametrize("change", ["gone", "cut", "of another split"])
+def test_lengths_that_are_missing_or_wrong_are_refused(prepared, tmp_path, change):
+    (_, data_dir), copy = prepared, tmp_path / "copy"
+    shutil.copytree(data_dir, copy)
+    path = copy / "lengths_train.npy"
+    path.unlink()
+    if change == "cut":
+        path.write_bytes((data_dir / path.name).read_bytes()[:40])
+    elif change == "of another split":
+        shutil.copy(copy / "lengths_validation.npy", path)
+    with pytest.raises(InputError, match=r"lengths_train\.npy: .*remove .*copy and make it again"):
+        windows.open(copy, "train")
 
 
 def test_reading_is_random_access(prepared):

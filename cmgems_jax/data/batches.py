@@ -1,8 +1,9 @@
 """Batches as pure functions of (seed, step, process), and a thread that reads ahead.
 
-There is no iterator state: the windows are permuted by a key of (seed, epoch),
-the epochs follow each other without a gap, and step s takes rows s*B to (s+1)*B
-of that stream. A resumed run therefore sees exactly the batches it would have.
+There is no iterator state: the windows are packed into rows by a key of (seed,
+epoch), every epoch has the same number of rows, the epochs follow each other without
+a gap, and step s takes rows s*B to (s+1)*B of that stream. A resumed run therefore
+sees exactly the batches it would have.
 """
 
 import collections
@@ -14,55 +15,60 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from cmgems_jax import vocabulary
+from cmgems_jax import packing, vocabulary
+from cmgems_jax.config import Config
 from cmgems_jax.data.windows import Windows
 from cmgems_jax.errors import InputError
+from cmgems_jax.packing import EMPTY, Batch, Packing
 
 T = TypeVar("T")
 _EVAL_KEY = 0  # the same windows in every run, whatever its seed
 
 
 @functools.lru_cache(maxsize=2)
-def epoch_order(num_windows: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns the order of the windows in one epoch, int64 (num_windows,), read-only."""
-    order = np.random.default_rng((seed, epoch)).permutation(num_windows)
-    order.flags.writeable = False
-    return order
+def epoch_rows(packed: Packing, seed: int, epoch: int) -> np.ndarray:
+    """Returns the windows of every row of one epoch, int32 (R, M), read-only."""
+    rows_RM = packed.rows(np.random.default_rng((seed, epoch)))
+    rows_RM.flags.writeable = False
+    return rows_RM
 
 
-def batch_indices(num_windows: int, *, seed: int, step: int, batch_size: int) -> np.ndarray:
+def batch_rows(packed: Packing, *, seed: int, step: int, batch_size: int) -> np.ndarray:
     """Returns the windows of the global batch of one step.
 
     Args:
-      num_windows: windows of the split, 1 or more.
+      packed: the rows of the split.
       seed: of the run.
       step: 0 for the first.
-      batch_size: rows of the global batch; may exceed `num_windows`.
+      batch_size: B, rows of the global batch; may exceed an epoch.
 
     Returns:
-      int64 (batch_size,), each in [0, num_windows).
+      int32 (B, M), numbers of windows, or EMPTY.
     """
-    epoch_B, place_B = np.divmod(step * batch_size + np.arange(batch_size), num_windows)
-    orders = [
-        epoch_order(num_windows, seed, epoch)[place_B[epoch_B == epoch]]
+    num_rows = len(packed.slot_RM)
+    epoch_B, place_B = np.divmod(step * batch_size + np.arange(batch_size), num_rows)
+    parts = [
+        epoch_rows(packed, seed, epoch)[place_B[epoch_B == epoch]]
         for epoch in range(epoch_B[0], epoch_B[-1] + 1)
     ]
-    return np.concatenate(orders)
+    return np.concatenate(parts)
 
 
 def read_batch(
     windows: Windows,
+    packed: Packing,
     *,
     seed: int,
     step: int,
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> np.ndarray:
+) -> Batch:
     """Returns this process's rows of the global batch of one step.
 
     Args:
       windows: where to read.
+      packed: their rows.
       seed: of the run.
       step: 0 for the first.
       batch_size: rows of the global batch, a multiple of `process_count`.
@@ -70,42 +76,53 @@ def read_batch(
       process_count: number of processes; their rows follow each other.
 
     Returns:
-      uint8 (batch_size / process_count, n), base codes.
+      bases (batch_size / process_count, M, n), index (batch_size / process_count, M).
     """
-    rows = _process_rows(batch_size, process_index, process_count)
-    indices = batch_indices(len(windows), seed=seed, step=step, batch_size=batch_size)
-    return windows.read(indices[rows])
+    share = _process_rows(batch_size, process_index, process_count)
+    return _read(windows, batch_rows(packed, seed=seed, step=step, batch_size=batch_size)[share])
 
 
 def eval_batches(
     windows: Windows,
+    config: Config,
     *,
-    num_windows: int,
-    batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[np.ndarray]:
-    """Yields this process's rows of every evaluation batch, the same in every run.
+) -> Iterator[Batch]:
+    """Yields this process's rows of every evaluation batch, the same at every evaluation.
 
-    The last batch is filled with rows of padding: no token, hence no loss.
+    The windows are the same in every run, and since masks follow from a window's
+    number, how they are packed changes nothing. The last batch is filled with empty
+    rows: no token, hence no loss.
 
     Args:
       windows: the validation split.
-      num_windows: how many; 0 (or more than there are) = all.
-      batch_size: rows of a global batch, a multiple of `process_count`.
+      config: of the run: `eval_windows` of them, in batches of one accumulation
+        part, a multiple of `process_count`.
       process_index: of this process.
       process_count: number of processes.
 
     Yields:
-      uint8 (batch_size / process_count, n), base codes.
+      bases (batch / process_count, M, n), index (batch / process_count, M).
     """
-    rows = _process_rows(batch_size, process_index, process_count)
-    chosen = np.random.default_rng(_EVAL_KEY).permutation(len(windows))
-    chosen = np.sort(chosen[: num_windows or None])
-    for first in range(0, len(chosen), batch_size):
-        bases_BN = windows.read(chosen[first : first + batch_size][rows])
-        num_missing = batch_size // process_count - len(bases_BN)
-        yield np.pad(bases_BN, ((0, num_missing), (0, 0)), constant_values=vocabulary.PADDING)
+    batch_size = config.batch_size // config.accumulation_steps
+    share = _process_rows(batch_size, process_index, process_count)
+    rng = np.random.default_rng(_EVAL_KEY)
+    chosen = rng.permutation(len(windows))[: config.eval_windows or None]
+    rows_RM = packing.pack(windows.lengths[chosen], config).rows(rng)
+    rows_RM = np.where(rows_RM == EMPTY, EMPTY, chosen.astype(np.int32)[rows_RM])
+    missing = -len(rows_RM) % batch_size
+    rows_RM = np.pad(rows_RM, ((0, missing), (0, 0)), constant_values=EMPTY)
+    for first in range(0, len(rows_RM), batch_size):
+        yield _read(windows, rows_RM[first : first + batch_size][share])
+
+
+def _read(windows: Windows, rows_RM: np.ndarray) -> Batch:
+    """Returns the bases of rows of windows; padding where a place is not taken."""
+    bases_RMN = np.full((*rows_RM.shape, windows.num_bases), vocabulary.PADDING, np.uint8)
+    is_taken_RM = rows_RM != EMPTY
+    bases_RMN[is_taken_RM] = windows.read(rows_RM[is_taken_RM])
+    return Batch(bases_RMN, rows_RM)
 
 
 def _process_rows(batch_size: int, process_index: int, process_count: int) -> slice:

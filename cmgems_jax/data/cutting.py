@@ -101,6 +101,7 @@ class Plan:
       config: of the run.
       held_out_C: bool (C,), contigs held out; None where the split is by window.
       names: of the held-out contigs, `record:first-last`, from 1.
+      contig_bases_C: int64 (C,), length of every contig.
       windows_CS: int64 (C, 2), windows of every contig in train and validation.
       bases: real bases of every split.
       short_pieces: pieces too short for one k-mer, and their bases.
@@ -111,6 +112,7 @@ class Plan:
     config: Config
     held_out_C: np.ndarray | None
     names: list[str]
+    contig_bases_C: np.ndarray
     windows_CS: np.ndarray
     bases: dict[str, int]
     short_pieces: tuple[int, int]
@@ -135,19 +137,30 @@ class Plan:
           index: its number in the input.
           split: "train" or "validation".
         """
-        k, size = self.config.tokens.k, self.config.window_bases
-        pieces = cut(len(bases_N), index, self.config)
+        size = self.config.window_bases
+        start_W, length_W = self._pieces(index, split)
+        for first in range(0, len(start_W), _CHUNK_WINDOWS):
+            chunk = slice(first, first + _CHUNK_WINDOWS)
+            place_WN = start_W[chunk, None] + np.arange(size)
+            rows_WN = bases_N[np.minimum(place_WN, len(bases_N) - 1)]
+            rows_WN[np.arange(size) >= length_W[chunk, None]] = vocabulary.PADDING
+            yield rows_WN
+
+    def lengths(self, split: str) -> np.ndarray:
+        """Returns the bases of every window of a split, unsigned (W,), in the order of `rows`."""
+        dtype = np.min_scalar_type(self.config.window_bases)
+        numbers = range(len(self.contig_bases_C))
+        return np.concatenate([self._pieces(i, split)[1].astype(dtype) for i in numbers])
+
+    def _pieces(self, index: int, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns first base and length of the windows of one contig in a split: both (W,)."""
+        pieces = cut(int(self.contig_bases_C[index]), index, self.config)
         if self.held_out_C is None:
             held_W = pieces.draw_W < self.config.data.validation_fraction
         else:
             held_W = np.full(len(pieces.start_W), self.held_out_C[index])
-        taken = np.flatnonzero((held_W == (split == "validation")) & (pieces.length_W >= k))
-        for first in range(0, len(taken), _CHUNK_WINDOWS):
-            chunk = taken[first : first + _CHUNK_WINDOWS]
-            place_WN = pieces.start_W[chunk, None] + np.arange(size)
-            rows_WN = bases_N[np.minimum(place_WN, len(bases_N) - 1)]
-            rows_WN[np.arange(size) >= pieces.length_W[chunk, None]] = vocabulary.PADDING
-            yield rows_WN
+        taken_W = (held_W == (split == "validation")) & (pieces.length_W >= self.config.tokens.k)
+        return pieces.start_W[taken_W], pieces.length_W[taken_W]
 
 
 def plan(paths: list[str], config: Config) -> Plan:
@@ -188,6 +201,7 @@ def plan_of(
         config=config,
         held_out_C=held_out_C,
         names=[] if held_out_C is None else [names[i] for i in np.flatnonzero(held_out_C)],
+        contig_bases_C=np.array(lengths, np.int64),
         windows_CS=np.stack([train_C2[:, 0], drawn_C2[:, 0]], axis=1),
         bases={split: int(bases_C.sum()) for split, bases_C in bases},
         short_pieces=(int(short_C2[:, 0].sum()), int(short_C2[:, 1].sum())),

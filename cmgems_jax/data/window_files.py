@@ -22,6 +22,7 @@ from cmgems_jax.config import Config
 from cmgems_jax.data import cutting
 
 SHARD_WINDOWS = 131_072  # bounds memory: TFDS holds the examples of one shard
+LENGTHS_NAME = "lengths_{split}.npy"  # bases of every window, so that rows are packed unread
 FILE_FORMAT = tfds.core.FileFormat.ARRAY_RECORD
 Shards = dict[str, list[tuple[int, int]]]  # windows and bytes of the shards of every split
 
@@ -100,7 +101,7 @@ class DnaWindows(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 
 def build(partial: Path, plan: cutting.Plan, progress: Any = None, written: Any = None) -> Path:
-    """Returns the folder in which TFDS wrote a data set; arguments as of `DnaWindows`."""
+    """Returns the folder of a data set, windows and lengths; arguments as of `DnaWindows`."""
     with quiet_tfds():
         builder = DnaWindows(plan, progress, written, data_dir=partial, file_format=FILE_FORMAT)
         builder.download_and_prepare(
@@ -108,7 +109,10 @@ def build(partial: Path, plan: cutting.Plan, progress: Any = None, written: Any 
         )
     found = {split: builder.info.splits[split].num_examples for split in cutting.SPLITS}
     assert found == plan.windows, (found, plan.windows)
-    return Path(builder.data_dir)
+    folder = Path(builder.data_dir)
+    for split in cutting.SPLITS:
+        np.save(folder / LENGTHS_NAME.format(split=split), plan.lengths(split))
+    return folder
 
 
 @contextlib.contextmanager

@@ -207,14 +207,37 @@ def read_summary(data_dir: Path) -> dict[str, Any]:
         ) from None
 
 
+def _read_lengths(data_dir: Path, split: str, num_windows: int) -> np.ndarray:
+    """Returns the bases of every window, int (W,)."""
+    path = data_dir / window_files.LENGTHS_NAME.format(split=split)
+    try:
+        length_W = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error}); remove {data_dir} and make it again"
+        ) from None
+    if length_W.shape != (num_windows,):
+        raise InputError(
+            f"{path}: holds {length_W.size:,} lengths, expected those of {num_windows:,} windows; "
+            f"remove {data_dir} and make it again"
+        )
+    return length_W
+
+
 class Windows:
-    """One split of a prepared data set, for random access."""
+    """One split of a prepared data set, for random access.
+
+    Attributes:
+      num_bases: of every row that `read` returns.
+      lengths: unsigned (W,), real bases of every window.
+    """
 
     def __init__(self, data_dir: Path, split: str) -> None:
         """Opens the split; use `open`."""
         builder = tfds.builder_from_directory(str(data_dir))
         self.num_bases: int = builder.info.features["bases"].shape[0]
         self._source = builder.as_data_source(split)
+        self.lengths: np.ndarray = _read_lengths(data_dir, split, len(self._source))
 
     def __len__(self) -> int:
         """Returns the number of windows."""

@@ -3,9 +3,19 @@
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub import errors
+from huggingface_hub import errors, utils
 
 from cmgems_jax.errors import InputError
+
+_TIMEOUT_S = 60.0  # of one answer; the library by itself waits without end
+
+
+def check_name(repo: str) -> None:
+    """Raises `InputError` where a repository cannot be called so, before any work."""
+    try:
+        utils.validate_repo_id(repo)
+    except errors.HFValidationError as error:
+        raise InputError(f"--push_to_hub={repo}: expected OWNER/NAME ({error})") from None
 
 
 def push(
@@ -32,12 +42,12 @@ def push(
       InputError: no token, no network, no such owner, or not allowed; the export
         is left as it is.
     """
+    check_name(repo)
+    huggingface_hub.get_session().timeout = _TIMEOUT_S
     api = huggingface_hub.HfApi(endpoint=endpoint, token=token)
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repo, folder_path=folder))
-    except errors.HFValidationError as error:
-        raise InputError(f"--push_to_hub={repo}: expected OWNER/NAME ({error})") from None
     except Exception as error:  # of the hub's server, and of the network below it
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(

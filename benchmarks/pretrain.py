@@ -1,0 +1,104 @@
+"""Pretraining end to end against PyTorch: real bases per second on the same windows.
+
+    python -m benchmarks.pretrain --config=configs/logo6.py --config.data.fasta=genome.fa.gz \\
+        --config.batch_size=8 --torch_python=ENVIRONMENT/bin/python
+
+Ours reads, packs, masks by PMI and trains as launch.pretrain does; PyTorch trains HuggingFace's
+BertForMaskedLM (sdpa, fused AdamW) from a DataLoader whose collator tokenises, masks as
+DNABERT does and pads to the longest window of the batch. As many rows a step;
+padding is not counted as bases on either side. They take turns.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from benchmarks import result
+from benchmarks.peer import torch_peer
+from cmgems_jax import bert, command, packing, parallel, pmi_table, steps
+from cmgems_jax.config import Config
+from cmgems_jax.data import batches, windows
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/logo6.py", "Config file; fields too.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/benchmark", "Where the windows are prepared.")
+_STEPS = flags.DEFINE_integer("steps", 4, "Steps of one timed repeat.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Timed repeats of each.", lower_bound=1)
+_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "Python that has torch.")
+_WORKERS = flags.DEFINE_integer("torch_workers", 0, "Processes of its DataLoader.", lower_bound=0)
+_NUM_WINDOWS = 20_000  # of the training split, that the PyTorch side draws from
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    config = command.config_of(_CONFIG)
+    config.accumulation_steps = 1
+    folder = Path(config.data.dir or Path(_WORKDIR.value) / "data")
+    windows.prepare(config, folder)
+    training = windows.open(folder, "train")
+    chosen = np.random.default_rng(0).permutation(len(training))[:_NUM_WINDOWS]
+    with torch_peer(
+        config,
+        training.read(np.sort(chosen)),
+        python=_PYTHON.value,
+        pad_to=0,
+        num_workers=_WORKERS.value,
+    ) as (peer, ask):
+        samples: dict[str, list[float]] = {"torch": [], "cmgems_jax": []}
+        with _ours(config, training) as (run, stream):
+            for repeat in range(_REPEATS.value + 1):  # the first one compiles
+                said = ask(_STEPS.value)
+                rates = {"torch": said["bases"] / said["seconds"], "cmgems_jax": run(_STEPS.value)}
+                for name, rate in rates.items() if repeat else ():
+                    samples[name].append(rate)
+            waited_s = stream.waited_s
+    notes = {
+        "layers": config.model.num_layers,
+        "hidden": config.model.hidden_size,
+        "rows": config.batch_size,
+        "positions": config.data.num_tokens,
+        "dtype": str(bert.compute_dtype(config.model)),
+        "input_wait_s": round(waited_s, 3),
+        "torch": peer["torch"],
+        "torch_device": peer["device"],
+        "torch_workers": _WORKERS.value,
+    }
+    name = f"pretrain_{config.model.num_layers}x{config.model.hidden_size}"
+    result.report(name, samples, unit="bases/s", notes=notes)
+
+
+@contextlib.contextmanager
+def _ours(
+    config: Config, training: windows.Windows
+) -> Iterator[tuple[Callable[[int], float], batches.prefetch]]:
+    """Yields a function that runs so many steps and returns real bases a second, and its input."""
+    state, train, _ = steps.make(config, pmi_table.ranks_for(config, config.fasta_paths))
+    packed = packing.pack(training.lengths, config)
+
+    def make(step: int) -> packing.Batch:
+        rows = batches.read_batch(
+            training, packed, seed=config.seed, step=step, batch_size=config.batch_size
+        )
+        return packing.Batch(*(parallel.shard(x) for x in rows))
+
+    with batches.prefetch(make, range((_REPEATS.value + 1) * _STEPS.value)) as stream:
+
+        def run(count: int) -> float:
+            nonlocal state
+            start, bases = time.perf_counter(), []
+            for _ in range(count):
+                state, metrics = train(state, next(stream))
+                bases.append(metrics["bases"])
+            return float(sum(jax.device_get(bases))) / (time.perf_counter() - start)
+
+        yield run, stream
+
+
+if __name__ == "__main__":
+    command.run(main)
