@@ -83,6 +83,7 @@ def test_a_checkpoints_programs_lie_in_its_work_folder(tmp_path, monkeypatch, gi
 
 def test_tests_keep_their_own_folder(tmp_path):
     before = jax.config.jax_compilation_cache_dir
-    assert before is not None
+    if before is None:
+        pytest.skip("pytest was told to keep no cache")
     compile_cache.use(tmp_path / "run")
     assert jax.config.jax_compilation_cache_dir == before
