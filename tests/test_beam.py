@@ -203,6 +203,20 @@ def test_remote_files_are_read_and_written_through_beams_file_systems(
         beam_windows.prepare(make_config(["bucket://absent.fa"]), "bucket://other", INSIDE)
 
 
+@needs_beam
+@beams_warnings
+@pytest.mark.parametrize(
+    ("fasta", "message"),
+    [("", "data.fasta is empty: give files"), ("bucket://x,bucket://x", "bucket://x: named twice")],
+)
+def test_a_pipeline_without_input_or_with_a_file_twice_is_refused(
+    tmp_path, monkeypatch, fasta, message
+):
+    register_bucket(tmp_path / "bucket", monkeypatch)
+    with pytest.raises(InputError, match=message):
+        beam_windows.prepare(Config(data=DataConfig(fasta=fasta)), "bucket://made", INSIDE)
+
+
 def register_bucket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes Beam know the scheme `bucket`."""
     from apache_beam.io import filesystems
