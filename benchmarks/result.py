@@ -49,7 +49,7 @@ def report(name: str, samples: dict[str, list[float]], *, unit: str, notes: dict
         rows[what] = {"median": median, "quartiles": [low, high], "samples": values}
         print(
             f"{what:<{width}}{median:>12.4g} {unit}   quartiles {low:.4g}..{high:.4g}   "
-            f"{median / first:.3f} of the first",
+            f"{median / first:.4g} of the first",
             flush=True,
         )
     content = {"unit": unit, "results": rows, "notes": notes, "environment": environment}
