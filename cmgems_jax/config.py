@@ -12,7 +12,16 @@ from typing import Any
 from cmgems_jax import vocabulary
 from cmgems_jax.errors import InputError, did_you_mean
 
-STRATEGIES = ("random", "genemask", "global")
+STRATEGIES = (
+    "random",
+    "genemask",
+    "global",
+    # a rival and the controls of the studies, see `masking.draw`
+    "random_mask",
+    "genemask_by_position",
+    "global_by_position",
+    "random_spans",
+)
 CURRICULA = ("cm_gems", "cm_step", "hard_to_easy", "fixed")
 
 
@@ -56,6 +65,7 @@ class MaskingConfig:
     budget: float = 0.15  # share of the tokens (paper: 0.15)
     min_distance: int = 0  # tokens between the centers of `global` (paper: 0, none)
     corruption: str = "token"  # "token" (paper: 80/10/10 for each token) or "run"
+    top_m: float = 1.0  # tokens that `global` chooses, as a multiple of the paper's number
     max_predictions: int = 0  # predicted tokens a sequence; 0 = room for 6 standard deviations
 
 
@@ -64,7 +74,7 @@ class CurriculumConfig:
     """Which strategy masks, and when it changes."""
 
     name: str = "cm_gems"  # cm_gems, cm_step, hard_to_easy, fixed
-    strategy: str = "random"  # of `fixed`: random, genemask, global
+    strategy: str = "random"  # of `fixed`: random, genemask, global, or a control (STRATEGIES)
     threshold: float = 1.0  # switch when the smallest change of perplexity is below (paper: 1.0)
     threshold_kind: str = "absolute"  # "absolute" (paper) or "relative" to the perplexity before
     budget_schedule: str = "constant"  # "constant" (paper), "by_stage", "adaptive"
@@ -283,6 +293,7 @@ _RANGES = {
     "pmi.min_count": (2, _ANY),
     "masking.budget": (0.001, 0.9),
     "masking.min_distance": (0, _ANY),
+    "masking.top_m": (0.01, 10),
     "masking.max_predictions": (0, _ANY),
     "curriculum.threshold": (0, _ANY),
     "curriculum.hard_budget": (0.001, 0.9),

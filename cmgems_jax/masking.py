@@ -17,6 +17,7 @@ from cmgems_jax import vocabulary
 
 INELIGIBLE_RANK = 4**vocabulary.MAX_K + 1
 MASK_SHARE, REPLACE_SHARE = 0.8, 0.1
+NUM_GROWTHS = 5  # equal parts of a run, in each of which `random_mask` may mask 2 tokens more
 
 
 def tokens_per_base(k: int, stride: int = 1) -> int:
@@ -39,7 +40,15 @@ def spread_offsets(k: int, stride: int = 1) -> tuple[int, ...]:
 def tokens_per_center(strategy: str, k: int, stride: int = 1) -> float:
     """Returns the expected masked tokens a center: 6, 8.5, 11 for k=6 (SPEC: masking)."""
     window, spread = len(window_offsets(k, stride)), len(spread_offsets(k, stride))
-    return {"random": window, "genemask": (window + spread) / 2, "global": spread}[strategy]
+    return {
+        "random": window,
+        "genemask": (window + spread) / 2,
+        "global": spread,
+        "genemask_by_position": (window + spread) / 2,
+        "global_by_position": spread,
+        "random_spans": spread,
+        "random_mask": window,  # before its windows grow
+    }[strategy]
 
 
 def center_rate(
@@ -83,6 +92,40 @@ def random(centers_L: jax.Array, eligible_L: jax.Array, *, k: int, stride: int =
       bool (L,).
     """
     return expand_to_spans(centers_L, eligible_L, window_offsets(k, stride))
+
+
+def random_mask(
+    key: jax.Array,
+    centers_L: jax.Array,
+    eligible_L: jax.Array,
+    growth: jax.Array,
+    *,
+    k: int,
+    stride: int = 1,
+) -> jax.Array:
+    """Returns RandomMask's mask: windows whose largest width grows (arXiv 2310.07644).
+
+    Each center draws one of the widths w, w + 2, ..., w + 2 * growth, w being that
+    of `window_offsets`: with wide windows a masked token can no longer be
+    read off its neighbours.
+
+    Args:
+      key: one PRNG key.
+      centers_L: bool (L,), drawn centers, all eligible.
+      eligible_L: bool (L,).
+      growth: int32 scalar, 0 to NUM_GROWTHS - 1.
+      k: bases a token.
+      stride: bases between token starts.
+
+    Returns:
+      bool (L,).
+    """
+    widening_L = jax.random.randint(key, centers_L.shape, 0, growth + 1, jnp.int32)
+    offsets, masked_L = window_offsets(k, stride), jnp.zeros_like(centers_L)
+    for widening in range(NUM_GROWTHS):
+        wide = tuple(range(offsets[0] - widening, offsets[-1] + widening + 1))
+        masked_L |= expand_to_spans(centers_L & (widening_L == widening), eligible_L, wide)
+    return masked_L
 
 
 def genemask(
@@ -234,6 +277,8 @@ def draw(
     k: int,
     stride: int = 1,
     min_distance: int = 0,
+    top_m: float = 1.0,
+    growth: int | jax.Array = 0,
 ) -> jax.Array:
     """Returns a mask: Bernoulli centers among the eligible tokens, then the strategy.
 
@@ -241,22 +286,37 @@ def draw(
       key: one PRNG key.
       ids_L: int32 (L,), token ids with [CLS], [SEP] and padding.
       ranks_V: int32 (4**k,), rank of every k-mer by its code, 1 = best.
-      strategy: "random", "genemask" or "global"; static.
+      strategy: one of `config.STRATEGIES`; static. The controls of the studies:
+        `genemask_by_position` and `global_by_position` rank by `position_ranks`,
+        `random_spans` masks GLOBAL's spans at random centers; a rival: `random_mask`.
       budget: share of the eligible tokens to mask, in expectation and before overlaps.
       k: bases a token.
       stride: bases between token starts.
       min_distance: of `global_top`.
+      top_m: GLOBAL's number of tokens, as a multiple of the published one.
+      growth: of `random_mask`.
 
     Returns:
       bool (L,).
     """
     eligible_L = ids_L >= vocabulary.NUM_SPECIAL
-    rate = center_rate(strategy, budget, k, stride)
+    rule = strategy.removesuffix("_by_position")
+    rate = center_rate(strategy, budget, k, stride) * (top_m if rule == "global" else 1)
     centers_L = (jax.random.uniform(key, ids_L.shape) < rate) & eligible_L
     if strategy == "random":
         return random(centers_L, eligible_L, k=k, stride=stride)
-    rank_L = token_ranks(ids_L, ranks_V, eligible_L)
-    if strategy == "genemask":
+    if strategy == "random_mask":
+        center_key, width_key = jax.random.split(key)
+        rate = budget / (tokens_per_center(strategy, k, stride) + growth)  # the mean width
+        centers_L = (jax.random.uniform(center_key, ids_L.shape) < rate) & eligible_L
+        return random_mask(width_key, centers_L, eligible_L, growth, k=k, stride=stride)
+    if strategy == "random_spans":
+        return expand_to_spans(centers_L, eligible_L, spread_offsets(k, stride))
+    if strategy.endswith("_by_position"):
+        rank_L = position_ranks(ranks_V, eligible_L)
+    else:
+        rank_L = token_ranks(ids_L, ranks_V, eligible_L)
+    if rule == "genemask":
         return genemask(centers_L, eligible_L, rank_L, k=k, stride=stride)
     return global_top(
         centers_L.sum(dtype=jnp.int32),
@@ -266,6 +326,24 @@ def draw(
         stride=stride,
         min_distance=min_distance,
     )
+
+
+def position_ranks(ranks_V: jax.Array, eligible_L: jax.Array) -> jax.Array:
+    """Returns the rank of the k-mer whose code is the position: the released code's defect.
+
+    Kept as a control of the studies: it masks by a rank that has nothing to do with the
+    token there, and so the same places in every sequence.
+
+    Args:
+      ranks_V: int32 (4**k,), rank of every k-mer by its code.
+      eligible_L: bool (L,).
+
+    Returns:
+      int32 (L,), `INELIGIBLE_RANK` where not eligible.
+    """
+    position_L = jnp.arange(eligible_L.shape[0], dtype=jnp.int32)
+    rank_L = ranks_V[position_L % ranks_V.shape[0]]  # small k: fewer k-mers than positions
+    return jnp.where(eligible_L, rank_L, INELIGIBLE_RANK)
 
 
 def keep_first(masked_L: jax.Array, max_predictions: int) -> jax.Array:

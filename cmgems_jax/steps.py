@@ -71,8 +71,9 @@ def max_predictions(config: Config, num_rows: int) -> int:
         return num_rows * min(config.masking.max_predictions, tokens)
     k, stride, budget = config.tokens.k, config.tokens.stride, config.largest_budget
     spread = len(masking.spread_offsets(k, stride))
-    used = {*curriculum.strategies(config.curriculum), "random"}
+    used = " ".join(curriculum.strategies(config.curriculum))
     excess = spread / masking.tokens_per_center("genemask", k, stride) if "genemask" in used else 1
+    excess = max(excess, config.masking.top_m) if "global" in used else excess
     full = config.data.full_length_share if config.data.windows_a_row == 1 else 1
     length, length_squared = tokens * (1 + full) / 2, tokens**2 * (1 + 2 * full) / 3
     share = budget * excess
@@ -100,6 +101,7 @@ def mask_batch(
     strategies: tuple[str, ...],
     ranks_V: jax.Array,
     config: Config,
+    growth: int | jax.Array = 0,
     num_parts: int = 1,
 ) -> MaskedBatch:
     """Returns masked and corrupted windows; masks depend on the key and the index alone.
@@ -114,6 +116,7 @@ def mask_batch(
       strategies: names, static.
       ranks_V: int32 (4**k,), PMI ranks.
       config: the run's config.
+      growth: of `masking.random_mask`.
       num_parts: equal parts of the rows that have room for `max_predictions` each.
     """
     tokens, settings = config.tokens, config.masking
@@ -124,7 +127,9 @@ def mask_batch(
     mask_keys_W, corrupt_keys_W = jnp.moveaxis(jax.vmap(jax.random.split)(keys_W), 1, 0)
 
     def drawer(strategy: str) -> Callable[..., jax.Array]:
-        def draw(key: jax.Array, ids_L: jax.Array, budget: jax.Array) -> jax.Array:
+        def draw(
+            key: jax.Array, ids_L: jax.Array, budget: jax.Array, growth: jax.Array
+        ) -> jax.Array:
             return masking.draw(
                 key,
                 ids_L,
@@ -132,12 +137,14 @@ def mask_batch(
                 strategy=strategy,
                 budget=budget,
                 min_distance=settings.min_distance,
+                top_m=settings.top_m,
+                growth=growth,
                 **spans,
             )
 
-        return jax.vmap(draw, (0, 0, None))
+        return jax.vmap(draw, (0, 0, None, None))
 
-    operands = (mask_keys_W, ids_WL, budget)
+    operands = (mask_keys_W, ids_WL, budget, jnp.int32(growth))
     if len(set(strategies)) == 1:
         wanted_WL = drawer(strategies[0])(*operands)
     elif len(strategies) == 2:
@@ -255,6 +262,7 @@ def train_step(
         strategies=curriculum.strategies(config.curriculum),
         ranks_V=jnp.asarray(ranks_V),
         config=config,
+        growth=_growth(state.step, config),
         num_parts=num_parts,
     )
     rows = lay_in_rows(masked)
@@ -299,6 +307,13 @@ def train_step(
     }
 
 
+def _growth(step: jax.Array, config: Config) -> jax.Array:
+    """Returns which of `masking.NUM_GROWTHS` equal parts of the run the step is in."""
+    parts = masking.NUM_GROWTHS
+    begins = [-(-part * config.num_steps // parts) for part in range(1, parts)]
+    return (step >= jnp.array(begins, jnp.int32)).sum(dtype=jnp.int32)
+
+
 def _dropout_keys(step_key: jax.Array, index_RM: jax.Array, config: Config) -> jax.Array | None:
     """Returns one dropout key a row, that of its first window; None where nothing is dropped."""
     if config.model.dropout == 0 and config.model.attention_dropout == 0:
@@ -337,7 +352,13 @@ def eval_step(
     """
     flat = _merge_axes(batch)
     masked = eval_masks(
-        state.key, flat, which, state.curriculum.budget, ranks_V=ranks_V, config=config
+        state.key,
+        flat,
+        which,
+        state.curriculum.budget,
+        ranks_V=ranks_V,
+        config=config,
+        growth=_growth(state.step - 1, config),
     )
     room = max_predictions(config, flat.index.shape[0])
     loss, right = _loss_sums(
@@ -356,6 +377,7 @@ def eval_masks(
     *,
     ranks_V: np.ndarray,
     config: Config,
+    growth: int | jax.Array = 0,
 ) -> MaskedBatch:
     """Returns the masks of an evaluation, made from the run's fixed evaluation key.
 
@@ -369,6 +391,7 @@ def eval_masks(
       budget: float32 scalar, the curriculum's.
       ranks_V: int32 (4**k,), PMI ranks.
       config: the run's config.
+      growth: of `masking.random_mask`.
     """
     strategies = eval_strategies(config)
     is_random = which == len(strategies) - 1
@@ -380,6 +403,7 @@ def eval_masks(
         strategies=strategies,
         ranks_V=jnp.asarray(ranks_V),
         config=config,
+        growth=growth,
     )
 
 

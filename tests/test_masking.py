@@ -1,6 +1,7 @@
 """Masking against a slow plain-Python implementation (exactly), by hand, and in its statistics."""
 
 import functools
+import itertools
 import random as python_random
 
 import jax
@@ -455,6 +456,79 @@ def test_global_masks_follow_the_content_not_the_position(move):
     assert masked.any(axis=(1, 2)).sum() >= 8
     np.testing.assert_array_equal(masked_moved, masked[:, order[move]])
     assert (masked_moved != masked).any()
+
+
+def other_kmers(ids_L):
+    """Returns the ids with every k-mer replaced by another one."""
+    is_kmer_L = ids_L >= slow.NUM_SPECIAL
+    return np.where(is_kmer_L, slow.NUM_SPECIAL + (ids_L * 7 + 3) % 4**6, ids_L).astype(np.int32)
+
+
+@pytest.mark.parametrize("rule", ["genemask", "global"])
+def test_by_position_masks_the_same_places_whatever_stands_there(rule):
+    """The released code's defect, as a control; by token the places follow the content."""
+    ids_L, ranks_V = example()
+    for strategy, is_same in ((f"{rule}_by_position", True), (rule, False)):
+        options = {"strategy": strategy, "budget": 0.15, "k": 6}
+        masked, of_others = (
+            draw_many(x, ranks_V, 8, **options) for x in (ids_L, other_kmers(ids_L))
+        )
+        assert masked.any()
+        assert np.array_equal(masked, of_others) == is_same
+
+
+def test_by_position_ranks_are_the_tables_entries_in_order():
+    ranks_V = np.random.default_rng(0).permutation(4**3).astype(np.int32) + 1
+    eligible_L = np.arange(100) % 7 != 0
+    found = masking.position_ranks(jnp.asarray(ranks_V), jnp.asarray(eligible_L))
+    expected = [
+        ranks_V[place % 64] if place % 7 else masking.INELIGIBLE_RANK for place in range(100)
+    ]
+    np.testing.assert_array_equal(found, expected)
+
+
+def run_lengths(masked_L):
+    """Returns the lengths of the maximal runs of True."""
+    return [len(list(group)) for is_masked, group in itertools.groupby(masked_L) if is_masked]
+
+
+def test_random_spans_are_globals_spans_at_random_places():
+    """Every run far from the ends is one of 11 tokens or several that overlap."""
+    ids_L, ranks_V = (np.full(512, 5, np.int32), np.arange(1, 4**6 + 1, dtype=np.int32))
+    masked = draw_many(ids_L, ranks_V, 400, strategy="random_spans", budget=0.15, k=6)
+    lengths = [n for row in masked for n in run_lengths(row) if not (row[0] or row[-1])]
+    assert min(lengths) == 11 and lengths.count(11) > len(lengths) / 2
+    expected = 1 - (1 - 0.15 / 11) ** 11  # of a token that 11 possible centers reach
+    shares = masked[:, 20:-20].mean(axis=1)
+    assert abs(shares.mean() - expected) < 5 * shares.std() / np.sqrt(len(shares))
+
+
+@pytest.mark.parametrize("growth", range(masking.NUM_GROWTHS))
+def test_random_mask_grows_its_windows_and_keeps_the_budget(growth):
+    """All widths 6, 8, ... up to 6 + 2 * growth occur; the share is that of the mean width."""
+    ids_L, ranks_V = (np.full(512, 5, np.int32), np.arange(1, 4**6 + 1, dtype=np.int32))
+    options = {"strategy": "random_mask", "budget": 0.02, "k": 6, "growth": growth}
+    masked = draw_many(ids_L, ranks_V, 3000, **options)
+    alone = [n for row in masked for n in run_lengths(row[20:-20]) if not (row[20] or row[-21])]
+    widths = set(range(6, 7 + 2 * growth, 2))
+    assert widths <= set(alone) and min(alone) == 6
+    among = np.bincount(alone, minlength=20)
+    assert sum(among[list(widths)]) > 0.85 * len(alone)  # the rest are windows that overlap
+    shares = masked[:, 20:-20].mean(axis=1)
+    rate = 0.02 / (6 + growth)
+    misses = [(1 - rate / (growth + 1)) ** (6 + 2 * w) for w in range(growth + 1)]
+    assert abs(shares.mean() - (1 - np.prod(misses))) < 5 * shares.std() / np.sqrt(len(shares))
+
+
+def test_top_m_multiplies_the_number_of_globals_tokens():
+    """With stride = k a span is its token: Bernoulli counts, within 5 standard errors."""
+    ids_L, ranks_V = example()
+    num_tokens = (ids_L >= slow.NUM_SPECIAL).sum()
+    for top_m in (0.5, 1, 2):
+        options = {"strategy": "global", "budget": 0.1, "k": 6, "stride": 6, "top_m": top_m}
+        masked = draw_many(ids_L, ranks_V, 500, **options)
+        error = np.sqrt(num_tokens * 0.1 * top_m / 500)
+        assert abs(masked.sum(axis=1).mean() - 0.1 * top_m * num_tokens) < 5 * error
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
