@@ -6,11 +6,10 @@
 
 Both go through `finetune.train_draws` and the same recipe, and both find their programs
 compiled; they take turns in one process. Prints medians, their ratio, the
-compilation, and that both give the same accuracy. Without a checkpoint an
+compilation, and whether both give the same accuracy. Without a checkpoint an
 untrained model of the config's sizes is trained on sequences made up here.
 """
 
-import statistics
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
+from benchmarks import result
 from cmgems_jax import command
 from cmgems_jax.data import tasks
 from cmgems_jax.data.tasks import Examples
@@ -61,16 +61,17 @@ def main() -> None:
         alone = [run(every[[number]]) for number in every]
         seconds["side by side"].append(together_s)
         seconds["one after another"].append(sum(one_s for one_s, _ in alone))
-    num_steps = recipe.num_steps(draws_DN.shape[1])
-    print(
-        f"device: {jax.local_device_count()} x {jax.devices()[0].device_kind}; {model.name}, "
-        f"{_DRAWS.value} draws x {_SHOTS.value} shots, {num_steps} steps of {recipe.batch_size} "
-        f"sequences; medians of {_REPEATS.value} in turn, compiled before"
-    )
-    median_s = {name: statistics.median(values) for name, values in seconds.items()}
-    for name, median in median_s.items():
-        print(f"{name:<18}{median:>9.2f} s   first call, with compilation: {first_s[name]:.2f} s")
-    print(f"ratio: {median_s['one after another'] / median_s['side by side']:.2f}")
+    notes = {
+        "layers": model.config.model.num_layers,
+        "hidden": model.config.model.hidden_size,
+        "draws": _DRAWS.value,
+        "shots": _SHOTS.value,
+        "steps": recipe.num_steps(draws_DN.shape[1]),
+        "sequences a step": recipe.batch_size,
+        **{f"first call {kind}, with compilation, s": s for kind, s in first_s.items()},
+    }
+    name = f"finetune_{model.config.model.num_layers}x{model.config.model.hidden_size}"
+    result.report(name, seconds, unit="s", notes=notes)
     alone_DNC = np.concatenate([said for _, said in alone])
     together, apart = (
         float((said_DNC.argmax(axis=2) == test.labels_N).mean())

@@ -3,11 +3,10 @@
     python -m benchmarks.masking --config=configs/logo6.py --batch_size=8
 
 Times the whole train program and, in turn with it, a program that only makes
-the masked batch from the same bases; prints medians and their ratio.
+the masked batch from the same bases; prints medians and their ratio to the step.
 """
 
 import functools
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
+from benchmarks import result
 from cmgems_jax import command, curriculum, packing, parallel, pmi_table, steps, vocabulary
 from cmgems_jax.config import Config
 
@@ -58,7 +58,7 @@ def main() -> None:
     flat = packed_rows(config)
     batch = packing.Batch(*(parallel.shard(x) for x in flat))
 
-    seconds: dict[str, list[float]] = {}
+    samples: dict[str, list[float]] = {}
     programs = {}
     for which, strategy in enumerate(curriculum.strategies(config.curriculum)):
         programs[strategy] = (
@@ -84,18 +84,10 @@ def main() -> None:
             took[strategy] = timed(call)
         if repeat:
             for name, value in took.items():
-                seconds.setdefault(name, []).append(value)
-    _print_table(config.batch_size, seconds)
-
-
-def _print_table(batch_size: int, seconds: dict[str, list[float]]) -> None:
-    """Prints medians and shares."""
-    device = jax.devices()[0].device_kind
-    print(f"device: {device}; {batch_size} rows; medians of {_REPEATS.value} in turn")
-    step = statistics.median(seconds["train step"])
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        print(f"{name:<12}{1e3 * median:>10.2f} ms{median / step:>9.2%} of the step")
+                samples.setdefault(name, []).append(1e3 * value)
+    name = f"masking_{config.model.num_layers}x{config.model.hidden_size}"
+    notes = {"rows": config.batch_size, "positions": config.data.num_tokens}
+    result.report(name, samples, unit="ms", notes=notes)
 
 
 if __name__ == "__main__":

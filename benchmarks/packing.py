@@ -4,9 +4,9 @@
         --config.batch_size=8 --config.accumulation_steps=1 --workdir=runs/packing
 
 Prepares the windows in the work folder, then takes steps of either kind in turn, reading
-included; both compute as many positions a step. Prints the share of real positions over
-an epoch and in the timed steps, medians with quartiles, and the ratio; on a CPU that
-others use too, the ratio of bases a second of its own CPU time says more.
+included; both compute as many positions a step. Reports bases a second, and the share of
+real positions over an epoch and in the timed steps; on a CPU that others use too, the
+ratio of bases a second of its own CPU time says more.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
+from benchmarks import result
 from cmgems_jax import command, packing, parallel, pmi_table, steps
 from cmgems_jax.config import Config
 from cmgems_jax.data import batches, windows
@@ -66,15 +67,12 @@ def main() -> None:
     training = windows.open(folder, "train")
     runs: dict[str, Callable[[int], dict[str, np.ndarray]]] = {}
     timed: dict[str, list[Timed]] = {}
+    epoch: dict[str, float] = {}
     for kind in _WINDOWS.value:
         own = dataclasses.replace(config.data, windows_a_row=int(kind))
         own = dataclasses.replace(config, data=own)
         packed = packing.pack(training.lengths, own)
-        print(
-            f"windows a row {kind}: {len(training):,} windows in {len(packed.slot_RM):,} rows, "
-            f"{1 - packed.padding:.2%} of the positions real",
-            flush=True,
-        )
+        epoch[kind] = 1 - packed.padding
         runs[kind] = stepper(own, training, packed)
         timed[kind] = []
     positions = config.batch_size * config.data.num_tokens
@@ -86,30 +84,27 @@ def main() -> None:
             real = 1 - float(metrics["padding"]) / positions
             if step:
                 timed[kind].append(Timed(wall, cpu, float(metrics["bases"]), real))
-    _print_table(config, timed)
+    _report(config, timed, epoch)
 
 
-def _print_table(config: Config, timed: dict[str, list[Timed]]) -> None:
-    """Prints medians and ratios to the first kind."""
-    device = jax.devices()[0].device_kind
-    print(
-        f"{jax.device_count()} x {device}; {config.batch_size} rows of {config.data.num_tokens}; "
-        f"medians of {_REPEATS.value} steps in turn\n"
-        f"{'windows a row':<15}{'real':>8}{'s/step':>9}{'kbases/s':>10}"
-        f"{'quartiles':>16}{'ratio':>8}{'CPU s':>9}{'ratio':>8}"
-    )
-    first: list[float] = []
-    for kind, steps_taken in timed.items():
-        wall, cpu, bases, real = (np.array(values) for values in zip(*steps_taken, strict=True))
-        rates = [float(np.median(bases / wall)), float(bases.sum() / cpu.sum())]
-        first = first or rates
-        low, high = np.percentile(bases / wall, [25, 75])
-        spread = f"{low / 1e3:.2f}..{high / 1e3:.2f}"
-        print(
-            f"{kind:<15}{real.mean():>8.1%}{np.median(wall):>9.3f}{rates[0] / 1e3:>10.2f}"
-            f"{spread:>16}{rates[0] / first[0]:>8.3f}{np.median(cpu):>9.3f}"
-            f"{rates[1] / first[1]:>8.3f}"
-        )
+def _report(config: Config, timed: dict[str, list[Timed]], epoch: dict[str, float]) -> None:
+    """Prints and writes bases a second of wall time, and the ratios by this process's CPU time."""
+    samples = {f"{kind} a row": [t.bases / t.wall for t in taken] for kind, taken in timed.items()}
+    by_cpu = {
+        kind: sum(t.bases for t in taken) / sum(t.cpu for t in taken)
+        for kind, taken in timed.items()
+    }
+    first = next(iter(by_cpu.values()))
+    notes = {"rows": config.batch_size, "positions": config.data.num_tokens}
+    for kind, taken in timed.items():
+        notes |= {
+            f"{kind} a row, of the first by CPU time": round(by_cpu[kind] / first, 3),
+            f"{kind} a row, CPU s a step": round(float(np.median([t.cpu for t in taken])), 3),
+            f"{kind} a row, real share of an epoch": round(epoch[kind], 4),
+            f"{kind} a row, real share of the steps": round(np.mean([t.real for t in taken]), 4),
+        }
+    name = f"packing_{config.model.num_layers}x{config.model.hidden_size}"
+    result.report(name, samples, unit="bases/s", notes=notes)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """What a benchmark prints and keeps: medians and spread of repeats taken in turn."""
 
 import json
+import os
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +14,42 @@ from cmgems_jax import run_log
 FOLDER = Path(__file__).with_name("results")
 
 
+def in_turn(calls: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Returns what every call gave, by name; each is made once, then each again.
+
+    A change of the machine's load then falls on all of them alike.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            samples[name].append(call())
+    return samples
+
+
 def report(name: str, samples: dict[str, list[float]], *, unit: str, notes: dict[str, Any]) -> None:
     """Prints a table, and writes results/NAME-DEVICE.json.
 
     Args:
       name: of the benchmark.
       samples: repeats of each thing that was measured; the first is what the others
-        are compared with.
+        are compared with; none where nothing is timed.
       unit: of the samples.
-      notes: what else is to be known, plain values.
+      notes: what else is to be known; dicts are written, not printed.
     """
     environment = run_log.environment()
     environment.pop("command")  # it holds this machine's folders
     device = environment["devices"][0]
-    first = float(np.median(next(iter(samples.values()))))
+    environment["load"] = [round(value, 2) for value in os.getloadavg()]
+    first = next((float(np.median(values)) for values in samples.values()), 1.0)
+    width = max(map(len, samples), default=0)
     print(f"{len(environment['devices'])} x {device}; " + ", ".join(_described(notes)))
     rows = {}
     for what, values in samples.items():
         low, median, high = (float(value) for value in np.percentile(values, [25, 50, 75]))
         rows[what] = {"median": median, "quartiles": [low, high], "samples": values}
         print(
-            f"{what:<24}{median:>12.4g} {unit}   quartiles {low:.4g}..{high:.4g}   "
-            f"{median / first:.3f} of the first",
+            f"{what:<{width}}{median:>12.4g} {unit}   quartiles {low:.4g}..{high:.4g}   "
+            f"{median / first:.4g} of the first",
             flush=True,
         )
     content = {"unit": unit, "results": rows, "notes": notes, "environment": environment}
@@ -45,4 +61,4 @@ def report(name: str, samples: dict[str, list[float]], *, unit: str, notes: dict
 
 def _described(notes: dict[str, Any]) -> list[str]:
     """Returns the notes as short texts."""
-    return [f"{key} {value}" for key, value in notes.items()]
+    return [f"{key} {value}" for key, value in notes.items() if not isinstance(value, dict)]

@@ -20,9 +20,9 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from benchmarks import result
+from benchmarks import result, rows
 from benchmarks.peer import torch_peer
-from cmgems_jax import bert, command, packing, parallel, pmi_table, steps
+from cmgems_jax import bert, command, pmi_table, steps
 from cmgems_jax.config import Config
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/logo6.py", "Config file; fields too.")
@@ -64,8 +64,7 @@ def main() -> None:
 def _ours(config: Config) -> Callable[[int], float]:
     """Returns a function that runs so many of our steps and returns the seconds."""
     state, train, _ = steps.make(config, pmi_table.ranks_for(config, config.fasta_paths))
-    rows = packing.full_rows(config, config.batch_size)
-    batch = packing.Batch(*(parallel.shard(x) for x in rows))
+    batch = rows.full_batch(config)
 
     def run(count: int) -> float:
         nonlocal state

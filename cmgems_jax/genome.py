@@ -13,7 +13,7 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -73,6 +73,12 @@ class Tally:
     def ambiguous_share(self) -> float:
         """Share of all letters that are ambiguous."""
         return self.ambiguous / max(1, self.bases + self.dropped_bases + self.ambiguous)
+
+
+def add_tallies(tallies: Iterable[Tally]) -> Tally:
+    """Returns the sum of what was read of several files."""
+    rows = [dataclasses.astuple(tally) for tally in tallies]
+    return Tally(*(sum(column) for column in zip(*rows, strict=True)))
 
 
 def check_files(paths: Sequence[str]) -> None:
@@ -157,6 +163,7 @@ def read_contigs(
     min_length: int = 1,
     tally: Tally | None = None,
     progress: bool = False,
+    unique_names: bool = True,
 ) -> Iterator[Contig]:
     """Yields the contigs of several files, in their order.
 
@@ -166,6 +173,8 @@ def read_contigs(
       min_length: bases; shorter pieces are dropped and counted.
       tally: counts what was read.
       progress: shows a bar with the time left, when it takes over a few seconds.
+      unique_names: refuse a name that stands twice in a file: as a rule a record that
+        would count double.
 
     Yields:
       Contigs; their bases are views that stay valid.
@@ -190,10 +199,11 @@ def read_contigs(
             bases_before = tally.bases + tally.dropped_bases
             names: set[str] = set()
             for name, codes in _records(path):
-                if name in names:
+                if name in names and unique_names:
                     raise InputError(
                         f"{path}: record '{name}': a second record of this name; "
-                        "names must be unique in a file"
+                        "names must be unique in a file (launch.count_pmi takes "
+                        "--duplicate_names=keep)"
                     )
                 names.add(name)
                 yield from _split(path, name, codes, min_length, tally)
@@ -262,6 +272,8 @@ def _split(
 
 def _edges(codes: np.ndarray) -> np.ndarray:
     """Returns starts and ends, in turn, of the stretches of known bases; in chunks, for memory."""
+    if len(codes) and codes.max() < vocabulary.AMBIGUOUS:
+        return np.array([0, len(codes)])
     edges, inside = [], False
     for start in range(0, len(codes), _CHUNK):
         known = codes[start : start + _CHUNK] < vocabulary.AMBIGUOUS
@@ -347,6 +359,8 @@ def _encode(path: str, name: str, sequence: str) -> np.ndarray:
         letters = sequence[start : start + _CHUNK].encode("latin-1", "replace")
         part = vocabulary.encode(letters)
         codes[start : start + len(part)] = part
+        if part.max() < vocabulary.AMBIGUOUS:
+            continue
         unknown = np.flatnonzero(part == vocabulary.AMBIGUOUS)
         illegal = ~AMBIGUOUS_LETTERS[np.frombuffer(letters, np.uint8)[unknown]]
         if illegal.any():

@@ -2,12 +2,24 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax import __version__, genome, outputs, pmi, pmi_table, vocabulary
+from cmgems_jax import (
+    __version__,
+    beam_counts,
+    beam_run,
+    corpus,
+    genome,
+    outputs,
+    pmi,
+    pmi_table,
+    vocabulary,
+)
+from cmgems_jax.beam_run import Beam
+from cmgems_jax.corpus import Corpus
 from cmgems_jax.errors import InputError
 from cmgems_jax.pmi_table import PmiTable
 
@@ -25,6 +37,8 @@ def make(
     segmentation: str,
     min_count: int,
     output: Path,
+    unique_names: bool = True,
+    beam: Beam | None = None,
 ) -> PmiTable:
     """Writes OUTPUT/pmi.csv, summary.json and pmi.png, and prints a summary.
 
@@ -35,15 +49,25 @@ def make(
       segmentation: "published" or "full", see `pmi.pmi`.
       min_count: the constant c of NPMI.
       output: a new or empty folder, or one that this command made before.
+      unique_names: refuse a record name that stands twice in a file.
+      beam: count by a Beam pipeline; None = in this process.
 
     Raises:
       InputError: bad settings or input; nothing is written, nothing lost.
     """
     _check_settings(fasta, counts, k, segmentation, min_count)
+    if beam is None:
+        genome.check_files(fasta)
+    else:
+        beam_run.check_inputs(fasta)
     output = output.resolve()  # of a link, the folder is replaced and the link stays
     outputs.check_folder(output, OUTPUTS, MARKS)
     start = time.perf_counter()
-    ngrams, corpus = _count(fasta, k) if fasta else (_load_counts(counts, k), {})
+    if fasta:
+        found = _count(fasta, k, unique_names, beam, output)
+        ngrams, read = list(found.counts), found.summary()
+    else:
+        ngrams, read = _load_counts(counts, k), {"sha256": {counts: genome.sha256(counts)}}
     table = pmi_table.make(ngrams, k, segmentation=segmentation, min_count=min_count)
     seconds = time.perf_counter() - start
     summary = {
@@ -52,10 +76,9 @@ def make(
         "min_count": min_count,
         "kmers_counted": int(table.count.sum()),
         "kmers_absent": int((table.count == 0).sum()),
-        **corpus,
-        **({"bases_per_second": round(corpus["bases"] / seconds)} if fasta else {}),
+        **read,
+        **({"bases_per_second": round(read["bases"] / seconds)} if fasta else {}),
         "seconds": round(seconds, 3),
-        "sha256": {path: genome.sha256(path) for path in (fasta or [counts])},
         "version": __version__,
     }
     with outputs.replaced_folder(output) as folder:
@@ -75,27 +98,17 @@ def _load_counts(path: str, k: int) -> list[np.ndarray]:
     return pmi.counts_from_kmers(kmer_counts)
 
 
-def _count(fasta: Sequence[str], k: int) -> tuple[list[np.ndarray], dict[str, float]]:
-    """Returns n-gram counts of genome files, and what was read, for summary.json."""
-    tally, num_short = genome.Tally(), 0
-
-    def contig_bases() -> Iterator[np.ndarray]:
-        nonlocal num_short
-        for contig in genome.read_contigs(fasta, tally=tally, progress=True):
-            num_short += len(contig.bases) < k
-            yield contig.bases
-
-    ngrams = pmi.count_ngrams(contig_bases(), k)
-    if not ngrams[k - 1].sum():
+def _count(
+    fasta: Sequence[str], k: int, unique_names: bool, beam: Beam | None, output: Path
+) -> Corpus:
+    """Returns n-gram counts of genome files, counted here or by a Beam pipeline."""
+    if beam is None:
+        found = corpus.count(fasta, k, unique_names=unique_names, progress=True)
+    else:
+        found = beam_counts.count(fasta, k, unique_names=unique_names, settings=beam, beside=output)
+    if not found.counts[k - 1].sum():
         raise InputError(f"{','.join(fasta)}: no contig of {k} bases or more")
-    return ngrams, {
-        "bases": tally.bases,
-        "contigs": tally.contigs,
-        "records": tally.records,
-        "ambiguous": tally.ambiguous,
-        "ambiguous_share": tally.ambiguous_share,
-        "dropped_pieces": num_short,  # too short for a k-mer; their shorter n-grams count
-    }
+    return found
 
 
 def _check_settings(
@@ -112,7 +125,6 @@ def _check_settings(
         )
     if min_count < 2:
         raise InputError(f"--min_count={min_count}: expected 2 or more (paper: {pmi.MIN_COUNT})")
-    genome.check_files(fasta)
 
 
 def _print_summary(table: PmiTable, summary: dict, output: Path) -> None:

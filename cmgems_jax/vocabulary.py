@@ -6,9 +6,13 @@ DNABERT's (Ji et al. 2021): five special tokens, then the 4**k k-mers with the
 first base most significant, so that weights interchange with published models.
 """
 
-import jax
-import jax.numpy as jnp
+from types import ModuleType
+from typing import TYPE_CHECKING, Union
+
 import numpy as np
+
+if TYPE_CHECKING:
+    import jax
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -18,7 +22,7 @@ AMBIGUOUS = 4
 PADDING = 5
 MIN_K, MAX_K = 3, 8
 
-Array = np.ndarray | jax.Array
+Array = Union[np.ndarray, "jax.Array"]  # noqa: UP007, jax is not imported: half a second
 
 
 def _code_of_letter() -> np.ndarray:
@@ -30,6 +34,7 @@ def _code_of_letter() -> np.ndarray:
 
 
 CODE_OF_LETTER = _code_of_letter()
+_CODE_BYTES = CODE_OF_LETTER.tobytes()  # bytes.translate is ten times as fast as indexing
 
 
 def size(k: int) -> int:
@@ -60,7 +65,7 @@ def encode(sequence: str | bytes) -> np.ndarray:
       uint8 (n,).
     """
     letters = sequence.encode("latin-1", "replace") if isinstance(sequence, str) else sequence
-    return CODE_OF_LETTER[np.frombuffer(letters, np.uint8)]
+    return np.frombuffer(bytearray(letters).translate(_CODE_BYTES), np.uint8)
 
 
 def decode(bases: np.ndarray, alphabet: str = "dna") -> str:
@@ -84,7 +89,7 @@ def tokenize(bases: Array, k: int, stride: int = 1) -> Array:
       int32 (..., (n - k) // stride + 1): [UNK] where a k-mer holds an ambiguous
       base, [PAD] where it reaches into the padding.
     """
-    xp = np if isinstance(bases, np.ndarray) else jnp
+    xp = np if isinstance(bases, np.ndarray) else _jax_numpy()
     length = num_tokens(bases.shape[-1], k, stride)
     code = xp.zeros((*bases.shape[:-1], length), np.int32)
     largest = xp.zeros_like(code)
@@ -95,6 +100,13 @@ def tokenize(bases: Array, k: int, stride: int = 1) -> Array:
             largest = xp.maximum(largest, base)
     special = xp.where(largest == PADDING, np.int32(PAD), np.int32(UNK))
     return xp.where(largest < AMBIGUOUS, code + np.int32(NUM_SPECIAL), special)
+
+
+def _jax_numpy() -> ModuleType:
+    """Returns jax.numpy; commands that only read genomes start without it."""
+    import jax.numpy
+
+    return jax.numpy
 
 
 def detokenize(ids: np.ndarray, k: int, stride: int = 1) -> np.ndarray:

@@ -1,13 +1,11 @@
 """Evaluates pretrained models on labelled tasks, beside the baselines.
 
-    python -m launch.evaluate --suite=fewshot --checkpoint=runs/a,runs/b --data_dir=data \\
-        --output=runs/fewshot --shots=10,100 --draws=10
+    python -m launch.evaluate --checkpoint=runs/a,runs/b --data_dir=data --output=runs/fewshot
     python -m launch.evaluate --suite=gue --checkpoint=runs/a --data_dir=data --output=runs/gue
 
-Each model is fine-tuned and probed (frozen features and logistic regression), and
-stands beside the same model untrained, k-mer logistic regression and the majority
-class, under the same draws. A suite that was stopped goes on where it was. Writes
-results.csv, summary.csv, report.md, results.png and the drawn rows (draws/).
+Each model is fine-tuned and probed (frozen features and logistic regression), and stands beside the
+same model untrained, k-mer logistic regression and the majority class, under the same draws (kept
+in draws/). A stopped suite goes on. Writes results.csv, summary.csv, report.md and results.png.
 """
 
 from pathlib import Path
@@ -37,6 +35,7 @@ flags.mark_flags_as_required(["checkpoint", "output"])
 
 def main() -> None:
     """Runs the command."""
+    from cmgems_jax import compile_cache
     from cmgems_jax.downstream import evaluate, methods
 
     settings = evaluate.Settings(
@@ -53,6 +52,7 @@ def main() -> None:
         cache_dir=Path(_CACHE_DIR.value) if _CACHE_DIR.value else None,
     )
     checkpoints = [Path(path) for path in _CHECKPOINT.value]
+    compile_cache.use_of(checkpoints[0])
     evaluate.evaluate(checkpoints, Path(_DATA_DIR.value), Path(_OUTPUT.value), settings)
 
 

@@ -36,6 +36,7 @@ flags.mark_flags_as_required(["checkpoint", "task", "output"])
 
 def main() -> None:
     """Runs the command."""
+    from cmgems_jax import compile_cache
     from cmgems_jax.downstream import train_classifier
 
     settings = train_classifier.Settings(
@@ -46,6 +47,7 @@ def main() -> None:
         dedupe=_DEDUPE.value,
         long_sequences=_LONG.value,
     )
+    compile_cache.use_of(Path(_CHECKPOINT.value))
     train_classifier.train_classifier(
         Path(_CHECKPOINT.value), _TASK.value, Path(_DATA_DIR.value), Path(_OUTPUT.value), settings
     )

@@ -7,7 +7,8 @@
 set between runs (give each --config.data.dir=DIR). DIR gets the array_record
 files of the splits train and validation, and windows.json: settings, sha256 of
 the inputs, counts, held-out contigs. A DIR that already holds this data set is
-left as it is; one with other settings is refused.
+left as it is; one with other settings is refused. With --beam_runner many genomes
+are prepared by an Apache Beam pipeline, with the same result (docs/scaling.md).
 """
 
 from pathlib import Path
@@ -26,6 +27,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder to make; default: data.dir of the config."
 )
+_BEAM = command.define_beam_flags()
 flags.mark_flag_as_required("config")
 
 
@@ -40,7 +42,12 @@ def main() -> None:
     data_dir = _DATA_DIR.value or config.data.dir
     if not data_dir:
         raise InputError("where should the data set go? Give --data_dir=DIR")
-    windows.prepare(config, Path(data_dir))
+    if beam := _BEAM():
+        from cmgems_jax.data import beam_windows
+
+        beam_windows.prepare(config, data_dir, beam)
+    else:
+        windows.prepare(config, Path(data_dir))
 
 
 if __name__ == "__main__":

@@ -41,13 +41,14 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax import doctor, parallel, pretrain
+    from cmgems_jax import compile_cache, doctor, parallel, pretrain
 
     parallel.start(**_START())
     config, workdir = command.config_of(_CONFIG), Path(_WORKDIR.value)
     if _DRY_RUN.value:
         findings = doctor.examine(config, workdir)
         sys.exit(0 if all(finding.is_well for finding in findings) else command.EXIT_FAILED)
+    compile_cache.use(workdir)
     pretrain.pretrain(config, workdir, resume=_RESUME.value, fallback=_FALLBACK.value)
 
 

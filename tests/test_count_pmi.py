@@ -98,6 +98,15 @@ def test_pieces_too_short_for_a_kmer_are_reported(tmp_path):
     assert summary["bases"] == 13 and summary["kmers_counted"] == 5
 
 
+def test_records_of_one_name_are_refused_or_kept_as_told(tmp_path):
+    path = tmp_path / "a.fa"
+    path.write_text(">x\nACGTA\n>x\nCCCC\n")
+    with pytest.raises(InputError, match="second record of this name.*--duplicate_names=keep"):
+        make(tmp_path / "out", fasta=[str(path)])
+    table = make(tmp_path / "out", fasta=[str(path)], unique_names=False)
+    assert table.count.sum() == 2 + 1
+
+
 def test_counts_of_a_file_give_the_table_of_the_genome_but_for_contig_ends(fasta, tmp_path):
     whole = make(tmp_path / "one", fasta=[fasta])
     rows = (tmp_path / "one" / "pmi.csv").read_text().splitlines()

@@ -21,12 +21,15 @@ LAYERS = (
         "config",
         "genome",
         "outputs",
+        "beam_run",
         "command",
     ),
     # layer 1: the method, one concept a module
     (
         "pmi",
         "pmi_table",
+        "corpus",
+        "beam_counts",
         "synthetic",
         "masking",
         "curriculum",
@@ -39,7 +42,9 @@ LAYERS = (
     # layer 2: files, and the compiled step
     (
         "data.cutting",
+        "data.window_files",
         "data.windows",
+        "data.beam_windows",
         "data.batches",
         "data.task_files",
         "data.task_store",
@@ -49,6 +54,7 @@ LAYERS = (
         "synthetic_task",
         "steps",
         "checkpoints",
+        "compile_cache",
         "downstream.pretrained",
         "downstream.metrics",
         "run_log",

@@ -69,12 +69,16 @@ def test_counts_equal_a_counter_of_every_contig_alone(max_n):
                 assert found[code] == expected["".join(name)], (n, name)
 
 
-def test_counts_do_not_depend_on_the_chunk(monkeypatch):
-    contigs = random_contigs(0, (1_000, 13))
-    whole = pmi.count_ngrams(contigs, 5)
-    monkeypatch.setattr(pmi, "_CHUNK", 64)
-    for found, expected in zip(pmi.count_ngrams(contigs, 5), whole, strict=True):
-        np.testing.assert_array_equal(found, expected)
+def test_counts_do_not_depend_on_the_batch(monkeypatch):
+    contigs = random_contigs(0, (1_000, 13, 2, 64, 65, 3, 128))
+    for max_n in (1, 5, 8):
+        whole = pmi.count_ngrams(contigs, max_n)
+        for batch in (1, 7, 64):
+            with monkeypatch.context() as patch:
+                patch.setattr(pmi, "_BATCH", batch)
+                parts = pmi.count_ngrams(contigs, max_n)
+            for found, expected in zip(parts, whole, strict=True):
+                np.testing.assert_array_equal(found, expected)
 
 
 def test_counts_from_kmers_miss_only_the_contigs_ends():

@@ -10,7 +10,7 @@ import pytest
 
 from cmgems_jax import genome, vocabulary
 from cmgems_jax.config import Config, DataConfig, TokensConfig
-from cmgems_jax.data import cutting, windows
+from cmgems_jax.data import cutting, window_files, windows
 from cmgems_jax.errors import InputError
 
 K, NUM_TOKENS, FULL = 3, 18, 18  # 16 k-mers of 3 bases cover 18 bases
@@ -177,7 +177,7 @@ def test_one_contig_is_split_by_window(tmp_path):
 
 
 def test_several_shards_and_chunks_keep_every_window(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr(windows, "_SHARD_WINDOWS", 100)
+    monkeypatch.setattr(window_files, "SHARD_WINDOWS", 100)
     monkeypatch.setattr(cutting, "_CHUNK_WINDOWS", 7)
     data_dir = windows.prepare(prepared[0], tmp_path / "data")
     assert len(list(data_dir.glob("*train*"))) > 2

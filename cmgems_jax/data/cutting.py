@@ -101,7 +101,9 @@ class Plan:
       config: of the run.
       held_out_C: bool (C,), contigs held out; None where the split is by window.
       names: of the held-out contigs, `record:first-last`, from 1.
-      lengths: bases of every window of every split, in the order of `rows`.
+      contig_bases_C: int64 (C,), length of every contig.
+      windows_CS: int64 (C, 2), windows of every contig in train and validation.
+      bases: real bases of every split.
       short_pieces: pieces too short for one k-mer, and their bases.
       tally: of the input.
     """
@@ -110,65 +112,99 @@ class Plan:
     config: Config
     held_out_C: np.ndarray | None
     names: list[str]
-    lengths: dict[str, np.ndarray]
+    contig_bases_C: np.ndarray
+    windows_CS: np.ndarray
+    bases: dict[str, int]
     short_pieces: tuple[int, int]
     tally: genome.Tally
 
     @property
     def windows(self) -> dict[str, int]:
         """Number of windows of every split."""
-        return {split: len(length_W) for split, length_W in self.lengths.items()}
-
-    @property
-    def bases(self) -> dict[str, int]:
-        """Real bases in the windows of every split."""
-        return {split: int(length_W.sum()) for split, length_W in self.lengths.items()}
+        return dict(zip(SPLITS, self.windows_CS.sum(axis=0).tolist(), strict=True))
 
     def rows(self, split: str) -> Iterator[np.ndarray]:
         """Yields the windows of a split, uint8 (up to 4096, window_bases), in genome order."""
-        k, size = self.config.tokens.k, self.config.window_bases
-        for index, contig in enumerate(genome.read_contigs(self.paths, min_length=k)):
-            pieces = cut(len(contig.bases), index, self.config)
-            if self.held_out_C is None:
-                held_W = pieces.draw_W < self.config.data.validation_fraction
-            else:
-                held_W = np.full(len(pieces.start_W), self.held_out_C[index])
-            taken = np.flatnonzero((held_W == (split == "validation")) & (pieces.length_W >= k))
-            for first in range(0, len(taken), _CHUNK_WINDOWS):
-                chunk = taken[first : first + _CHUNK_WINDOWS]
-                place_WN = pieces.start_W[chunk, None] + np.arange(size)
-                rows_WN = contig.bases[np.minimum(place_WN, len(contig.bases) - 1)]
-                rows_WN[np.arange(size) >= pieces.length_W[chunk, None]] = vocabulary.PADDING
-                yield rows_WN
+        contigs = genome.read_contigs(self.paths, min_length=self.config.tokens.k)
+        for index, contig in enumerate(contigs):
+            yield from self.contig_rows(contig.bases, index, split)
+
+    def contig_rows(self, bases_N: np.ndarray, index: int, split: str) -> Iterator[np.ndarray]:
+        """Yields the windows of one contig in a split, as `rows`.
+
+        Args:
+          bases_N: uint8 (N,) of the contig.
+          index: its number in the input.
+          split: "train" or "validation".
+        """
+        size = self.config.window_bases
+        start_W, length_W = self._pieces(index, split)
+        for first in range(0, len(start_W), _CHUNK_WINDOWS):
+            chunk = slice(first, first + _CHUNK_WINDOWS)
+            place_WN = start_W[chunk, None] + np.arange(size)
+            rows_WN = bases_N[np.minimum(place_WN, len(bases_N) - 1)]
+            rows_WN[np.arange(size) >= length_W[chunk, None]] = vocabulary.PADDING
+            yield rows_WN
+
+    def lengths(self, split: str) -> np.ndarray:
+        """Returns the bases of every window of a split, unsigned (W,), in the order of `rows`."""
+        dtype = np.min_scalar_type(self.config.window_bases)
+        numbers = range(len(self.contig_bases_C))
+        return np.concatenate([self._pieces(i, split)[1].astype(dtype) for i in numbers])
+
+    def _pieces(self, index: int, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns first base and length of the windows of one contig in a split: both (W,)."""
+        pieces = cut(int(self.contig_bases_C[index]), index, self.config)
+        if self.held_out_C is None:
+            held_W = pieces.draw_W < self.config.data.validation_fraction
+        else:
+            held_W = np.full(len(pieces.start_W), self.held_out_C[index])
+        taken_W = (held_W == (split == "validation")) & (pieces.length_W >= self.config.tokens.k)
+        return pieces.start_W[taken_W], pieces.length_W[taken_W]
 
 
 def plan(paths: list[str], config: Config) -> Plan:
     """Returns which windows the input gives; raises `InputError` where a split would be empty."""
-    k, tally = config.tokens.k, genome.Tally()
-    dtype = np.min_scalar_type(config.window_bases)
-    names, lengths, drawn, short = [], [np.zeros(0, dtype)], [np.zeros(0, bool)], []
-    contigs = genome.read_contigs(paths, min_length=k, tally=tally, progress=True)
-    for index, contig in enumerate(contigs):
-        pieces = cut(len(contig.bases), index, config)
+    tally, names, lengths = genome.Tally(), [], []
+    contigs = genome.read_contigs(paths, min_length=config.tokens.k, tally=tally, progress=True)
+    for contig in contigs:
+        names.append(contig_name(contig))
+        lengths.append(len(contig.bases))
+    return plan_of(paths, config, names, lengths, tally)
+
+
+def contig_name(contig: genome.Contig) -> str:
+    """Returns `record:first-last`, from 1."""
+    return f"{contig.record}:{contig.start + 1}-{contig.start + len(contig.bases)}"
+
+
+def plan_of(
+    paths: list[str], config: Config, names: list[str], lengths: list[int], tally: genome.Tally
+) -> Plan:
+    """Returns the plan of contigs of which only names and lengths are known, in their order."""
+    k, counts = config.tokens.k, []
+    for index, length in enumerate(lengths):
+        pieces = cut(length, index, config)
         kept_W = pieces.length_W >= k
-        lengths.append(pieces.length_W[kept_W].astype(dtype))
-        drawn.append(pieces.draw_W[kept_W] < config.data.validation_fraction)
-        short.extend(pieces.length_W[~kept_W].tolist())
-        last = contig.start + len(contig.bases)
-        names.append(f"{contig.record}:{contig.start + 1}-{last}")
-    bases_C = np.array([length_W.sum() for length_W in lengths[1:]], np.int64)
+        drawn_W = kept_W & (pieces.draw_W < config.data.validation_fraction)
+        masks = (kept_W, drawn_W, ~kept_W)
+        counts.append([(m.sum(), pieces.length_W[m].sum()) for m in masks])
+    kept_C2, drawn_C2, short_C2 = np.array(counts, np.int64).reshape(-1, 3, 2).swapaxes(0, 1)
     held_out_C = None
-    if _splits_by_contig(bases_C, config):
-        held_out_C = hold_out(bases_C, config.data.validation_fraction, config.seed)
-        drawn[1:] = map(np.full_like, drawn[1:], held_out_C)
-    length_W, held_W = np.concatenate(lengths), np.concatenate(drawn)
+    if _splits_by_contig(kept_C2[:, 1], config):
+        held_out_C = hold_out(kept_C2[:, 1], config.data.validation_fraction, config.seed)
+        drawn_C2 = kept_C2 * held_out_C[:, None]
+    train_C2 = kept_C2 - drawn_C2
+    bases = zip(SPLITS, (train_C2[:, 1], drawn_C2[:, 1]), strict=True)
     result = Plan(
         paths=paths,
         config=config,
         held_out_C=held_out_C,
         names=[] if held_out_C is None else [names[i] for i in np.flatnonzero(held_out_C)],
-        lengths={"train": length_W[~held_W], "validation": length_W[held_W]},
-        short_pieces=(len(short), sum(short)),
+        contig_bases_C=np.array(lengths, np.int64),
+        windows_CS=np.stack([train_C2[:, 0], drawn_C2[:, 0]], axis=1),
+        bases={split: int(bases_C.sum()) for split, bases_C in bases},
+        short_pieces=(int(short_C2[:, 0].sum()), int(short_C2[:, 1].sum())),
         tally=tally,
     )
     _check_enough(result)

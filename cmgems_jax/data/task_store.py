@@ -1,6 +1,6 @@
 """Labelled sequences as a TFDS data set, so that their text is read once.
 
-Shard-based and array_record for the reasons given in data/windows.py: no TensorFlow.
+Shard-based and array_record for the reasons given in data/window_files.py: no TensorFlow.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from cmgems_jax import vocabulary
-from cmgems_jax.data import windows
+from cmgems_jax.data import window_files
 
 _SHARD_ROWS = 65_536  # bounds memory: TFDS holds the examples of one shard
 _READ_ROWS = 4_096
@@ -114,7 +114,7 @@ def write(folder: Path, splits: dict[str, Examples], label_names: list[str]) -> 
             tqdm.tqdm(
                 total=num_rows, unit=" rows", desc="storing", delay=_PROGRESS_DELAY_S, leave=False
             ) as progress,
-            windows.quiet_tfds(),
+            window_files.quiet_tfds(),
         ):
             builder = LabelledSequences(
                 splits, label_names, progress, data_dir=partial, file_format="array_record"
@@ -141,7 +141,7 @@ def read(folder: Path, source: Path) -> tuple[dict[str, Examples], list[str]]:
     Returns:
       Splits by name, and the names of the classes.
     """
-    with windows.quiet_tfds():
+    with window_files.quiet_tfds():
         builder = tfds.builder_from_directory(str(folder))
         splits = {
             split: _read_split(builder, split, str(source / name))

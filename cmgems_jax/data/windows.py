@@ -1,36 +1,28 @@
 """Pretraining windows (data/cutting.py) as a TFDS data set: made, checked, read.
 
-The genome is streamed three times (plan, train, validation). The builder is
-shard-based: TFDS's generator-based writer keeps a split in memory up to 1 GB
-and beyond that needs TensorFlow.
+The genome is streamed three times (plan, train, validation).
 """
 
-import contextlib
 import dataclasses
-import functools
-import io
-import itertools
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
-from absl import logging
 
 from cmgems_jax import config as config_lib
-from cmgems_jax import genome, synthetic, vocabulary
+from cmgems_jax import genome, synthetic
 from cmgems_jax.config import Config
-from cmgems_jax.data import cutting
+from cmgems_jax.data import cutting, window_files
 from cmgems_jax.errors import InputError
 
 SUMMARY_NAME = "windows.json"
-LENGTHS_NAME = "lengths_{split}.npy"  # bases of every window, so that rows are packed unread
 SETTINGS = (
     "seed",
     "data.num_tokens",
@@ -40,53 +32,32 @@ SETTINGS = (
     "tokens.k",
     "tokens.stride",
 )
-_SHARD_WINDOWS = 131_072  # bounds memory: TFDS holds the examples of one shard
 
 
-class DnaWindows(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """Windows of base codes, all of one length, filled behind with `vocabulary.PADDING`."""
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What a way of making the data set gives: its plan, sha256 of the inputs, and the files."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    url_infos = None  # nothing is downloaded; TFDS's look-up needs an undeclared package
-
-    def __init__(self, plan: cutting.Plan, progress: tqdm.tqdm, **arguments: Any) -> None:
-        """Takes what to write; `arguments` are TFDS's."""
-        self._plan = plan
-        self._progress = progress
-        super().__init__(**arguments)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        """The one feature; its fixed shape makes every record equally long."""
-        bases = tfds.features.Tensor(
-            shape=(self._plan.config.window_bases,), dtype=np.uint8, encoding="bytes"
-        )
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="DNA windows cut from contigs without overlap; codes A T C G = 0..3, "
-            f"{vocabulary.PADDING} = padding.",
-            features=tfds.features.FeaturesDict({"bases": bases}),
-        )
-
-    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list]:
-        """One stream a split; TFDS asks for its shards one after another."""
-        del dl_manager
-        shards = {}
-        for split in cutting.SPLITS:
-            examples = self._examples(split)
-            num_windows = self._plan.windows[split]
-            lengths = [_SHARD_WINDOWS] * -(-num_windows // _SHARD_WINDOWS)
-            shards[split] = [functools.partial(itertools.islice, examples, n) for n in lengths]
-        return shards
-
-    def _examples(self, split: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Yields (number, example)."""
-        number = itertools.count()
-        for rows_WN in self._plan.rows(split):
-            yield from ((next(number), {"bases": row_N}) for row_N in rows_WN)
-            self._progress.update(len(rows_WN))
+    plan: cutting.Plan
+    sha256: list[str]
+    folder: Path
 
 
-def prepare(config: Config, data_dir: Path) -> Path:
+def make_here(paths: list[str], config: Config, partial: Path) -> Made:
+    """Returns the data set, made in `partial` by this process."""
+    sha256 = [genome.sha256(path) for path in paths]
+    plan = cutting.plan(paths, config)
+    total = sum(plan.windows.values())
+    with tqdm.tqdm(total=total, unit=" windows", desc="windows", mininterval=1) as progress:
+        return Made(plan, sha256, window_files.build(partial, plan, progress))
+
+
+def prepare(
+    config: Config,
+    data_dir: Path,
+    *,
+    make: Callable[[list[str], Config, Path], Made] = make_here,
+) -> Path:
     """Makes the data set of a config in `data_dir`, or reuses the one that is there.
 
     It is written beside `data_dir` and renamed at the end, so that an
@@ -95,6 +66,7 @@ def prepare(config: Config, data_dir: Path) -> Path:
     Args:
       config: inputs, window length, seed, split.
       data_dir: the data set's own folder.
+      make: writes it, in this process unless told otherwise.
 
     Returns:
       `data_dir`.
@@ -105,7 +77,7 @@ def prepare(config: Config, data_dir: Path) -> Path:
     """
     data_dir = Path(data_dir)
     started = time.perf_counter()
-    wanted = {name: config_lib.flatten(config)[name] for name in SETTINGS}
+    wanted = {"settings": settings(config)}
     prepared = (data_dir / SUMMARY_NAME).is_file()
     if not prepared and data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
         raise InputError(
@@ -113,16 +85,22 @@ def prepare(config: Config, data_dir: Path) -> Path:
             "give another data.dir, or remove it"
         )
     if prepared:
-        _check_same(data_dir, {"settings": wanted})
+        _check_same(data_dir, wanted)
     how = "reused"
     if not prepared or config.data.fasta or config.data.synthetic_bases:
         paths = input_paths(config, data_dir)
-        wanted = {"settings": wanted, "sha256": [genome.sha256(path) for path in paths]}
-        if not prepared and _write(cutting.plan(paths, config), data_dir, wanted, started):
+        if not prepared and _write(paths, config, data_dir, make, started):
             how = f"made in {time.perf_counter() - started:.1f} s"
-        _check_same(data_dir, wanted)
-    print(f"data: {data_dir} {how}: {_report(read_summary(data_dir))}", flush=True)
+        else:
+            _check_same(data_dir, wanted | {"sha256": [genome.sha256(path) for path in paths]})
+    print(f"data: {data_dir} {how}: {report(read_summary(data_dir))}", flush=True)
     return data_dir
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Returns the fields that decide which windows there are."""
+    flat = config_lib.flatten(config)
+    return {name: flat[name] for name in SETTINGS}
 
 
 def input_paths(config: Config, data_dir: Path) -> list[str]:
@@ -142,43 +120,19 @@ def input_paths(config: Config, data_dir: Path) -> list[str]:
     return paths
 
 
-def _write(plan: cutting.Plan, data_dir: Path, wanted: dict[str, Any], started: float) -> bool:
+def _write(
+    paths: list[str], config: Config, data_dir: Path, make: Callable, started: float
+) -> bool:
     """Writes under another name, then renames; False if another process was there first."""
     data_dir.absolute().parent.mkdir(parents=True, exist_ok=True)
     partial = Path(
         tempfile.mkdtemp(prefix=f".{data_dir.name}.incomplete-", dir=data_dir.absolute().parent)
     )
-    total = sum(plan.windows.values())
     try:
-        with (
-            tqdm.tqdm(total=total, unit=" windows", desc="windows", mininterval=1) as progress,
-            quiet_tfds(),
-        ):
-            builder = DnaWindows(plan, progress, data_dir=partial, file_format="array_record")
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-            )
-        folder = Path(builder.data_dir)
-        written = {split: builder.info.splits[split].num_examples for split in cutting.SPLITS}
-        assert written == plan.windows, (written, plan.windows)
-        summary = {
-            **wanted,
-            "files": plan.paths,
-            "window_bases": plan.config.window_bases,
-            "split": "window" if plan.held_out_C is None else "contig",
-            "windows": plan.windows,
-            "real_bases": plan.bases,
-            "held_out_contigs": plan.names,
-            "short_pieces": plan.short_pieces[0],
-            "short_pieces_bases": plan.short_pieces[1],
-            "input": dataclasses.asdict(plan.tally)
-            | {"ambiguous_share": plan.tally.ambiguous_share},
-            "seconds": round(time.perf_counter() - started, 3),
-        }
-        for split, length_W in plan.lengths.items():
-            np.save(folder / LENGTHS_NAME.format(split=split), length_W)
-        (folder / SUMMARY_NAME).write_text(json.dumps(summary, indent=1) + "\n")
-        folder.rename(data_dir)
+        made = make(paths, config, partial)
+        content = summary(made.plan, made.sha256, time.perf_counter() - started)
+        (made.folder / SUMMARY_NAME).write_text(json.dumps(content, indent=1) + "\n")
+        made.folder.rename(data_dir)
         return True
     except OSError:
         if not (data_dir / SUMMARY_NAME).is_file():
@@ -188,20 +142,26 @@ def _write(plan: cutting.Plan, data_dir: Path, wanted: dict[str, Any], started: 
         shutil.rmtree(partial, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def quiet_tfds() -> Iterator[None]:
-    """TFDS announces downloads and generation on stdout and in the log."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
+def summary(plan: cutting.Plan, sha256: list[str], seconds: float) -> dict[str, Any]:
+    """Returns the content of `windows.json`."""
+    return {
+        "settings": settings(plan.config),
+        "sha256": sha256,
+        "files": plan.paths,
+        "window_bases": plan.config.window_bases,
+        "split": "window" if plan.held_out_C is None else "contig",
+        "windows": plan.windows,
+        "real_bases": plan.bases,
+        "held_out_contigs": plan.names,
+        "short_pieces": plan.short_pieces[0],
+        "short_pieces_bases": plan.short_pieces[1],
+        "input": dataclasses.asdict(plan.tally) | {"ambiguous_share": plan.tally.ambiguous_share},
+        "seconds": round(seconds, 3),
+    }
 
 
-def _report(summary: dict[str, Any]) -> str:
-    """What was made, on one line."""
+def report(summary: dict[str, Any]) -> str:
+    """Returns what was made, on one line."""
     tally, windows, bases = summary["input"], summary["windows"], summary["real_bases"]
     dropped = tally["dropped_pieces"] + summary["short_pieces"]
     dropped_bases = tally["dropped_bases"] + summary["short_pieces_bases"]
@@ -249,7 +209,7 @@ def read_summary(data_dir: Path) -> dict[str, Any]:
 
 def _read_lengths(data_dir: Path, split: str, num_windows: int) -> np.ndarray:
     """Returns the bases of every window, int (W,)."""
-    path = data_dir / LENGTHS_NAME.format(split=split)
+    path = data_dir / window_files.LENGTHS_NAME.format(split=split)
     try:
         length_W = np.load(path)
     except (OSError, ValueError, EOFError) as error:

@@ -1,0 +1,70 @@
+"""n-gram counts of many genomes by an Apache Beam pipeline: a worker counts a file, sums meet.
+
+Counts are integers and their sum asks for no order, so the result is that of the
+local `corpus.count`, whatever the runner and the number of its workers.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cmgems_jax import beam_run, corpus
+from cmgems_jax.beam_run import Beam, Refusal
+from cmgems_jax.corpus import Corpus
+
+if TYPE_CHECKING:
+    import apache_beam
+
+_NAME = "counts.pickle"
+_Part = tuple[Corpus, tuple[Refusal, ...]]
+
+
+def count(
+    paths: Sequence[str], k: int, *, unique_names: bool, settings: Beam, beside: Path
+) -> Corpus:
+    """Returns the counts of all files, made by a Beam pipeline.
+
+    Args:
+      paths: FASTA or .2bit files that every worker sees.
+      k: bases of the longest n-grams.
+      unique_names: as in `genome.read_contigs`.
+      settings: runner and its options.
+      beside: the result passes through a folder beside this path, unless the
+        options name a remote temp_location.
+
+    Raises:
+      InputError: a file is bad.
+    """
+    with beam_run.results_folder(settings, beside) as folder:
+        result = beam_run.join(folder, _NAME)
+
+        def build(pipeline: "apache_beam.Pipeline") -> None:
+            import apache_beam as beam
+
+            files = pipeline | "files" >> beam.Create(list(enumerate(paths)))
+            parts = files | beam.Reshuffle() | "count" >> beam.Map(_count_file, k, unique_names)
+            total = parts | "add" >> beam.CombineGlobally(_add)
+            _ = total | "save" >> beam.Map(beam_run.save, result)
+
+        beam_run.run(settings, build)
+        whole, refusals = beam_run.load(result)
+    beam_run.raise_first(refusals)
+    return dataclasses.replace(whole, sha256={path: whole.sha256[path] for path in paths})
+
+
+def _count_file(item: tuple[int, str], k: int, unique_names: bool) -> _Part:
+    """Returns the counts of one file, or what is wrong with it."""
+
+    def work(copy: str) -> Corpus:
+        part = corpus.count([copy], k, unique_names=unique_names)
+        return dataclasses.replace(part, sha256={item[1]: part.sha256[copy]})
+
+    part, refusals = beam_run.attempt(item, work)
+    return part or Corpus(), refusals
+
+
+def _add(parts: Sequence[_Part]) -> _Part:
+    """Returns the sum of some files' counts, and all that is wrong."""
+    parts = list(parts)
+    return corpus.add(part for part, _ in parts), sum((found for _, found in parts), ())
