@@ -1,6 +1,6 @@
 """CM-GEMS at nano scale: a run takes some minutes on two CPU cores; the studies' preset.
 
-Structured initial values and a high threshold, because 1,200 steps are few.
+Structured initial values and a high threshold, because 1,000 steps are few.
 
     python -m launch.pretrain --config=configs/nano6.py --workdir=runs/nano \\
         --config.data.fasta=genome.fa.gz
@@ -16,25 +16,27 @@ from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig,
 def get_config() -> Config:
     """Returns the nano recipe."""
     return Config(
-        num_steps=1_200,
-        batch_size=16,  # few: what ends the plateau at the start is steps, not tokens
+        num_steps=1_000,
+        batch_size=32,
         log_every=50,
         eval_every=100,
         eval_windows=512,
-        checkpoint_every=300,
+        checkpoint_every=250,
         keep_checkpoints=1,
-        data=DataConfig(num_tokens=128),
+        data=DataConfig(num_tokens=72),  # 75 bases: a core promoter fits
         curriculum=CurriculumConfig(threshold=100.0),
         model=ModelConfig(
             num_layers=2,
             hidden_size=128,
             num_heads=4,
             feedforward_size=512,
-            num_positions=128,
+            num_positions=72,
             dropout=0.0,
             attention_dropout=0.0,
             embedding_init="bases",
+            embedding_scale=0.1,
             position_init="sinusoidal",
+            position_scale=0.4,
         ),
-        optimizer=OptimizerConfig(peak_lr=3e-3, warmup_steps=50),
+        optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=50),
     )
