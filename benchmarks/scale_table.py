@@ -108,23 +108,8 @@ def analyse(config: Config) -> Found:
         state_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
         step_bytes=memory.temp_size_in_bytes,
         flops=compiled.cost_analysis()["flops"],
-        flops_by_hand=flops_by_hand(config),
+        flops_by_hand=rows.flops_by_hand(config),
     )
-
-
-def flops_by_hand(config: Config) -> float:
-    """Returns the operations of a step's matrix products: two a weight and token, times three.
-
-    The last layer's feed-forward and the head run at the predicted positions alone where
-    the model gathers them; counted here as if they ran everywhere but in the head.
-    """
-    model, tokens = config.model, config.data.num_tokens
-    width = model.hidden_size
-    layer = 2 * tokens * (4 * width**2 + 2 * width * model.feedforward_size)
-    scores = 2 * 2 * tokens**2 * width
-    predicted = steps.max_predictions(config, config.batch_size)
-    head = 2 * predicted * (width**2 + width * (4**config.tokens.k + 5))
-    return 3.0 * (config.batch_size * model.num_layers * (layer + scores) + head)
 
 
 def unfused(

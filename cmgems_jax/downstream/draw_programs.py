@@ -19,11 +19,12 @@ import optax
 from cmgems_jax import bert, steps
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config, TokensConfig
-from cmgems_jax.downstream import recipes, side_by_side
+from cmgems_jax.downstream import recipes, side_by_side, subspace
 from cmgems_jax.downstream.recipes import Recipe
+from cmgems_jax.downstream.subspace import Subspace
 
 NO_ROW = -1  # fills the last batch of an epoch
-_HEAD_KEY, _DROPOUT_KEY = range(2)  # branches of a draw's key
+_HEAD_KEY, _DROPOUT_KEY, _SUBSPACE_KEY = range(3)  # branches of a draw's key
 
 
 @flax.struct.dataclass
@@ -31,7 +32,7 @@ class DrawState:
     """The training of one draw."""
 
     step: jax.Array  # int32, updates done
-    params: dict  # of bert.Classifier, float32
+    params: dict | Subspace  # of bert.Classifier, float32
     opt_state: optax.OptState
     key: jax.Array  # uint32 (2,), the draw's key; derived from, never advanced
 
@@ -70,7 +71,9 @@ def _make(
     network = dataclasses.replace(config.model, dropout=recipe.dropout)
     model = bert.Classifier(network, config.tokens, num_classes)
     transform = recipes.make_optimizer(recipe, num_steps)
-    init = functools.partial(init_state, model=model, transform=transform)
+    init = functools.partial(
+        init_state, model=model, transform=transform, num_dimensions=recipe.subspace
+    )
     step = functools.partial(train_step, model=model, transform=transform)
     ask = functools.partial(class_probabilities, model=model)
     train_chunk = functools.partial(_train_chunk, step=step)
@@ -89,13 +92,21 @@ def init_state(
     *,
     model: bert.Classifier,
     transform: optax.GradientTransformation,
+    num_dimensions: int = 0,
 ) -> DrawState:
-    """Returns the state of one draw before its first step: the given encoder, a random head."""
-    head_key = jax.random.fold_in(jax.random.wrap_key_data(key_data), _HEAD_KEY)
+    """Returns the state of one draw before its first step: the given encoder, a random head.
+
+    With `num_dimensions`, a random subspace of so many through them is what is trained.
+    """
+    draw_key = jax.random.wrap_key_data(key_data)
+    head_key = jax.random.fold_in(draw_key, _HEAD_KEY)
     state_BD = jnp.zeros((1, model.config.hidden_size))
     head = model.init(head_key, state_BD, method=model.head)["params"]
     params = {"encoder": encoder_params, **head}
-    return DrawState(jnp.int32(0), params, transform.init(params), key_data)
+    if num_dimensions:
+        subspace_key = jax.random.fold_in(draw_key, _SUBSPACE_KEY)
+        params = subspace.begin(params, num_dimensions, subspace_key)
+    return DrawState(jnp.int32(0), params, transform.init(subspace.trained(params)), key_data)
 
 
 def train_step(
@@ -123,16 +134,18 @@ def train_step(
     ids_BL = batch_ids(bases_WM[picked_B], model.tokens)
     keys_B = _dropout_keys(state, len(rows_B), model)
 
-    def mean_loss(params: dict) -> tuple[jax.Array, jax.Array]:
+    def mean_loss(moving: dict) -> tuple[jax.Array, jax.Array]:
+        params = subspace.expand(subspace.with_trained(state.params, moving))
         logits_BC = model.apply({"params": params}, ids_BL, keys_B)
         losses_B = optax.softmax_cross_entropy_with_integer_labels(logits_BC, labels_W[picked_B])
         total = jnp.where(is_row_B, losses_B, 0).sum()
         return total / jnp.maximum(is_row_B.sum(dtype=jnp.int32), 1).astype(jnp.float32), total
 
-    grads, total = jax.grad(mean_loss, has_aux=True)(state.params)
+    moving = subspace.trained(state.params)
+    grads, total = jax.grad(mean_loss, has_aux=True)(moving)
     with jax.numpy_dtype_promotion("standard"):  # optax relies on it
-        updates, opt_state = transform.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+        updates, opt_state = transform.update(grads, state.opt_state, moving)
+    params = subspace.with_trained(state.params, optax.apply_updates(moving, updates))
     return DrawState(state.step + 1, params, opt_state, state.key), total
 
 
@@ -146,9 +159,12 @@ def _dropout_keys(state: DrawState, batch_size: int, model: bert.Classifier) -> 
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key, places_B)
 
 
-def class_probabilities(params: dict, bases_BM: jax.Array, *, model: bert.Classifier) -> jax.Array:
+def class_probabilities(
+    params: dict | Subspace, bases_BM: jax.Array, *, model: bert.Classifier
+) -> jax.Array:
     """Returns float32 (B, C)."""
-    return jax.nn.softmax(model.apply({"params": params}, batch_ids(bases_BM, model.tokens)))
+    ids_BL = batch_ids(bases_BM, model.tokens)
+    return jax.nn.softmax(model.apply({"params": subspace.expand(params)}, ids_BL))
 
 
 def batch_ids(bases_BM: jax.Array, tokens: TokensConfig) -> jax.Array:

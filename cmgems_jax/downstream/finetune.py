@@ -16,12 +16,13 @@ from tqdm import tqdm
 
 from cmgems_jax.config import Config
 from cmgems_jax.data.task_store import Examples
-from cmgems_jax.downstream import draw_programs, metrics, position_limit, side_by_side
+from cmgems_jax.downstream import draw_programs, metrics, position_limit, side_by_side, subspace
 from cmgems_jax.downstream.classifier import TrainedClassifier, load_classifier, save_classifier
 from cmgems_jax.downstream.draw_programs import DrawState, Programs
 from cmgems_jax.downstream.position_limit import Windows
 from cmgems_jax.downstream.pretrained import Pretrained
 from cmgems_jax.downstream.recipes import Recipe, fewshot_recipe, gue_recipe, own_recipe
+from cmgems_jax.downstream.subspace import Subspace
 
 __all__ = [
     "Recipe",
@@ -48,14 +49,15 @@ class Trained:
 
     config: Config  # of the pretraining run
     programs: Programs
-    params: dict  # of bert.Classifier, stacked (devices, draws each, ...)
+    params: dict | Subspace  # of bert.Classifier, stacked (devices, draws each, ...)
     losses_DE: np.ndarray  # float64, mean over the rows of an epoch, nats
     dev_scores_DE: np.ndarray | None  # float64, by which the epoch was chosen
 
     def of_draw(self, draw: int) -> dict:
         """Returns the parameters of one draw as host arrays."""
         each = jax.tree.leaves(self.params)[0].shape[1]
-        return jax.tree.map(lambda leaf: np.asarray(leaf[draw // each, draw % each]), self.params)
+        own = jax.tree.map(lambda leaf: leaf[draw // each, draw % each], self.params)
+        return jax.tree.map(np.asarray, subspace.expand(own))
 
 
 def finetune(

@@ -32,6 +32,7 @@ class Recipe:
     dropout: float = 0.1  # of embeddings, sublayers and the pooled state; that of the
     # attention weights is the pretraining config's (DNABERT 0.1, LOGO 0)
     clip_norm: float = 1.0  # global norm of the gradient
+    subspace: int = 0  # dimensions of a random subspace that is trained; 0 = all parameters
 
     def steps_an_epoch(self, num_rows: int) -> int:
         """Returns the number of batches, the last of which may be smaller."""

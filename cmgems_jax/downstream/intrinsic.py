@@ -1,0 +1,143 @@
+"""Intrinsic dimension: how few numbers must be trained for a task (Aghajanyan et al. 2021).
+
+The fewer a pretrained model needs, the more it knows already.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cmgems_jax import bert, outputs
+from cmgems_jax.data import tasks
+from cmgems_jax.downstream import finetune, metrics, pretrained
+from cmgems_jax.downstream.recipes import Recipe, fewshot_recipe
+from cmgems_jax.errors import InputError
+
+SHARE = 0.9  # of what full fine-tuning reaches
+FULL = 0  # dimensions of a row that trained all parameters
+OUTPUTS = ("dimensions.csv", "dimensions.png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is swept, and how."""
+
+    dimensions: tuple[int, ...]
+    shots: int = 100  # rows a class
+    num_draws: int = 3
+    seed: int = 0  # of draws, training and projections
+    test_rows: int = 1_000  # at most so many are predicted; 0 = all
+
+
+def sweep(
+    checkpoint: Path, task: str, data_dir: Path, output: Path, settings: Settings
+) -> pd.DataFrame:
+    """Fine-tunes in subspaces of growing dimension, and in full; writes a table and a picture.
+
+    A step of z moves the parameters less than one of all of them, by the root of the ratio of
+    their numbers; the learning rate makes up for it.
+
+    Args:
+      checkpoint: of a pretraining run.
+      task: a published task's name, or a folder.
+      data_dir: holds fewshot/ and gue/.
+      output: folder of dimensions.csv and dimensions.png.
+      settings: of the sweep.
+
+    Returns:
+      One row a dimension (`FULL` = all) and draw, with the scores.
+
+    Raises:
+      InputError: a path, a file or a dimension cannot work; nothing is written.
+    """
+    outputs.check_folder(output, OUTPUTS, OUTPUTS[:1])
+    model = pretrained.load(checkpoint)
+    data = tasks.load(task, data_dir, shots=settings.shots, k=model.config.tokens.k)
+    tasks.keep_some_tests(data, settings.test_rows, settings.seed)
+    num_classes = data.task.num_classes
+    shapes = bert.param_shapes(model.config.model, model.config.tokens, num_classes)
+    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    for number in settings.dimensions:
+        if number >= num_parameters:
+            raise InputError(
+                f"--dimensions={number}: expected fewer than the {num_parameters:,} parameters"
+            )
+    draws_DN = tasks.draw_shots(
+        data.train.labels_N, settings.shots, settings.num_draws, settings.seed
+    )
+    rows = []
+    for number in (*sorted(settings.dimensions), FULL):
+        recipe = recipe_of(fewshot_recipe(settings.shots), number, num_parameters)
+        found = finetune.finetune(
+            model, data.train, draws_DN, data.test, num_classes, recipe, seed=settings.seed,
+            long_sequences="window",
+        )  # fmt: skip
+        scores = [metrics.score(data.test.labels_N, one_NC) for one_NC in found]
+        rows += [{"dimensions": number, "draw": n, **score} for n, score in enumerate(scores)]
+        mean, low, high = metrics.interval([score[data.task.metric] for score in scores])
+        name = f"{number:,}" if number else f"all {num_parameters:,}"
+        print(f"{name:>15}  {data.task.metric} {mean:.3f} [{low:.3f}, {high:.3f}]", flush=True)
+    table = pd.DataFrame(rows)
+    chance = float(np.bincount(data.test.labels_N).max() / len(data.test.labels_N))
+    with outputs.replaced_folder(output) as folder:
+        table.to_csv(folder / OUTPUTS[0], index=False)
+        draw(table, chance, f"{model.name}, {data.task.name}", folder / OUTPUTS[1])
+    for floor, what in ((0.0, "accuracy"), (chance, "accuracy above the majority class")):
+        reached = d90(table, floor)
+        told = f"{reached:,}" if reached else f"more than {max(settings.dimensions):,}"
+        print(f"d90 ({SHARE:.0%} of full fine-tuning's {what}): {told}")
+    print(f"{output}: {', '.join(OUTPUTS)}", flush=True)
+    return table
+
+
+def recipe_of(recipe: Recipe, num_dimensions: int, num_parameters: int) -> Recipe:
+    """Returns the recipe of a subspace; that of full fine-tuning for `FULL` dimensions."""
+    if num_dimensions == FULL:
+        return recipe
+    rate = recipe.peak_lr * (num_parameters / num_dimensions) ** 0.5
+    return dataclasses.replace(
+        recipe, subspace=num_dimensions, peak_lr=rate, weight_decay=0.0, clip_norm=0.0
+    )
+
+
+def d90(table: pd.DataFrame, floor: float = 0.0) -> int | None:
+    """Returns the fewest dimensions whose mean accuracy is `SHARE` of the full one's.
+
+    Args:
+      table: of `sweep`.
+      floor: is taken off both; 0 as in the literature, or what knows nothing gets.
+
+    Returns:
+      One of the dimensions, or None where none suffices.
+    """
+    means = table.groupby("dimensions").accuracy.mean()
+    wanted = floor + SHARE * (means[FULL] - floor)
+    enough: Sequence[int] = [number for number in means.index if number and means[number] >= wanted]
+    return min(enough, default=None)
+
+
+def draw(table: pd.DataFrame, chance: float, title: str, path: Path) -> None:
+    """Writes a PNG: accuracy by dimensions, full fine-tuning, 90 % of it, and chance."""
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    of_subspaces = table[table.dimensions != FULL]
+    full = table[table.dimensions == FULL].accuracy.mean()
+    axes.plot(of_subspaces.dimensions, of_subspaces.accuracy, "o", color="#1b6ca8", alpha=0.4)
+    means = of_subspaces.groupby("dimensions").accuracy.mean()
+    axes.plot(means.index, means, color="#1b6ca8", label="in a subspace")
+    for value, style, name in (
+        (full, "-", "all parameters"),
+        (chance + SHARE * (full - chance), "--", f"{SHARE:.0%} of it above the majority class"),
+        (chance, ":", "majority class"),
+    ):
+        axes.axhline(value, color="#6b6b6b", linestyle=style, linewidth=1, label=name)
+    axes.set(xscale="log", xlabel="trained dimensions", ylabel="accuracy")
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,43 @@
+"""The benchmarks that wait for a machine run in their small form."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = sorted(
+    path.stem
+    for path in (ROOT / "benchmarks").glob("[!_]*.py")
+    if "app.run(" in path.read_text() or "command.run(" in path.read_text()
+)
+
+
+def run(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Runs a benchmark in a process of its own, on one device."""
+    return subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_program_for_accelerators_runs_on_a_cpu_in_its_small_form(tmp_path):
+    before = sorted((ROOT / "benchmarks" / "results").iterdir())
+    done = run("accelerator", "--smoke", f"--output={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    for word in ("DNABERT-6", "LOGO", "MFU", "seconds of 10,000 steps", "TFLOP/s"):
+        assert word in done.stdout
+    assert list(tmp_path.rglob("*.xplane.pb")), "no trace"
+    assert sorted((ROOT / "benchmarks" / "results").iterdir()) == before
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_explains_itself(name):
+    done = run(name, "--help")
+    assert f"python -m benchmarks.{name}" in done.stdout
