@@ -12,14 +12,23 @@ from cmgems_jax.errors import InputError
 NAME = ".lock"
 
 
+class InUse(InputError):
+    """Another process holds the lock."""
+
+
 @contextlib.contextmanager
-def held(workdir: Path) -> Iterator[None]:
+def held(workdir: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds the folder's lock, naming host and process in it.
 
     The lock is the kernel's (flock), so it cannot be left behind by a crash.
 
+    Args:
+      workdir: made where it is missing.
+      wait: until it is free.
+
     Raises:
-      InputError: another process holds it, or the folder cannot be written.
+      InUse: another process holds it.
+      InputError: the folder cannot be written.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -30,11 +39,11 @@ def held(workdir: Path) -> Iterator[None]:
         ) from None
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise InputError(
+            raise InUse(
                 f"{workdir}: in use by {holder}; wait for it, or give another --workdir"
             ) from None
         file.truncate(0)

@@ -51,8 +51,7 @@ def main() -> None:
     task_dir, output = Path(_DATA_DIR.value), Path(_OUTPUT.value)
     names = (_STUDY.value, _PRESET.value)
     plan = study.plan(*names, config, _SEEDS.value, _ARMS.value, settings, task_dir)
-    rest = [word for word in sys.argv[1:] if not word.startswith("--processes")]
-    with study.other_processes(_PROCESSES.value, output, rest):
+    with study.other_processes(_PROCESSES.value, output, sys.argv[1:]):
         study.run(plan, output)
 
 

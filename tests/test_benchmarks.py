@@ -1,18 +1,11 @@
-"""The benchmarks that wait for a machine run in their small form."""
+"""The benchmark that waits for an accelerator runs in its small form."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
-BENCHMARKS = sorted(
-    path.stem
-    for path in (ROOT / "benchmarks").glob("[!_]*.py")
-    if "app.run(" in path.read_text() or "command.run(" in path.read_text()
-)
 
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -35,9 +28,3 @@ def test_the_program_for_accelerators_runs_on_a_cpu_in_its_small_form(tmp_path):
         assert word in done.stdout
     assert list(tmp_path.rglob("*.xplane.pb")), "no trace"
     assert sorted((ROOT / "benchmarks" / "results").iterdir()) == before
-
-
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_benchmark_explains_itself(name):
-    done = run(name, "--help")
-    assert f"python -m benchmarks.{name}" in done.stdout

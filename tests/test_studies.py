@@ -9,6 +9,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -252,7 +253,11 @@ def command(inputs: tuple[Path, Path, Path], output: Path) -> subprocess.Popen:
             *(f"--arms={','.join(ARMS)}", f"--output={output}"),
         ],
         cwd=ROOT,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        env=os.environ
+        | {
+            "PYTHONUNBUFFERED": "1",
+            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -347,6 +352,6 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 def test_a_study_that_is_not_done_has_no_page(inputs, tmp_path):
     output = tmp_path / "out"
     output.mkdir()
-    study._check_same(output, small_plan(inputs))
+    study.check_same(output, small_plan(inputs))
     with pytest.raises(InputError, match="the study is not done"):
         page.write([output], tmp_path / "report.html")

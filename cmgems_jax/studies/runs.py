@@ -18,7 +18,6 @@ from cmgems_jax import pmi_table, pretrain, run_lock, run_log
 from cmgems_jax.config import Config
 from cmgems_jax.data import windows
 from cmgems_jax.downstream import evaluate
-from cmgems_jax.errors import InputError
 from cmgems_jax.studies import masks
 from cmgems_jax.studies.arms import Arm
 
@@ -66,7 +65,7 @@ def claimed(one: Unit, output: Path) -> Iterator[bool]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(run_lock.held(output / "claims" / one.name))
-        except InputError:
+        except run_lock.InUse:
             yield False
             return
         yield not one.is_done

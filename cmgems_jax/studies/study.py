@@ -13,8 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from cmgems_jax import compile_cache, genome, run_lock, run_log
 from cmgems_jax import config as config_lib
-from cmgems_jax import genome, run_lock, run_log
 from cmgems_jax.config import Config
 from cmgems_jax.data import tasks
 from cmgems_jax.downstream import evaluate
@@ -121,16 +121,19 @@ def run(wanted: Plan, output: Path) -> None:
     Raises:
       InputError: `output` holds another study.
     """
-    with run_lock.held(output / "claims" / "plan"):
-        _check_same(output, wanted)
+    with run_lock.held(output / "claims" / "plan", wait=True):
+        check_same(output, wanted)
+    compile_cache.use(output)
     units = [
         runs.unit(arm, seed, arms.config_of(wanted.config, arm, seed), output)
         for seed in wanted.seeds
         for arm in wanted.arms
     ]
     took_s: list[float] = []
+    told = ""
     while left := [one for one in units if not one.is_done]:
-        print(_progress(units, left, took_s), flush=True)
+        if told != (told := _progress(units, left, took_s)):
+            print(told, flush=True)
         if not _run_one(left, wanted, output, took_s):
             time.sleep(_POLL_S)
     study_report.write(wanted, units, output)
@@ -161,7 +164,7 @@ def _progress(units: list[Unit], left: list[Unit], took_s: list[float]) -> str:
     return f"{done}; ETA {rest} by this process alone"
 
 
-def _check_same(output: Path, wanted: Plan) -> None:
+def check_same(output: Path, wanted: Plan) -> None:
     """Writes study.json, or refuses a folder that holds another study."""
     evaluation = {
         name: value
@@ -207,32 +210,33 @@ def _check_same(output: Path, wanted: Plan) -> None:
 def other_processes(number: int, output: Path, arguments: Sequence[str]) -> Iterator[None]:
     """Runs `number` - 1 more processes of the same command beside the block, one a GPU.
 
-    Process i sees GPU i alone and writes to OUTPUT/processes/I.log; they end with the
+    Process i sees GPU i alone and writes to OUTPUT/claims/process_I.log; they end with the
     block, by themselves where it succeeds. Enter it before jax looks for devices.
 
     Args:
       number: of processes in all.
       output: the study's folder.
-      arguments: of the command, without the flag that led here.
+      arguments: of the command.
     """
     with contextlib.ExitStack() as stack:
         for index in range(1, number):
-            folder = output / "claims" / "processes"
-            folder.mkdir(parents=True, exist_ok=True)
+            (output / "claims").mkdir(parents=True, exist_ok=True)
+            log = output / "claims" / f"process_{index}.log"
             other = subprocess.Popen(
-                [sys.executable, "-m", "launch.study", *arguments],
+                [sys.executable, "-m", "launch.study", *arguments, "--processes=1"],
                 env=os.environ | {"CUDA_VISIBLE_DEVICES": str(index)},
-                stdout=stack.enter_context((folder / f"{index}.log").open("w")),
+                stdout=stack.enter_context(log.open("w")),
                 stderr=subprocess.STDOUT,
             )
-            stack.callback(_end, other)
+            stack.callback(_end, other, log)
         if number > 1:
             os.environ["CUDA_VISIBLE_DEVICES"] = "0"
         yield
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen, log: Path) -> None:
     """Lets a process finish what it does; a run that is stopped saves first."""
     if sys.exc_info()[0]:
         process.terminate()
-    process.wait()
+    if process.wait():
+        print(f"a process of the study ended with status {process.returncode}: see {log}")
