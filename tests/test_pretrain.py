@@ -176,3 +176,17 @@ def test_bad_input_is_refused_before_any_file(tmp_path):
     with pytest.raises(InputError, match=r"missing\.fa: no such file"):
         pretrain.pretrain(small_config(tmp_path / "missing.fa"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_codons_of_rna_pretrain_from_end_to_end(tmp_path):
+    """k=3, stride=3, U for T: perplexity falls, and what a masked codon hides is its own bases."""
+    synthetic.write_genome(tmp_path / "dna.fa", 40_000, seed=1)
+    lines = (tmp_path / "dna.fa").read_text().splitlines()
+    rna = [line if line.startswith(">") else line.replace("T", "U") for line in lines]
+    (tmp_path / "rna.fa").write_text("\n".join(rna) + "\n")
+    config = small_config(tmp_path / "rna.fa", tokens=TokensConfig(k=3, stride=3, alphabet="rna"))
+    pretrain.pretrain(config, tmp_path / "run")
+    evals = records(tmp_path / "run", "eval")
+    assert evals[-1]["perplexity_random"] < evals[0]["perplexity_random"] < 4**3 * 1.5
+    train = records(tmp_path / "run", "train")[-1]
+    assert train["nats_per_hidden_base"] == pytest.approx(train["loss"] / 3, rel=0.2)
