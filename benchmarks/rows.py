@@ -13,13 +13,14 @@ def full_batch(config: Config) -> packing.Batch:
 def flops_by_hand(config: Config) -> float:
     """Returns the operations of a step's matrix products: two a weight and token, times three.
 
-    The last layer's feed-forward and the head run at the predicted positions alone where
-    the model gathers them; counted here as if they ran everywhere but in the head.
+    Behind the attention of the last layer, and in the head, only the predicted positions count:
+    nothing else is computed there.
     """
     model, tokens = config.model, config.data.num_tokens
-    width = model.hidden_size
-    layer = 2 * tokens * (4 * width**2 + 2 * width * model.feedforward_size)
-    scores = 2 * 2 * tokens**2 * width
+    width, layers = model.hidden_size, model.num_layers
     predicted = steps.max_predictions(config, config.batch_size)
+    attention = 2 * tokens * 3 * width**2 + 2 * 2 * tokens**2 * width  # a row and layer
+    behind = 2 * (width**2 + 2 * width * model.feedforward_size)  # a position and layer
     head = 2 * predicted * (width**2 + width * (4**config.tokens.k + 5))
-    return 3.0 * (config.batch_size * model.num_layers * (layer + scores) + head)
+    positions = (layers - 1) * config.batch_size * tokens + predicted
+    return 3.0 * (config.batch_size * layers * attention + positions * behind + head)

@@ -100,26 +100,33 @@ class Layer(nn.Module):
         segment_BL: jax.Array,
         keys_B: jax.Array | None,
         num_queries: int | None = None,
+        positions_P: jax.Array | None = None,
     ) -> jax.Array:
-        """Returns (B, Q, D): the states of the first `num_queries` positions, None = all.
+        """Returns the states (B, L, D), or those that are asked for.
 
         Args:
           x_BLD: states of the layer below.
           segment_BL: int32; a position attends to those of its own segment.
           keys_B: one dropout key a row; None = evaluation.
-          num_queries: Q, static.
+          num_queries: static; the first so many positions are asked for: (B, Q, D).
+          positions_P: int32, b * L + l; these are asked for: (P, D). Behind the attention
+            nothing is computed for the others.
         """
         config, dtype, place = self.config, x_BLD.dtype, 4 * self.index
-        context_BQD = self._attention(x_BLD, segment_BL, keys_B, num_queries)
-        context_BQD = _dense(config.hidden_size, dtype, "attention_output")(context_BQD)
-        context_BQD = dropout(context_BQD, keys_B, config.dropout, place + 1)
-        x_BQD = _layer_norm(dtype, "attention_norm")(x_BLD[:, :num_queries] + context_BQD)
+        context = self._attention(x_BLD, segment_BL, keys_B, num_queries)
+        x = x_BLD[:, :num_queries]
+        if positions_P is not None:
+            x, context = (_at(states, positions_P) for states in (x, context))
+            keys_B = _keys_at(keys_B, positions_P, x_BLD.shape[1])
+        context = _dense(config.hidden_size, dtype, "attention_output")(context)
+        context = dropout(context, keys_B, config.dropout, place + 1)
+        x = _layer_norm(dtype, "attention_norm")(x + context)
         inner = nn.gelu(
-            _dense(config.feedforward_size, dtype, "intermediate")(x_BQD), approximate=False
+            _dense(config.feedforward_size, dtype, "intermediate")(x), approximate=False
         )
-        output_BQD = _dense(config.hidden_size, dtype, "output")(inner)
-        output_BQD = dropout(output_BQD, keys_B, config.dropout, place + 2)
-        return _layer_norm(dtype, "output_norm")(x_BQD + output_BQD)
+        output = _dense(config.hidden_size, dtype, "output")(inner)
+        output = dropout(output, keys_B, config.dropout, place + 2)
+        return _layer_norm(dtype, "output_norm")(x + output)
 
     def _attention(
         self,
@@ -198,11 +205,29 @@ class Encoder(nn.Module):
 
     def cls_state(self, ids_BL: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         """Returns the last state at [CLS] alone, (B, D), without computing the others'."""
-        segment_BL = _segments(ids_BL != vocabulary.PAD, None)
-        x_BLD = self.embed(ids_BL, keys_B)
+        x_BLD, segment_BL = self._below_the_last(ids_BL, keys_B, None)
+        return self.layers[-1](x_BLD, segment_BL, keys_B, 1)[:, 0]
+
+    def states_at(
+        self,
+        ids_BL: jax.Array,
+        positions_P: jax.Array,
+        keys_B: jax.Array | None = None,
+        layout: Layout | None = None,
+    ) -> jax.Array:
+        """Returns the last states at `positions_P` (b * L + l) alone, (P, D); see `__call__`."""
+        x_BLD, segment_BL = self._below_the_last(ids_BL, keys_B, layout)
+        return self.layers[-1](x_BLD, segment_BL, keys_B, positions_P=positions_P)
+
+    def _below_the_last(
+        self, ids_BL: jax.Array, keys_B: jax.Array | None, layout: Layout | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns what the last layer sees, (B, L, D), and the segments, (B, L)."""
+        segment_BL = _segments(ids_BL != vocabulary.PAD, layout)
+        x_BLD = self.embed(ids_BL, keys_B, layout)
         for layer in self.layers[:-1]:
             x_BLD = layer(x_BLD, segment_BL, keys_B)
-        return self.layers[-1](x_BLD, segment_BL, keys_B, 1)[:, 0]
+        return x_BLD, segment_BL
 
     def embed(
         self, ids_BL: jax.Array, keys_B: jax.Array | None = None, layout: Layout | None = None
@@ -271,8 +296,7 @@ class MaskedLM(nn.Module):
           keys_B: one dropout key a row; None = evaluation.
           layout: of packed rows, see `Encoder`.
         """
-        states_BLD = self.encoder(ids_BL, keys_B, layout)
-        states_PD = states_BLD.reshape(-1, states_BLD.shape[-1])[positions_P]
+        states_PD = self.encoder.states_at(ids_BL, positions_P, keys_B, layout)
         states_PD = nn.gelu(self.transform(states_PD), approximate=False)
         states_PD = self.transform_norm(states_PD)
         table_VD = self.encoder.word_embeddings.embedding.astype(states_PD.dtype)
@@ -330,6 +354,21 @@ def param_shapes(config: ModelConfig, tokens: TokensConfig, num_classes: int | N
 def _segments(visible_BL: jax.Array, layout: Layout | None) -> jax.Array:
     """Returns int32 (B, L): the window of each position; padding is a segment of its own."""
     return visible_BL.astype(jnp.int32) if layout is None else layout.window
+
+
+def _at(states_BLD: jax.Array, positions_P: jax.Array) -> jax.Array:
+    """Returns the states at b * L + l: (P, D)."""
+    return states_BLD.reshape(-1, states_BLD.shape[-1])[positions_P]
+
+
+def _keys_at(
+    keys_B: jax.Array | None, positions_P: jax.Array, num_positions: int
+) -> jax.Array | None:
+    """Returns one dropout key a position, made of its row's; None where there is none."""
+    if keys_B is None:
+        return None
+    row_P, place_P = jnp.divmod(positions_P, num_positions)
+    return jax.vmap(jax.random.fold_in)(keys_B[row_P], place_P)
 
 
 def _dense(size: int, dtype: jnp.dtype, name: str | None) -> nn.Dense:

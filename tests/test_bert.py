@@ -7,6 +7,7 @@ import pytest
 
 from cmgems_jax import bert, vocabulary
 from cmgems_jax.config import ModelConfig, TokensConfig
+from cmgems_jax.packing import Layout
 
 SMALL = ModelConfig(
     num_layers=2, hidden_size=32, num_heads=4, feedforward_size=64, num_positions=24, dropout=0.0,
@@ -170,3 +171,39 @@ def test_the_state_at_cls_alone_is_that_of_the_whole_encoder(rate):
     alone = encoder.apply({"params": params}, ids, keys, method=encoder.cls_state)
     whole = encoder.apply({"params": params}, ids, keys)
     np.testing.assert_allclose(alone, whole[:, 0], atol=5e-6)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-9])
+def test_states_asked_for_by_position_are_those_of_the_whole_encoder(rate):
+    """In any order, one twice; two windows in a row."""
+    config = ModelConfig(**{**vars(SMALL), "attention_dropout": rate})
+    params, encoder = init(SMALL)["encoder"], bert.Encoder(config, K3)
+    ids = jax.random.randint(jax.random.key(1), (2, 12), 5, vocabulary.size(3))
+    window = jnp.array([[0] * 7 + [1] * 5, [0] * 12], jnp.int32)
+    position = jnp.array([[*range(7), *range(5)], [*range(12)]], jnp.int32)
+    layout, keys = Layout(window, position), jax.random.split(jax.random.key(2), 2)
+    positions = jnp.array([3, 20, 0, 3, 11], jnp.int32)
+    found = encoder.apply(
+        {"params": params}, ids, positions, keys, layout, method=encoder.states_at
+    )
+    whole = encoder.apply({"params": params}, ids, keys, layout).reshape(24, -1)
+    np.testing.assert_allclose(found, whole[positions], atol=5e-6)
+
+
+def test_what_is_dropped_at_a_position_does_not_depend_on_the_others_asked_for():
+    config = ModelConfig(**{**vars(SMALL), "dropout": 0.5})
+    params, encoder = init(SMALL)["encoder"], bert.Encoder(config, K3)
+    ids = jax.random.randint(jax.random.key(1), (2, 12), 5, vocabulary.size(3))
+    keys = jax.random.split(jax.random.key(2), 2)
+
+    def states(*positions):
+        asked = jnp.array(positions, jnp.int32)
+        return encoder.apply({"params": params}, ids, asked, keys, method=encoder.states_at)
+
+    several = states(3, 20, 15)
+    np.testing.assert_allclose(several[1], states(20)[0], atol=5e-6)
+    assert not np.allclose(several[0], states(4)[0], atol=1e-2)
+    plain = encoder.apply(
+        {"params": params}, ids, jnp.array([3], jnp.int32), method=encoder.states_at
+    )
+    assert not np.allclose(several[0], plain[0], atol=1e-2)
