@@ -23,7 +23,7 @@ from absl import flags
 
 from benchmarks import result, rows
 from benchmarks.peer import torch_peer
-from cmgems_jax import bert, command, pmi_table, steps
+from cmgems_jax import bert, command
 from cmgems_jax.config import Config
 from configs import dnabert6, logo6
 
@@ -46,10 +46,11 @@ def main() -> None:
     print(f"{device.device_kind}: {rate / 1e12:,.2f} TFLOP/s in a product of side {side:,}")
     for name, get_config in _MODELS.items():
         config = _sized(get_config())
-        run, trace = _ours(config)
+        run = rows.stepper(config)
         samples = _in_turn(config, run)
         if _OUTPUT.value:
-            trace(Path(_OUTPUT.value) / name)
+            with jax.profiler.trace(str(Path(_OUTPUT.value) / name)):
+                run(3)
         step_s = statistics.median(samples["cmgems_jax"])
         flops = rows.flops_by_hand(config)
         memory = device.memory_stats() or {}
@@ -100,32 +101,12 @@ def _sized(config: Config) -> Config:
     return config
 
 
-def _ours(config: Config) -> tuple[Callable[[int], float], Callable[[Path], None]]:
-    """Returns a function that runs steps and returns seconds a step, and one that traces three."""
-    state, train, _ = steps.make(config, pmi_table.ranks_for(config, []))
-    batch = rows.full_batch(config)
-
-    def run(count: int) -> float:
-        nonlocal state
-        start = time.perf_counter()
-        for _ in range(count):
-            state, metrics = train(state, batch)
-        jax.block_until_ready(metrics)
-        return (time.perf_counter() - start) / count
-
-    def trace(folder: Path) -> None:
-        with jax.profiler.trace(str(folder)):
-            run(3)
-
-    return run, trace
-
-
 def _in_turn(config: Config, run: Callable[[int], float]) -> dict[str, list[float]]:
     """Returns seconds a step of both sides; the first turn, which compiles, is left out."""
     count, repeats = (1, 2) if _SMOKE.value else (_STEPS.value, _REPEATS.value)
     run(1)
     if not _PYTHON.value:
-        return result.in_turn({"cmgems_jax": lambda: run(count)}, repeats)
+        return result.in_turn({"cmgems_jax": lambda: run(count) / count}, repeats)
     windows_WM = np.random.default_rng(0).integers(0, 4, (64, config.window_bases), np.uint8)
     part_rows = config.batch_size // config.accumulation_steps
     part = Config(**vars(config) | {"batch_size": part_rows, "accumulation_steps": 1})
@@ -140,7 +121,9 @@ def _in_turn(config: Config, run: Callable[[int], float]) -> dict[str, list[floa
             """Seconds of as many rows; each part ends in an update, which ours does once."""
             return ask(count * config.accumulation_steps)["seconds"] / count
 
-        return result.in_turn({"torch": torch_step, "cmgems_jax": lambda: run(count)}, repeats)
+        return result.in_turn(
+            {"torch": torch_step, "cmgems_jax": lambda: run(count) / count}, repeats
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
 """A batch of full windows of random bases for the benchmarks, and the work of a step on it."""
 
-from cmgems_jax import packing, parallel, steps
+import time
+from collections.abc import Callable
+
+import jax
+
+from cmgems_jax import packing, parallel, pmi_table, steps
 from cmgems_jax.config import Config
 
 
@@ -8,6 +13,22 @@ def full_batch(config: Config) -> packing.Batch:
     """Returns a step's batch on this process's devices, one full window a row."""
     rows = packing.full_rows(config, config.batch_size)
     return packing.Batch(*(parallel.shard(x, config.accumulation_steps) for x in rows))
+
+
+def stepper(config: Config) -> Callable[[int], float]:
+    """Returns a function that runs so many of our steps on full windows and returns the seconds."""
+    state, train, _ = steps.make(config, pmi_table.ranks_for(config, config.fasta_paths))
+    batch = full_batch(config)
+
+    def run(count: int) -> float:
+        nonlocal state
+        start = time.perf_counter()
+        for _ in range(count):
+            state, metrics = train(state, batch)
+        jax.block_until_ready(metrics)
+        return time.perf_counter() - start
+
+    return run
 
 
 def flops_by_hand(config: Config) -> float:

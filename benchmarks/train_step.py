@@ -12,18 +12,14 @@ torch.compile). They take turns; the one sleeps while the other runs.
 """
 
 import sys
-import time
-from collections.abc import Callable
 
-import jax
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
 from benchmarks import result, rows
 from benchmarks.peer import torch_peer
-from cmgems_jax import bert, command, pmi_table, steps
-from cmgems_jax.config import Config
+from cmgems_jax import bert, command
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/logo6.py", "Config file; fields too.")
 _STEPS = flags.DEFINE_integer("steps", 2, "Steps of one timed repeat.", lower_bound=1)
@@ -42,7 +38,7 @@ def main() -> None:
         peer,
         ask,
     ):
-        ours = _ours(config)
+        ours = rows.stepper(config)
         samples: dict[str, list[float]] = {"torch": [], "cmgems_jax": []}
         for repeat in range(_REPEATS.value + 1):  # the first one compiles
             took = {"torch": ask(_STEPS.value)["seconds"], "cmgems_jax": ours(_STEPS.value)}
@@ -59,22 +55,6 @@ def main() -> None:
     }
     name = f"train_step_{config.model.num_layers}x{config.model.hidden_size}"
     result.report(name, samples, unit="s/step", notes=notes)
-
-
-def _ours(config: Config) -> Callable[[int], float]:
-    """Returns a function that runs so many of our steps and returns the seconds."""
-    state, train, _ = steps.make(config, pmi_table.ranks_for(config, config.fasta_paths))
-    batch = rows.full_batch(config)
-
-    def run(count: int) -> float:
-        nonlocal state
-        start = time.perf_counter()
-        for _ in range(count):
-            state, metrics = train(state, batch)
-        jax.block_until_ready(metrics)
-        return time.perf_counter() - start
-
-    return run
 
 
 if __name__ == "__main__":

@@ -108,13 +108,15 @@ def _means_text(means: pd.DataFrame) -> str:
         metric, shots = rows.metric.iloc[0], list(dict.fromkeys(rows.shots))
         parts.append(f"## {task}: {metric}, mean [95 % interval over draws]\n")
         heads = [f"{count} shots" if count else "all rows" for count in shots]
-        parts.append(_row(["model", "mode", *heads]) + "\n" + _row(["---"] * (2 + len(heads))))
+        parts.append(
+            table_row(["model", "mode", *heads]) + "\n" + table_row(["---"] * (2 + len(heads)))
+        )
         for (model, mode), line in rows.groupby(LINE, sort=False):
             cells = {
-                row.shots: _cell(row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
+                row.shots: interval_text(row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
                 for _, row in line.iterrows()
             }
-            parts.append(_row([model, mode, *(cells.get(count, "") for count in shots)]))
+            parts.append(table_row([model, mode, *(cells.get(count, "") for count in shots)]))
         parts.append("")
     return "\n".join(parts).rstrip()
 
@@ -123,25 +125,25 @@ def _differences_text(compared: pd.DataFrame, first: str) -> str:
     """The paired differences; those whose interval leaves out 0 in bold."""
     lines = [
         f"## {first} minus the others, paired by draw [95 % interval]\n",
-        _row(["task", "shots", "mode", "minus", "difference"]),
-        _row(["---"] * 5),
+        table_row(["task", "shots", "mode", "minus", "difference"]),
+        table_row(["---"] * 5),
     ]
     for _, row in compared.iterrows():
-        text = _cell(row.difference, row.low, row.high, sign="+")
+        text = interval_text(row.difference, row.low, row.high, sign="+")
         if row.low > 0 or row.high < 0:
             text = f"**{text}**"
         other = f"{row.model} ({row.other_mode})"
-        lines.append(_row([row.task, row.shots or "all", row["mode"], other, text]))
+        lines.append(table_row([row.task, row.shots or "all", row["mode"], other, text]))
     return "\n".join(lines)
 
 
-def _row(cells: list) -> str:
-    """A line of a Markdown table."""
+def table_row(cells: list) -> str:
+    """Returns a line of a Markdown table."""
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def _cell(mean: float, low: float, high: float, sign: str = "") -> str:
-    """A mean, with its interval where there is one."""
+def interval_text(mean: float, low: float, high: float, sign: str = "") -> str:
+    """Returns `0.712 [0.700, 0.724]`, or the mean alone where there is no interval."""
     if np.isfinite(low):
         return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
     return f"{mean:{sign}.3f}"

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cmgems_jax import outputs, run_log
 from cmgems_jax.downstream import metrics
+from cmgems_jax.downstream.evaluation_report import interval_text, table_row
 from cmgems_jax.downstream.methods import BASELINE
 from cmgems_jax.studies import runs, statistics
 from cmgems_jax.studies.arms import Arm
@@ -215,10 +216,13 @@ def _text(plan: Any, tables: dict[str, pd.DataFrame]) -> str:
         "## In words",
         "\n".join(f"- {line}" for line in sentences(tables["differences"])),
         "## Labelled tasks",
-        _means(found, tables["baselines"]),
+        markdown(means_table(found, tables["baselines"])),
     ]
     if len(tables["differences"]):
-        parts += ["## Differences from the reference", _differences(tables["differences"])]
+        parts += [
+            "## Differences from the reference",
+            markdown(differences_table(tables["differences"])),
+        ]
     titled = (
         ("masks", "Masks"),
         ("reached", "Steps to a perplexity under `random`"),
@@ -258,18 +262,6 @@ def read_differences(path: Path) -> pd.DataFrame:
         return pd.DataFrame()
 
 
-def interval_text(mean: float, low: float, high: float, sign: str = "") -> str:
-    """Returns `.712 [.700, .724]`, or the mean alone."""
-    if not np.isfinite(low):
-        return f"{mean:{sign}.3f}"
-    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
-
-
-def _means(found: pd.DataFrame, baselines: pd.DataFrame) -> str:
-    """The means as Markdown."""
-    return markdown(means_table(found, baselines))
-
-
 def differences_table(found: pd.DataFrame) -> pd.DataFrame:
     """Returns the differences, one column a task and shots, `*` where one is shown."""
     lines: dict[str, dict[str, str]] = {}
@@ -281,16 +273,11 @@ def differences_table(found: pd.DataFrame) -> pd.DataFrame:
     return table.rename_axis("arm").reset_index()
 
 
-def _differences(found: pd.DataFrame) -> str:
-    """The differences as Markdown."""
-    return markdown(differences_table(found))
-
-
 def markdown(table: pd.DataFrame) -> str:
     """Returns a table as Markdown; numbers with four digits."""
     rows = [list(table.columns), ["---"] * len(table.columns)]
     rows += [[number_text(value) for value in row] for row in table.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    return "\n".join(map(table_row, rows))
 
 
 def number_text(value: Any) -> str:
