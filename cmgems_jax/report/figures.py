@@ -173,7 +173,7 @@ def differences(found: pd.DataFrame, name: str) -> str:
             for row, line in zip(rows.itertuples(), lines[rows.index], strict=True):
                 place = names.index(line) + shift
                 axes.plot([row.low, row.high], [place, place], color=color, linewidth=1.4)
-                face = color if row.shown else "none"
+                face = "none" if row.shown == study_report.UNCLEAR else color
                 axes.plot(
                     row.difference, place, "D" if is_whole else "o", color=color,
                     markerfacecolor=face, markersize=4.5, label=label,

@@ -19,6 +19,7 @@ UNIT = ["mode", "task", "shots"]
 LEVELS = (3_000, 1_000, 300, 100, 30, 10)  # of the perplexity under `random`
 EXTRAPOLATED_STEPS = (1_000, 10_000, 120_000)
 ALL_TASKS = "mean over tasks"
+ABOVE, BELOW, UNCLEAR = "above", "below", "unclear"  # what a difference shows
 PARTS = ("pmi", "data", "compile", "train", "eval", "checkpoint", "input_wait")
 
 
@@ -64,8 +65,8 @@ def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
 
     Returns:
       Columns arm, reference, mode, task, shots, difference, low, high, p, p_holm, shown
-      (+, - or "": the sign of a difference whose interval excludes 0 and whose corrected p
-      is below 0.05).
+      (ABOVE or BELOW where the interval excludes 0 and the corrected p is below 0.05, else
+      UNCLEAR).
     """
     lines = []
     for arm in arms:
@@ -96,7 +97,7 @@ def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
                     {"arm": arm.name, "reference": arm.reference, "mode": mode, **unit}
                     | {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
                     | {"p": estimate.p, "p_holm": p_holm}
-                    | {"shown": ("+" if estimate.mean > 0 else "-") if is_shown else ""}
+                    | {"shown": (ABOVE if estimate.mean > 0 else BELOW) if is_shown else UNCLEAR}
                 )
     return pd.DataFrame(lines)
 
@@ -187,10 +188,11 @@ def sentences(found: pd.DataFrame) -> list[str]:
     for (arm, reference, mode), rows in found.groupby(["arm", "reference", "mode"], sort=False):
         single = rows[rows.task != ALL_TASKS]
         parts = []
-        for sign, word in (("+", "above"), ("-", "below")):
-            named = [f"{r.task} at {r.shots} shots" for r in single.itertuples() if r.shown == sign]
+        for shown in (ABOVE, BELOW):
+            claimed = single[single.shown == shown].itertuples()
+            named = [f"{row.task} at {row.shots} shots" for row in claimed]
             if named:
-                parts.append(f"{word} {reference} on {', '.join(named)}")
+                parts.append(f"{shown} {reference} on {', '.join(named)}")
         if not parts:
             parts.append(f"no difference from {reference} is shown on any task")
         whole = rows[rows.task == ALL_TASKS]
@@ -198,7 +200,7 @@ def sentences(found: pd.DataFrame) -> list[str]:
             row = whole.iloc[0]
             parts.append(
                 f"mean over tasks {row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}]"
-                + ("" if row.shown else ", which includes 0" if row.low <= 0 <= row.high else "")
+                + (", which includes 0" if row.low <= 0 <= row.high else "")
             )
         lines.append(f"{arm} ({mode}): {'; '.join(parts)}.")
     return lines
@@ -257,7 +259,7 @@ def baseline_means(
 def read_differences(path: Path) -> pd.DataFrame:
     """Returns differences.csv as `differences` made it; empty where one arm stands alone."""
     try:
-        return pd.read_csv(path, converters={"shown": str})
+        return pd.read_csv(path)
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
 
@@ -266,7 +268,8 @@ def differences_table(found: pd.DataFrame) -> pd.DataFrame:
     """Returns the differences, one column a task and shots, `*` where one is shown."""
     lines: dict[str, dict[str, str]] = {}
     for row in found.itertuples():
-        text = interval_text(row.difference, row.low, row.high, "+") + (" *" if row.shown else "")
+        text = interval_text(row.difference, row.low, row.high, "+")
+        text += " *" if row.shown != UNCLEAR else ""
         unit = row.task if row.task == ALL_TASKS else f"{row.task}, {row.shots}"
         lines.setdefault(f"{row.arm} - {row.reference} ({row.mode})", {})[unit] = text
     table = pd.DataFrame.from_dict(lines, orient="index").fillna("")
