@@ -2,15 +2,19 @@
 
     python -m benchmarks.finetune
     python -m benchmarks.finetune --checkpoint=runs/logo --data_dir=data --task=prom_core \\
-        --shots=100 --draws=10
+        --shots=100 --draws=10 --torch_python=ENVIRONMENT/bin/python
 
 Both go through `finetune.train_draws` and the same recipe, and both find their programs
 compiled; they take turns in one process. Prints medians, their ratio, the
 compilation, and whether both give the same accuracy. Without a checkpoint an
-untrained model of the config's sizes is trained on sequences made up here.
+untrained model of the config's sizes is trained on sequences made up here. With --torch_python
+HuggingFace's BertForSequenceClassification trains one draw in its turn, with as many
+steps of as many rows; times the draws, that is PyTorch one after another.
 """
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -19,7 +23,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from benchmarks import result
+from benchmarks.peer import torch_peer
 from cmgems_jax import command
+from cmgems_jax.config import Config
 from cmgems_jax.data import tasks
 from cmgems_jax.data.tasks import Examples
 from cmgems_jax.downstream import finetune, pretrained
@@ -32,6 +38,7 @@ _TASK = flags.DEFINE_string("task", "prom_core", "With --data_dir.")
 _SHOTS = flags.DEFINE_integer("shots", 10, "Training rows a class.", lower_bound=1)
 _DRAWS = flags.DEFINE_integer("draws", 10, "Draws.", lower_bound=2)
 _TEST_ROWS = flags.DEFINE_integer("test_rows", 500, "Rows predicted, not timed.", lower_bound=1)
+_PYTHON = flags.DEFINE_string("torch_python", "", "Python that has torch; none: ours alone.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed repeats of each, taken in turn.")
 _MADE_UP_BASES = 60
 
@@ -56,11 +63,15 @@ def main() -> None:
     every = np.arange(_DRAWS.value)
     first_s = {"side by side": run(every)[0], "one after another": run(every[:1])[0]}
     seconds: dict[str, list[float]] = {name: [] for name in first_s}
-    for _ in range(_REPEATS.value):
-        together_s, together_DNC = run(every)
-        alone = [run(every[[number]]) for number in every]
-        seconds["side by side"].append(together_s)
-        seconds["one after another"].append(sum(one_s for one_s, _ in alone))
+    with _torch(model.config, train.take(draws_DN[0]), recipe) as torch_s:
+        for _ in range(_REPEATS.value):
+            together_s, together_DNC = run(every)
+            alone = [run(every[[number]]) for number in every]
+            seconds["side by side"].append(together_s)
+            seconds["one after another"].append(sum(one_s for one_s, _ in alone))
+            if torch_s:
+                took = seconds.setdefault("PyTorch, one after another", [])
+                took.append(len(every) * torch_s())
     notes = {
         "layers": model.config.model.num_layers,
         "hidden": model.config.model.hidden_size,
@@ -81,6 +92,23 @@ def main() -> None:
         f"accuracy on {len(test.labels_N):,} rows: {together:.4f} and {apart:.4f}; largest "
         f"difference of a probability {np.abs(together_DNC - alone_DNC).max():.1e}"
     )
+
+
+@contextlib.contextmanager
+def _torch(
+    config: Config, rows: Examples, recipe: finetune.Recipe
+) -> Iterator[Callable[[], float] | None]:
+    """Yields a function that trains one draw in PyTorch and returns the seconds, or None."""
+    if not _PYTHON.value:
+        yield None
+        return
+    sized = Config(**vars(config) | {"batch_size": recipe.batch_size})
+    num_steps = recipe.num_steps(len(rows.labels_N))
+    with torch_peer(
+        sized, rows.bases_NM, python=_PYTHON.value, pad_to=0, labels_W=rows.labels_N
+    ) as (_, ask):
+        ask(2)
+        yield lambda: ask(num_steps)["seconds"]
 
 
 def _model() -> Pretrained:

@@ -17,7 +17,13 @@ PROGRAM = Path(__file__).with_name("torch_peer.py")
 
 @contextlib.contextmanager
 def torch_peer(
-    config: Config, windows_WM: np.ndarray, *, python: str, pad_to: int, num_workers: int = 0
+    config: Config,
+    windows_WM: np.ndarray,
+    *,
+    python: str,
+    pad_to: int,
+    num_workers: int = 0,
+    labels_W: np.ndarray | None = None,
 ) -> Iterator[tuple[dict, Callable[[int], dict]]]:
     """Yields what the peer says of itself, and a function that runs so many of its steps.
 
@@ -27,13 +33,17 @@ def torch_peer(
       python: an interpreter with torch and transformers (requirements-bench.txt).
       pad_to: tokens of every batch; 0 = the longest of the batch.
       num_workers: processes of its DataLoader.
+      labels_W: int (W,); with them it fine-tunes a classifier.
 
     Raises:
       InputError: the peer does not start.
     """
     with tempfile.TemporaryDirectory() as folder:
         windows, settings = Path(folder) / "windows.npy", Path(folder) / "settings.json"
+        labels = Path(folder) / "labels.npy"
         np.save(windows, windows_WM)
+        if labels_W is not None:
+            np.save(labels, labels_W)
         content = {
             "model": vars(config.model),
             "k": config.tokens.k,
@@ -42,6 +52,7 @@ def torch_peer(
             "windows": str(windows),
             "pad_to": pad_to,
             "num_workers": num_workers,
+            "labels": "" if labels_W is None else str(labels),
         }
         settings.write_text(json.dumps(content))
         with subprocess.Popen(

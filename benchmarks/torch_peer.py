@@ -1,4 +1,4 @@
-"""The PyTorch side of the benchmarks: HuggingFace's BertForMaskedLM, trained as it usually is.
+"""The PyTorch side of the benchmarks: HuggingFace's BERT, trained as it usually is.
 
 A program of its own, so that a benchmark can run it under another Python (torch is
 no requirement of the package) and no thread of one framework disturbs the other:
@@ -10,7 +10,8 @@ SETTINGS.json has the model's sizes, the batch and the file of windows (npy, uin
 and answers one JSON line: seconds, real bases, tokens computed. What torch users do is
 done here: sdpa attention, fused AdamW, a DataLoader whose collator cuts 6-mers,
 masks runs of six tokens and pads to the longest of the batch, logits everywhere; on
-a GPU bfloat16 autocast and torch.compile.
+a GPU bfloat16 autocast and torch.compile. With a file of labels (npy, int (N,)) it
+fine-tunes BertForSequenceClassification on the whole windows instead.
 """
 
 import json
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, RandomSampler
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 PAD, CLS, SEP, MASK, FIRST_KMER = 0, 2, 3, 4, 5
 NO_LABEL = -100
@@ -78,6 +79,20 @@ class Collator:
         return {"input_ids": corrupted, "labels": torch.where(masked, ids, NO_LABEL)}
 
 
+class ClassCollator(Collator):
+    """Cuts k-mers of the windows with the given numbers, and adds their labels."""
+
+    def __init__(self, k: int, pad_to: int, windows_WM: np.ndarray, labels_W: np.ndarray) -> None:
+        """Keeps the windows; pads to `pad_to` tokens where it is not 0."""
+        super().__init__(k, 0.0, pad_to)
+        self.windows_WM, self.labels_W = windows_WM, labels_W
+
+    def __call__(self, numbers: list[int]) -> dict[str, torch.Tensor]:
+        """Returns ids, attention mask, labels (B,) and the number of real bases."""
+        batch = super().__call__(list(self.windows_WM[numbers]))
+        return batch | {"labels": torch.from_numpy(self.labels_W[numbers]).long()}
+
+
 def make_model(settings: dict, device: torch.device) -> torch.nn.Module:
     """Returns the network on the device, compiled on a GPU."""
     sizes = settings["model"]
@@ -91,18 +106,28 @@ def make_model(settings: dict, device: torch.device) -> torch.nn.Module:
         hidden_dropout_prob=sizes["dropout"],
         attention_probs_dropout_prob=sizes["attention_dropout"],
     )
-    model = BertForMaskedLM._from_config(config, attn_implementation="sdpa").to(device).train()
+    kind = BertForMaskedLM
+    if settings["labels"]:
+        kind = BertForSequenceClassification
+        config.num_labels = int(np.load(settings["labels"]).max()) + 1
+    model = kind._from_config(config, attn_implementation="sdpa").to(device).train()
     return torch.compile(model) if device.type == "cuda" else model
 
 
 def batches(settings: dict) -> Iterator[dict[str, torch.Tensor]]:
     """Yields batches without end, in random order."""
     windows = np.load(settings["windows"], mmap_mode="r")
+    collate: Collator = Collator(settings["k"], settings["budget"], settings["pad_to"])
+    items = windows
+    if settings["labels"]:
+        labels = np.load(settings["labels"])
+        collate = ClassCollator(settings["k"], settings["pad_to"], windows, labels)
+        items = range(len(windows))
     loader = DataLoader(
-        windows,
+        items,
         batch_size=settings["batch_size"],
-        sampler=RandomSampler(windows, replacement=True, num_samples=2**40),
-        collate_fn=Collator(settings["k"], settings["budget"], settings["pad_to"]),
+        sampler=RandomSampler(items, replacement=True, num_samples=2**40),
+        collate_fn=collate,
         num_workers=settings["num_workers"],
     )
     yield from loader
