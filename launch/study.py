@@ -4,8 +4,8 @@
         --data_dir=DATA --output=runs/strategy
 
 Presets: nano (two CPU cores, about an hour a strategy study), logo and dnabert (for GPUs),
-or a config file. The same command again goes on where it was; started on several hosts with
-a common --output, the processes share the arms. Writes study.md and CSV tables.
+or a config file. The same command again goes on where it was; started on several hosts with a
+common --output, they share the arms. Writes study.md and CSV tables.
 """
 
 import sys
@@ -24,6 +24,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder of the study.")
 _SEEDS = flags.DEFINE_integer("seeds", 2, "Runs an arm; more may be added later.", 1)
 _STEPS = flags.DEFINE_integer("steps", None, "Steps a run; default: the preset's.", 32)
 _ARMS = flags.DEFINE_list("arms", [], "Only these arms; default: all of the study.")
+_REFERENCE = flags.DEFINE_string("reference", "", "Compare the arms with this one; no new runs.")
 _TASKS = flags.DEFINE_list("tasks", ["prom_core", "splice_40", "silencer"], "Few-shot tasks.")
 _SHOTS = flags.DEFINE_list("shots", ["10", "100"], "Training rows a class.")
 _DRAWS = flags.DEFINE_integer("draws", 10, "Draws of the shots.", 1)
@@ -49,8 +50,8 @@ def main() -> None:
     )
     config = study.preset(_PRESET.value, _FASTA.value, _STEPS.value)
     task_dir, output = Path(_DATA_DIR.value), Path(_OUTPUT.value)
-    names = (_STUDY.value, _PRESET.value)
-    plan = study.plan(*names, config, _SEEDS.value, _ARMS.value, settings, task_dir)
+    chosen = (_SEEDS.value, _ARMS.value, _REFERENCE.value)
+    plan = study.plan(_STUDY.value, _PRESET.value, config, *chosen, settings, task_dir)
     with study.other_processes(_PROCESSES.value, output, sys.argv[1:]):
         study.run(plan, output)
 

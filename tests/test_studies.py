@@ -3,6 +3,7 @@ without an interval; and the page of it."""
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,9 +183,16 @@ def small_plan(inputs: tuple[Path, Path, Path], **changes: object) -> study.Plan
     fasta, task, preset = inputs
     settings = Settings("fewshot", ("probe",), (str(task),), (4,), 3, long_sequences="window")
     config = study.preset(str(preset), str(fasta), None)
-    chosen = {"study": "strategy", "num_seeds": 2, "only": ARMS, **changes}
+    chosen = {"study": "strategy", "only": ARMS, "reference": "", **changes}
     return study.plan(
-        chosen["study"], "small", config, chosen["num_seeds"], chosen["only"], settings, Path(".")
+        chosen["study"],
+        "small",
+        config,
+        2,
+        chosen["only"],
+        chosen["reference"],
+        settings,
+        Path("."),
     )
 
 
@@ -236,6 +244,16 @@ def test_a_finished_study_runs_nothing_again(inputs, finished, capsys):
     study.run(small_plan(inputs), finished)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "step " not in capsys.readouterr().out.replace("steps", "")
+
+
+def test_another_reference_turns_the_differences_and_runs_nothing(inputs, finished, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    before = study_report.read_differences(output / "differences.csv")
+    study.run(small_plan(inputs, reference="cm_gems"), output)
+    after = study_report.read_differences(output / "differences.csv")
+    assert set(after.arm) == {"random"} and set(after.reference) == {"cm_gems"}
+    np.testing.assert_allclose(after.difference, -before.difference)
 
 
 def test_another_study_in_the_folder_is_refused(inputs, finished):

@@ -79,6 +79,7 @@ def plan(
     config: Config,
     num_seeds: int,
     only: Sequence[str],
+    reference: str,
     evaluation: evaluate.Settings,
     task_dir: Path,
 ) -> Plan:
@@ -90,6 +91,7 @@ def plan(
       config: that every arm changes.
       num_seeds: seeds 0 to num_seeds - 1.
       only: names of arms to run; empty = all.
+      reference: name of the arm that the others are compared with; "" = the study's own.
       evaluation: settings of the few-shot tasks.
       task_dir: holds fewshot/.
 
@@ -97,9 +99,12 @@ def plan(
       InputError: an unknown arm, a config that cannot work, a task that is not there.
     """
     known = {arm.name: arm for arm in arms.STUDIES[study].arms(config)}
-    for name in only:
+    named = [("arms", name) for name in only] + [("reference", reference)] * bool(reference)
+    for flag, name in named:
         if name not in known:
-            raise InputError(f"--arms={name}: the study {study} has {', '.join(known)}")
+            raise InputError(f"--{flag}={name}: the study {study} has {', '.join(known)}")
+    if reference:
+        known = {n: dataclasses.replace(arm, reference=reference) for n, arm in known.items()}
     chosen = tuple(arm for arm in known.values() if not only or arm.name in only)
     for arm in chosen:
         arms.config_of(config, arm, 0)
