@@ -3,9 +3,8 @@
     python -m launch.study --study=strategy --preset=nano --fasta=genome.fa.gz \\
         --data_dir=DATA --output=runs/strategy
 
-Presets: nano (two CPU cores, about an hour a strategy study), logo and dnabert (for GPUs),
-or a config file. The same command again goes on where it was; started on several hosts with a
-common --output, they share the arms. Writes study.md and CSV tables.
+Presets: nano (two CPU cores, an hour a strategy study), logo and dnabert (GPUs), or a file. The
+same command again goes on; hosts with a common --output share the arms. Writes study.md, CSVs.
 """
 
 import sys
@@ -30,6 +29,7 @@ _SHOTS = flags.DEFINE_list("shots", ["10", "100"], "Training rows a class.")
 _DRAWS = flags.DEFINE_integer("draws", 10, "Draws of the shots.", 1)
 _MODE = flags.DEFINE_list("mode", ["probe"], "finetune, probe, or both.")
 _TEST_ROWS = flags.DEFINE_integer("test_rows", 1000, "Predict at most so many; 0 = all.", 0)
+_REUSE = flags.DEFINE_list("reuse", [], "Folders of studies: runs that are the same are copied.")
 _PROCESSES = flags.DEFINE_integer("processes", 1, "On this host, one a GPU.", 1)
 flags.mark_flags_as_required(["study", "fasta", "output"])
 
@@ -53,7 +53,7 @@ def main() -> None:
     chosen = (_SEEDS.value, _ARMS.value, _REFERENCE.value)
     plan = study.plan(_STUDY.value, _PRESET.value, config, *chosen, settings, task_dir)
     with study.other_processes(_PROCESSES.value, output, sys.argv[1:]):
-        study.run(plan, output)
+        study.run(plan, output, [Path(folder) for folder in _REUSE.value])
 
 
 if __name__ == "__main__":

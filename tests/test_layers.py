@@ -105,6 +105,7 @@ LAYERS = (
         "studies.statistics",
         "studies.masks",
         "studies.runs",
+        "studies.reuse",
         "studies.study_report",
         "studies.study",
         "report.svg",

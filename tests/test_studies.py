@@ -1,6 +1,7 @@
 """Studies: every arm can run, none runs twice, a killed one ends in the same tables, no claim
 without an interval; and the page of it."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -23,7 +24,7 @@ from cmgems_jax.data import windows
 from cmgems_jax.downstream.evaluate import Settings
 from cmgems_jax.errors import InputError
 from cmgems_jax.report import page
-from cmgems_jax.studies import arms, masks, runs, statistics, study, study_report
+from cmgems_jax.studies import arms, masks, reuse, runs, statistics, study, study_report
 from tests.test_pretrain import small_config
 
 ROOT = Path(__file__).parents[1]
@@ -254,6 +255,49 @@ def test_another_reference_turns_the_differences_and_runs_nothing(inputs, finish
     after = study_report.read_differences(output / "differences.csv")
     assert set(after.arm) == {"random"} and set(after.reference) == {"cm_gems"}
     np.testing.assert_allclose(after.difference, -before.difference)
+
+
+def test_a_run_that_another_study_has_is_copied_and_not_trained_again(
+    inputs, finished, tmp_path, capsys
+):
+    """Of the threshold study the arm at the preset's own threshold is cm_gems of the other."""
+    config = study.preset(str(inputs[2]), str(inputs[0]), None)
+    shared = f"threshold_{config.curriculum.threshold:g}"
+    plan = small_plan(inputs, study="threshold", only=(shared,))
+    output = tmp_path / "out"
+    study.run(plan, output, [finished])
+    told = capsys.readouterr().out
+    assert told.count("the same run as") == 2 and "nothing to do" in told
+    results = pd.read_csv(output / "results.csv").drop(columns=["arm", "seconds"])
+    wanted = pd.read_csv(finished / "results.csv").query("arm == 'cm_gems'")
+    wanted = wanted.drop(columns=["arm", "seconds"]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(results, wanted)
+    assert "untrained" in set(pd.read_csv(output / "baselines.csv").model)
+    masked = [pd.read_csv(folder / "masks.csv") for folder in (output, finished)]
+    np.testing.assert_allclose(
+        masked[0].set_index("strategy").share,
+        masked[1].query("arm == 'cm_gems'").set_index("strategy").share,
+    )
+
+
+def test_runs_of_other_settings_are_not_taken_for_the_same(inputs, finished, tmp_path):
+    plan = small_plan(inputs, study="threshold", only=())
+    arm = plan.arms[0]  # half of the threshold
+    other = runs.unit(arm, 0, arms.config_of(plan.config, arm, 0), tmp_path)
+    assert reuse.find(other, [finished]) is None
+    with pytest.raises(InputError, match="--reuse=.*: no study.json in it"):
+        study.run(plan, tmp_path / "out", [tmp_path])
+    fewer = dataclasses.replace(plan.evaluation, num_draws=2)
+    with pytest.raises(InputError, match="evaluation.num_draws: 3 before, 2 now"):
+        study.run(dataclasses.replace(plan, evaluation=fewer), tmp_path / "out", [finished])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_threshold_of_other_lengths_of_kmers_is_the_same_share_of_the_vocabulary():
+    preset = study.preset("nano", "genome.fa", None)
+    made = {arm.name: arm.fields for arm in arms.STUDIES["kmer"].arms(preset)}
+    thresholds = {name: fields["curriculum.threshold"] for name, fields in made.items()}
+    assert thresholds["k7"] == 4 * thresholds["k6"] == 256 * thresholds["k3"]
 
 
 def test_another_study_in_the_folder_is_refused(inputs, finished):

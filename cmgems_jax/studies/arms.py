@@ -78,9 +78,18 @@ def _threshold(preset: Config) -> list[Arm]:
 
 
 def _kmer(preset: Config) -> list[Arm]:
-    """Lengths of the k-mers; PMI of k other than 6 is counted from the corpus."""
-    del preset
-    return [Arm(f"k{k}", STRATEGIES["cm_gems"] | {"tokens.k": k}, "k6") for k in range(3, 8)]
+    """Lengths of the k-mers; PMI of k other than 6 is counted from the corpus.
+
+    A threshold in units of perplexity is scaled with the vocabulary, 4**k, which is the
+    perplexity of a model that knows nothing: 100 of 4,096 are 1.6 of 64.
+    """
+    arms = []
+    for k in range(3, 8):
+        fields = STRATEGIES["cm_gems"] | {"tokens.k": k}
+        if preset.curriculum.threshold_kind == "absolute":
+            fields["curriculum.threshold"] = preset.curriculum.threshold * 4.0 ** (k - 6)
+        arms.append(Arm(f"k{k}", fields, "k6"))
+    return arms
 
 
 def _top_m(preset: Config) -> list[Arm]:

@@ -19,7 +19,7 @@ from cmgems_jax.config import Config
 from cmgems_jax.data import tasks
 from cmgems_jax.downstream import evaluate
 from cmgems_jax.errors import InputError
-from cmgems_jax.studies import arms, runs, study_report
+from cmgems_jax.studies import arms, reuse, runs, study_report
 from cmgems_jax.studies.arms import Arm
 from cmgems_jax.studies.runs import Unit
 
@@ -116,16 +116,20 @@ def plan(
     return Plan(study, preset, config, chosen, seeds, evaluation, task_dir)
 
 
-def run(wanted: Plan, output: Path) -> None:
+def run(wanted: Plan, output: Path, others: Sequence[Path] = ()) -> None:
     """Runs every unit that is not done, whichever process does it, and writes the tables.
 
     Args:
       wanted: the plan.
       output: made where it is missing; goes on where it holds the same study.
+      others: folders of other studies; a finished run of theirs that is the same as a
+        unit is copied.
 
     Raises:
-      InputError: `output` holds another study.
+      InputError: `output` holds another study, or one of `others` cannot be used.
     """
+    for other in others:
+        _check_reusable(other, wanted)
     with run_lock.held(output / "claims" / "plan", wait=True):
         check_same(output, wanted)
     compile_cache.use(output)
@@ -139,12 +143,14 @@ def run(wanted: Plan, output: Path) -> None:
     while left := [one for one in units if not one.is_done]:
         if told != (told := _progress(units, left, took_s)):
             print(told, flush=True)
-        if not _run_one(left, wanted, output, took_s):
+        if not _run_one(left, wanted, output, others, took_s):
             time.sleep(_POLL_S)
     study_report.write(wanted, units, output)
 
 
-def _run_one(left: list[Unit], wanted: Plan, output: Path, took_s: list[float]) -> bool:
+def _run_one(
+    left: list[Unit], wanted: Plan, output: Path, others: Sequence[Path], took_s: list[float]
+) -> bool:
     """Does the first free unit; False where other processes have them all."""
     for one in left:
         with runs.claimed(one, output) as is_mine:
@@ -152,10 +158,15 @@ def _run_one(left: list[Unit], wanted: Plan, output: Path, took_s: list[float]) 
                 continue
             start = time.perf_counter()
             print(f"\n== {one.arm.name}, seed {one.seed}", flush=True)
+            source = None if one.folder.exists() else reuse.find(one, others)
+            if source:
+                print(f"the same run as {source}: copied", flush=True)
+                reuse.copy(source, one)
             has_baselines = one.arm.name == wanted.arms[0].name and one.seed == wanted.seeds[0]
             settings = dataclasses.replace(wanted.evaluation, baselines=has_baselines)
             runs.run(one, settings, wanted.task_dir)
-            took_s.append(time.perf_counter() - start)
+            if not source:
+                took_s.append(time.perf_counter() - start)
             return True
     return False
 
@@ -171,24 +182,18 @@ def _progress(units: list[Unit], left: list[Unit], took_s: list[float]) -> str:
 
 def check_same(output: Path, wanted: Plan) -> None:
     """Writes study.json, or refuses a folder that holds another study."""
-    evaluation = {
-        name: value
-        for name, value in dataclasses.asdict(wanted.evaluation).items()
-        if name not in evaluate.ADDABLE
-    }
     now = {
         "study": wanted.study,
         "config": {n: v for n, v in config_lib.flatten(wanted.config).items() if n != "data.dir"},
-        "evaluation": evaluation,
+        "evaluation": _evaluation(wanted),
     }
     path = output / NAME
     if path.exists():
         before = json.loads(path.read_text())
         rows = [
-            f"{section}.{name}: {before[section].get(name)!r} before, {value!r} now"
+            row
             for section in ("config", "evaluation")
-            for name, value in now[section].items()
-            if before[section].get(name) != value
+            for row in _changed(section, before[section], now[section])
         ]
         if before["study"] != wanted.study:
             rows.insert(0, f"study: {before['study']} before, {wanted.study} now")
@@ -209,6 +214,36 @@ def check_same(output: Path, wanted: Plan) -> None:
     }
     run_log.write_json(path, now | listed)
     run_log.write_json(output / "environment.json", run_log.environment())
+
+
+def _evaluation(wanted: Plan) -> dict[str, Any]:
+    """Returns the settings of the evaluation that every run of a study shares."""
+    settings = dataclasses.asdict(wanted.evaluation)
+    return {name: value for name, value in settings.items() if name not in evaluate.ADDABLE}
+
+
+def _changed(section: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Returns the settings that differ, in words."""
+    return [
+        f"{section}.{name}: {before.get(name)!r} before, {value!r} now"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+
+
+def _check_reusable(other: Path, wanted: Plan) -> None:
+    """Raises `InputError` where a folder is no study, or was evaluated in another way."""
+    path = other / NAME
+    if not path.is_file():
+        raise InputError(
+            f"--reuse={other}: no {NAME} in it; expected the --output of another study"
+        )
+    before = json.loads(path.read_text())["evaluation"]
+    if rows := _changed("evaluation", before, _evaluation(wanted)):
+        raise InputError(
+            f"--reuse={other}: its runs were evaluated in another way ({'; '.join(rows)}); "
+            "evaluate alike, or leave it out"
+        )
 
 
 @contextlib.contextmanager
