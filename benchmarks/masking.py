@@ -17,7 +17,16 @@ from absl import flags
 from ml_collections import config_flags
 
 from benchmarks import result
-from cmgems_jax import command, curriculum, packing, parallel, pmi_table, steps, vocabulary
+from cmgems_jax import (
+    command,
+    curriculum,
+    masked_rows,
+    packing,
+    parallel,
+    pmi_table,
+    steps,
+    vocabulary,
+)
 from cmgems_jax.config import Config
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/logo6.py", "Config file.")
@@ -44,9 +53,9 @@ def packed_rows(config: Config) -> packing.Batch:
     return packing.Batch(bases, index)
 
 
-def masked_rows(*arguments: Any, **settings: Any) -> steps.Rows:
-    """Returns what the model sees of the rows; the arguments are those of `steps.mask_batch`."""
-    return steps.lay_in_rows(steps.mask_batch(*arguments, **settings))
+def seen_rows(*arguments: Any, **settings: Any) -> masked_rows.Rows:
+    """Returns what the model sees of the rows; the arguments are those of `mask_batch`."""
+    return masked_rows.lay_in_rows(masked_rows.mask_batch(*arguments, **settings))
 
 
 def main() -> None:
@@ -64,7 +73,7 @@ def main() -> None:
         programs[strategy] = (
             jax.jit(
                 functools.partial(
-                    masked_rows,
+                    seen_rows,
                     strategies=curriculum.strategies(config.curriculum),
                     ranks_V=jax.numpy.asarray(ranks_V),
                     config=config,

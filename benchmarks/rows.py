@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 
-from cmgems_jax import packing, parallel, pmi_table, steps
+from cmgems_jax import masked_rows, packing, parallel, pmi_table, steps
 from cmgems_jax.config import Config
 
 
@@ -39,7 +39,7 @@ def flops_by_hand(config: Config) -> float:
     """
     model, tokens = config.model, config.data.num_tokens
     width, layers = model.hidden_size, model.num_layers
-    predicted = steps.max_predictions(config, config.batch_size)
+    predicted = masked_rows.max_predictions(config, config.batch_size)
     attention = 2 * tokens * 3 * width**2 + 2 * 2 * tokens**2 * width  # a row and layer
     behind = 2 * (width**2 + 2 * width * model.feedforward_size)  # a position and layer
     head = 2 * predicted * (width**2 + width * (4**config.tokens.k + 5))

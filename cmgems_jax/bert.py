@@ -12,14 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cmgems_jax import attention, vocabulary
+from cmgems_jax import attention, initial_values, vocabulary
 from cmgems_jax.config import ModelConfig, TokensConfig
 from cmgems_jax.packing import Layout
 
 LAYER_NORM_EPS = 1e-12
 NUM_SEGMENTS = 2
-WAVELENGTH_BASE = 1_000.0
-_normal = nn.initializers.normal(0.02)
 
 
 def compute_dtype(config: ModelConfig) -> jnp.dtype:
@@ -27,45 +25,6 @@ def compute_dtype(config: ModelConfig) -> jnp.dtype:
     if config.dtype == "auto":
         return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
     return jnp.dtype(config.dtype)
-
-
-def word_embedding_init(config: ModelConfig, k: int) -> nn.initializers.Initializer:
-    """Returns the initializer of the (V, D) word table.
-
-    "bert" is normal(0.02). "bases" starts every k-mer as a sum of one vector for
-    each of its bases and places, so that k-mers that share bases start alike and
-    the tied decoder starts as a sum of per-base scores (SPEC: initial values).
-    """
-    if config.embedding_init == "bert":
-        return _normal
-
-    def init(key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        base_key, special_key = jax.random.split(key)
-        base_kFD = jax.random.normal(base_key, (k, 4, shape[1]), dtype)
-        base_kFD -= base_kFD.mean(axis=1, keepdims=True)
-        code_V = jnp.arange(4**k)
-        kmer_VD = sum(base_kFD[i, code_V >> 2 * (k - 1 - i) & 3] for i in range(k))
-        kmer_VD *= config.embedding_scale / kmer_VD.std()
-        special_SD = _normal(special_key, (vocabulary.NUM_SPECIAL, shape[1]), dtype)
-        return jnp.concatenate([special_SD, kmer_VD])
-
-    return init
-
-
-def position_embedding_init(config: ModelConfig) -> nn.initializers.Initializer:
-    """Returns the initializer of the (positions, D) table: normal(0.02) or sines and cosines."""
-    if config.position_init == "bert":
-        return _normal
-
-    def init(key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        del key  # not random
-        num_sines = -(-shape[1] // 2)
-        wavelength = WAVELENGTH_BASE ** (np.arange(num_sines) / num_sines)
-        angle = np.arange(shape[0])[:, None] / wavelength[None, :]
-        table = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)[:, : shape[1]]
-        return jnp.asarray(config.position_scale * table, dtype)
-
-    return init
 
 
 def dropout(x: jax.Array, keys_B: jax.Array | None, rate: float, place: int) -> jax.Array:
@@ -167,15 +126,15 @@ class Encoder(nn.Module):
         self.word_embeddings = nn.Embed(
             vocabulary.size(self.tokens.k),
             config.hidden_size,
-            embedding_init=word_embedding_init(config, self.tokens.k),
+            embedding_init=initial_values.words(config, self.tokens.k),
         )
         self.position_embeddings = self.param(
             "position_embeddings",
-            position_embedding_init(config),
+            initial_values.positions(config),
             (config.num_positions, config.hidden_size),
         )
         self.segment_embeddings = self.param(
-            "segment_embeddings", _normal, (NUM_SEGMENTS, config.hidden_size)
+            "segment_embeddings", initial_values.normal, (NUM_SEGMENTS, config.hidden_size)
         )
         self.embeddings_norm = _layer_norm(compute_dtype(config), None)
         self.layers = [Layer(config, index) for index in range(config.num_layers)]
@@ -373,7 +332,7 @@ def _keys_at(
 
 def _dense(size: int, dtype: jnp.dtype, name: str | None) -> nn.Dense:
     """A linear layer with BERT's initial values."""
-    return nn.Dense(size, dtype=dtype, kernel_init=_normal, name=name)
+    return nn.Dense(size, dtype=dtype, kernel_init=initial_values.normal, name=name)
 
 
 def _layer_norm(dtype: jnp.dtype, name: str | None) -> nn.LayerNorm:

@@ -13,6 +13,7 @@ import numpy as np
 
 from cmgems_jax import (
     checkpoints,
+    config_checks,
     faults,
     genome,
     packing,
@@ -21,7 +22,6 @@ from cmgems_jax import (
     run_log,
     steps,
 )
-from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.data import windows
 from cmgems_jax.errors import InputError
@@ -91,7 +91,7 @@ def _devices() -> str:
 
 def _config(config: Config) -> str:
     """Returns the shape of a step."""
-    config_lib.validate(config)
+    config_checks.validate(config)
     parallel.check_batch_size(config.batch_size, config.accumulation_steps)
     part = config.batch_size // config.accumulation_steps // jax.device_count()
     return (

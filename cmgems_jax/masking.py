@@ -1,4 +1,4 @@
-"""Which tokens are masked, and how: random spans, GeneMask, GLOBAL; corruption.
+"""Which tokens are masked: random spans, GeneMask, GLOBAL, their controls and a rival.
 
 Everything here is for one sequence, pure and of static shape; callers vmap.
 Axes: L token positions ([CLS], [SEP] and padding included), V k-mers.
@@ -13,10 +13,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from cmgems_jax import vocabulary
+from cmgems_jax import ranking, vocabulary
+from cmgems_jax.ranking import INELIGIBLE_RANK
 
-INELIGIBLE_RANK = 4**vocabulary.MAX_K + 1
-MASK_SHARE, REPLACE_SHARE = 0.8, 0.1
 NUM_GROWTHS = 5  # equal parts of a run, in each of which `random_mask` may mask 2 tokens more
 
 
@@ -158,7 +157,7 @@ def genemask(
     num_centers = centers_L.sum(dtype=jnp.int32)
     half = (num_centers + 1) // 2
     kept = jnp.where(half < 5, num_centers, half)
-    kept_L = lowest(jnp.where(centers_L, best_rank_L, INELIGIBLE_RANK), kept) & centers_L
+    kept_L = ranking.lowest(jnp.where(centers_L, best_rank_L, INELIGIBLE_RANK), kept) & centers_L
 
     best_L = jnp.zeros_like(centers_L)
     for offset in offsets:
@@ -191,80 +190,10 @@ def global_top(
       bool (L,).
     """
     if min_distance > 1:
-        best_L = _lowest_apart(rank_L, eligible_L, num_centers, min_distance)
+        best_L = ranking.lowest_apart(rank_L, eligible_L, num_centers, min_distance)
     else:
-        best_L = lowest(rank_L, num_centers) & eligible_L
+        best_L = ranking.lowest(rank_L, num_centers) & eligible_L
     return expand_to_spans(best_L, eligible_L, spread_offsets(k, stride))
-
-
-def lowest(value_L: jax.Array, count: jax.Array) -> jax.Array:
-    """Returns where the `count` lowest values are, ties to the earlier position.
-
-    A bisection on the distinct keys value * L + position: exact, of static
-    shape whatever `count`, and faster on every device than a sort.
-
-    Args:
-      value_L: int32 (L,), in [0, INELIGIBLE_RANK]; L below 32,766.
-      count: int32 scalar; all positions where it is L or more.
-
-    Returns:
-      bool (L,), True at min(count, L) positions.
-    """
-    length = value_L.shape[0]
-    largest = (INELIGIBLE_RANK + 1) * length
-    assert largest < 2**31 - 1, f"{length} positions overflow the 32-bit keys"
-    key_L = value_L * length + jnp.arange(length, dtype=jnp.int32)
-
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """Keeps count(key < low) <= count < count(key < high)."""
-        low, high = bounds
-        middle = low + (high - low) // 2
-        fits = (key_L < middle).sum(dtype=jnp.int32) <= count
-        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
-
-    bounds = (jnp.int32(0), jnp.int32(largest + 1))
-    low, _ = jax.lax.fori_loop(0, (largest + 1).bit_length(), halve, bounds)
-    return key_L < low
-
-
-def _lowest_apart(
-    rank_L: jax.Array, eligible_L: jax.Array, count: jax.Array, min_distance: int
-) -> jax.Array:
-    """Returns the `count` best eligible tokens of which no two are nearer than `min_distance`."""
-    position_L = jnp.arange(rank_L.shape[0], dtype=jnp.int32)
-
-    def unfinished(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        chosen_L, free_L, left = carry
-        return (left > 0) & free_L.any()
-
-    def choose(
-        carry: tuple[jax.Array, jax.Array, jax.Array],
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        chosen_L, free_L, left = carry
-        best = jnp.where(free_L, rank_L, INELIGIBLE_RANK + 1).argmin().astype(jnp.int32)
-        near_L = jnp.abs(position_L - best) < min_distance
-        return chosen_L | (position_L == best), free_L & ~near_L, left - 1
-
-    start = (jnp.zeros_like(eligible_L), eligible_L, jnp.asarray(count, jnp.int32))
-    return jax.lax.while_loop(unfinished, choose, start)[0]
-
-
-def token_ranks(ids_L: jax.Array, ranks_V: jax.Array, eligible_L: jax.Array) -> jax.Array:
-    """Returns the PMI rank of the token at each position.
-
-    By token, not by position: the released research code looks the table up by
-    the position in the sequence, and so masks the same places everywhere.
-
-    Args:
-      ids_L: int32 (L,), token ids.
-      ranks_V: int32 (4**k,), rank of every k-mer by its code, 1 = best.
-      eligible_L: bool (L,).
-
-    Returns:
-      int32 (L,), `INELIGIBLE_RANK` where not eligible.
-    """
-    code_L = jnp.where(eligible_L, ids_L - vocabulary.NUM_SPECIAL, 0)
-    return jnp.where(eligible_L, ranks_V[code_L], INELIGIBLE_RANK)
 
 
 def draw(
@@ -287,7 +216,7 @@ def draw(
       ids_L: int32 (L,), token ids with [CLS], [SEP] and padding.
       ranks_V: int32 (4**k,), rank of every k-mer by its code, 1 = best.
       strategy: one of `config.STRATEGIES`; static. The controls of the studies:
-        `genemask_by_position` and `global_by_position` rank by `position_ranks`,
+        `genemask_by_position` and `global_by_position` rank by `ranking.position_ranks`,
         `random_spans` masks GLOBAL's spans at random centers; a rival: `random_mask`.
       budget: share of the eligible tokens to mask, in expectation and before overlaps.
       k: bases a token.
@@ -314,9 +243,9 @@ def draw(
     if strategy == "random_spans":
         return expand_to_spans(centers_L, eligible_L, spread_offsets(k, stride))
     if strategy.endswith("_by_position"):
-        rank_L = position_ranks(ranks_V, eligible_L)
+        rank_L = ranking.position_ranks(ranks_V, eligible_L)
     else:
-        rank_L = token_ranks(ids_L, ranks_V, eligible_L)
+        rank_L = ranking.token_ranks(ids_L, ranks_V, eligible_L)
     if rule == "genemask":
         return genemask(centers_L, eligible_L, rank_L, k=k, stride=stride)
     return global_top(
@@ -329,102 +258,9 @@ def draw(
     )
 
 
-def position_ranks(ranks_V: jax.Array, eligible_L: jax.Array) -> jax.Array:
-    """Returns the rank of the k-mer whose code is the position: the released code's defect.
-
-    Kept as a control of the studies: it masks by a rank that has nothing to do with the
-    token there, and so the same places in every sequence.
-
-    Args:
-      ranks_V: int32 (4**k,), rank of every k-mer by its code.
-      eligible_L: bool (L,).
-
-    Returns:
-      int32 (L,), `INELIGIBLE_RANK` where not eligible.
-    """
-    position_L = jnp.arange(eligible_L.shape[0], dtype=jnp.int32)
-    rank_L = ranks_V[position_L % ranks_V.shape[0]]  # small k: fewer k-mers than positions
-    return jnp.where(eligible_L, rank_L, INELIGIBLE_RANK)
-
-
 def keep_first(masked_L: jax.Array, max_predictions: int) -> jax.Array:
     """Returns the first `max_predictions` masked positions, bool (L,); the rest is dropped."""
     return masked_L & (jnp.cumsum(masked_L, dtype=jnp.int32) <= max_predictions)
-
-
-def corrupt(
-    key: jax.Array,
-    ids_L: jax.Array,
-    masked_L: jax.Array,
-    *,
-    k: int,
-    stride: int = 1,
-    by: str = "token",
-) -> jax.Array:
-    """Returns the ids that the model sees: 80 % [MASK], 10 % random k-mers, 10 % kept.
-
-    Args:
-      key: one PRNG key.
-      ids_L: int32 (L,).
-      masked_L: bool (L,); other positions stay as they are.
-      k: bases a token.
-      stride: bases between token starts.
-      by: "token" draws for each token (BERT). "run" draws once for each maximal
-        run of masked tokens and replaces it by the k-mers of one random stretch
-        of bases: a kept token would show its neighbours the hidden bases, and a
-        random one be recognised by not overlapping them (SPEC: corruption).
-
-    Returns:
-      int32 (L,).
-    """
-    fate_key, base_key = jax.random.split(key)
-    length = ids_L.shape[0]
-    fate_L = jax.random.uniform(fate_key, (length,))
-    if by == "run":
-        starts_L = masked_L & ~_shift(masked_L, 1, False)
-        position_L = jnp.arange(length, dtype=jnp.int32)
-        fate_L = fate_L[jax.lax.cummax(jnp.where(starts_L, position_L, 0))]
-        shape = (vocabulary.num_bases(length, k, stride),)
-        bases = jax.random.randint(base_key, shape, 0, 4, jnp.uint8)
-        replacement_L = vocabulary.tokenize(bases, k, stride)
-    else:
-        low, high = vocabulary.NUM_SPECIAL, vocabulary.size(k)
-        replacement_L = jax.random.randint(base_key, (length,), low, high, jnp.int32)
-    hidden_L = jnp.where(fate_L < MASK_SHARE, vocabulary.MASK, replacement_L)
-    changed_L = masked_L & (fate_L < MASK_SHARE + REPLACE_SHARE)
-    return jnp.where(changed_L, hidden_L, ids_L)
-
-
-def hidden_bases(
-    ids_L: jax.Array, corrupted_L: jax.Array, eligible_L: jax.Array, *, k: int, stride: int = 1
-) -> jax.Array:
-    """Returns how many hidden bases the token at each position covers.
-
-    A base is hidden when no k-mer that covers it is shown, neither unmasked nor
-    masked but kept. The yardstick across strategies (`nats_per_hidden_base`).
-
-    Args:
-      ids_L: int32 (L,), the true ids.
-      corrupted_L: int32 (L,), the ids that the model sees.
-      eligible_L: bool (L,).
-      k: bases a token.
-      stride: bases between token starts.
-
-    Returns:
-      int32 (L,), 0..k; 0 where not eligible.
-    """
-    shown_L = eligible_L & (corrupted_L == ids_L)
-    gaps = [(k - 1, k - 1, stride - 1)]
-    padded = jax.lax.pad(shown_L, False, gaps)
-    num_bases = vocabulary.num_bases(ids_L.shape[0], k, stride)
-    visible_N = jnp.zeros((num_bases,), bool)
-    for offset in range(k):
-        visible_N |= padded[k - 1 - offset : k - 1 - offset + num_bases]
-    count_L = jnp.zeros_like(ids_L)
-    for offset in range(k):
-        hidden_L = ~visible_N[offset : offset + num_bases - k + 1 : stride]
-        count_L += hidden_L.astype(jnp.int32)
-    return jnp.where(eligible_L, count_L, 0)
 
 
 def _shift(value_L: jax.Array, offset: int, fill: bool | int) -> jax.Array:

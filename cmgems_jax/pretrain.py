@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from cmgems_jax import (
     checkpoints,
+    config_checks,
     curriculum,
     curves,
     faults,
@@ -66,7 +67,7 @@ def pretrain(
       TrainingError: numbers are not finite, or a checkpoint cannot be written.
       SystemExit: with `EXIT_STOPPED`, after SIGTERM or SIGINT and a checkpoint.
     """
-    config_lib.validate(config)
+    config_checks.validate(config)
     parallel.check_batch_size(config.batch_size, config.accumulation_steps)
     parallel.in_first(lambda: checkpoints.refuse_other_run(workdir, config))
     clock = run_log.Clock()

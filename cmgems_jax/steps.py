@@ -2,15 +2,12 @@
 
 Axes: A accumulation steps, R rows, M windows a row, N bases, L token positions, P
 predicted positions of all rows together, V vocabulary. Only bases (uint8) come from
-the host: ids, ranks, masks and corruption are made here, for each window by itself;
-then the windows of a row are laid behind each other (packing.py). Sums cross devices,
+the host: ids, masks and rows are made in the step (masked_rows.py). Sums cross devices,
 not means, so that the update does not depend on how many there are.
 """
 
 import functools
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -18,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cmgems_jax import bert, curriculum, masking, optimizer, packing, parallel, vocabulary
+from cmgems_jax import bert, curriculum, masked_rows, masking, optimizer, parallel, vocabulary
 from cmgems_jax.config import Config
 from cmgems_jax.curriculum import CurriculumState
-from cmgems_jax.packing import Batch, Layout
+from cmgems_jax.masked_rows import MaskedBatch, Rows
+from cmgems_jax.packing import Batch
 
 # Branches of the run's key, and of a step's; windows fold their number into those.
 _INIT_KEY, _TRAIN_KEY, _EVAL_KEY = range(3)
@@ -37,153 +35,6 @@ class TrainState:
     opt_state: optax.OptState
     key: jax.Array  # uint32 (2,), the run's key; derived from, never advanced
     curriculum: CurriculumState
-
-
-class MaskedBatch(NamedTuple):
-    """Windows, each by itself: what the model sees and what it shall predict."""
-
-    ids: jax.Array  # int32 (R, M, L), true
-    corrupted: jax.Array  # int32 (R, M, L)
-    masked: jax.Array  # bool (R, M, L), after dropping
-    dropped: jax.Array  # int32 (R, M), masked positions for which there was no room
-
-
-class Rows(NamedTuple):
-    """The same windows as the model computes them; [PAD] behind the last of a row."""
-
-    ids: jax.Array  # int32 (R, L), true
-    corrupted: jax.Array  # int32 (R, L)
-    masked: jax.Array  # bool (R, L)
-    layout: Layout | None  # (R, L); None where every row holds one window
-
-
-def max_predictions(config: Config, num_rows: int) -> int:
-    """Returns P, how many masked tokens of `num_rows` rows are predicted at most.
-
-    `masking.max_predictions` a row where that is set. Otherwise 6 standard
-    deviations above the mean, with the share of short rows (none where they are
-    packed) and the largest budget: so much room that the masks do not depend on how
-    rows are grouped. The excess over the budget is GeneMask's on short windows,
-    where all centers spread.
-    """
-    tokens = config.data.num_tokens - 2
-    if config.masking.max_predictions:
-        return num_rows * min(config.masking.max_predictions, tokens)
-    k, stride, budget = config.tokens.k, config.tokens.stride, config.largest_budget
-    spread = len(masking.spread_offsets(k, stride))
-    used = " ".join(curriculum.strategies(config.curriculum))
-    excess = spread / masking.tokens_per_center("genemask", k, stride) if "genemask" in used else 1
-    excess = max(excess, config.masking.top_m) if "global" in used else excess
-    full = config.data.full_length_share if config.data.windows_a_row == 1 else 1
-    length, length_squared = tokens * (1 + full) / 2, tokens**2 * (1 + 2 * full) / 3
-    share = budget * excess
-    variance = share * spread * length + share**2 * (length_squared - length**2)
-    wanted = num_rows * share * length + 6 * math.sqrt(num_rows * variance)
-    return min(8 * math.ceil(wanted / 8), num_rows * tokens)
-
-
-def model_ids(bases_N: jax.Array, *, k: int, stride: int = 1) -> jax.Array:
-    """Returns [CLS], the k-mers, [SEP], [PAD]...: int32 (tokens + 2,) of one sequence."""
-    tokens_T = vocabulary.tokenize(bases_N, k, stride)
-    num_tokens = (tokens_T != vocabulary.PAD).sum(dtype=jnp.int32)
-    ids_L = jnp.pad(tokens_T, (1, 1), constant_values=vocabulary.PAD)
-    position_L = jnp.arange(ids_L.shape[0], dtype=jnp.int32)
-    ids_L = jnp.where(position_L == num_tokens + 1, vocabulary.SEP, ids_L)
-    return jnp.where(position_L == 0, vocabulary.CLS, ids_L)
-
-
-def mask_batch(
-    key: jax.Array,
-    batch: Batch,
-    which: jax.Array,
-    budget: jax.Array,
-    *,
-    strategies: tuple[str, ...],
-    ranks_V: jax.Array,
-    config: Config,
-    growth: int | jax.Array = 0,
-    num_parts: int = 1,
-) -> MaskedBatch:
-    """Returns masked and corrupted windows; masks depend on the key and the index alone.
-
-    Args:
-      key: the step's masking key.
-      batch: bases (R, M, N), index (R, M).
-      which: int32 or bool scalar, the entry of `strategies` to use. Two are chosen
-        from by `lax.cond`, more by `lax.switch`, outside any vmap, so that only
-        the chosen one runs.
-      budget: float32 scalar, share of tokens to mask.
-      strategies: names, static.
-      ranks_V: int32 (4**k,), PMI ranks.
-      config: the run's config.
-      growth: of `masking.random_mask`.
-      num_parts: equal parts of the rows that have room for `max_predictions` each.
-    """
-    tokens, settings = config.tokens, config.masking
-    spans = {"k": tokens.k, "stride": tokens.stride}
-    flat = _merge_axes(batch)  # W windows
-    ids_WL = jax.vmap(functools.partial(model_ids, **spans))(flat.bases)
-    keys_W = jax.vmap(jax.random.fold_in, (None, 0))(key, flat.index)
-    mask_keys_W, corrupt_keys_W = jnp.moveaxis(jax.vmap(jax.random.split)(keys_W), 1, 0)
-
-    def drawer(strategy: str) -> Callable[..., jax.Array]:
-        def draw(
-            key: jax.Array, ids_L: jax.Array, budget: jax.Array, growth: jax.Array
-        ) -> jax.Array:
-            return masking.draw(
-                key,
-                ids_L,
-                ranks_V,
-                strategy=strategy,
-                budget=budget,
-                min_distance=settings.min_distance,
-                top_m=settings.top_m,
-                growth=growth,
-                **spans,
-            )
-
-        return jax.vmap(draw, (0, 0, None, None))
-
-    operands = (mask_keys_W, ids_WL, budget, jnp.int32(growth))
-    if len(set(strategies)) == 1:
-        wanted_WL = drawer(strategies[0])(*operands)
-    elif len(strategies) == 2:
-        wanted_WL = jax.lax.cond(which, drawer(strategies[1]), drawer(strategies[0]), *operands)
-    else:
-        wanted_WL = jax.lax.switch(which, [drawer(name) for name in strategies], *operands)
-
-    num_rows, windows_a_row = batch.index.shape
-    room = max_predictions(config, num_rows // num_parts)
-    wanted_AX = wanted_WL.reshape(num_parts, -1)
-    masked_WL = jax.vmap(masking.keep_first, (0, None))(wanted_AX, room).reshape(ids_WL.shape)
-    corrupt = functools.partial(masking.corrupt, by=settings.corruption, **spans)
-    masked = MaskedBatch(
-        ids=ids_WL,
-        corrupted=jax.vmap(corrupt)(corrupt_keys_W, ids_WL, masked_WL),
-        masked=masked_WL,
-        dropped=(wanted_WL & ~masked_WL).sum(axis=1, dtype=jnp.int32),
-    )
-    return jax.tree.map(lambda x: x.reshape(num_rows, windows_a_row, *x.shape[1:]), masked)
-
-
-def lay_in_rows(masked: MaskedBatch) -> Rows:
-    """Returns the windows of each row behind each other."""
-    if masked.ids.shape[1] == 1:
-        return Rows(masked.ids[:, 0], masked.corrupted[:, 0], masked.masked[:, 0], None)
-    length_RM = (masked.ids != vocabulary.PAD).sum(axis=2, dtype=jnp.int32)
-    length_RM = jnp.where(length_RM > 2, length_RM, 0)  # nothing but [CLS] and [SEP]: no window
-    layout = packing.lay_out(length_RM, masked.ids.shape[2])
-    return Rows(
-        ids=packing.to_rows(masked.ids, layout, vocabulary.PAD),
-        corrupted=packing.to_rows(masked.corrupted, layout, vocabulary.PAD),
-        masked=packing.to_rows(masked.masked, layout, False),
-        layout=layout,
-    )
-
-
-def _merge_axes(tree: Any) -> Any:
-    """Returns arrays (X, Y, ...) as (X * Y, ...)."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
 def _loss_sums(
@@ -206,21 +57,6 @@ def _loss_sums(
     target_logit_P = jnp.take_along_axis(logits_PV, targets_P[:, None], axis=1)[:, 0]
     right_P = (target_logit_P >= logits_PV.max(axis=1)) & is_masked_P
     return jnp.where(is_masked_P, losses_P, 0).sum(), right_P.sum(dtype=jnp.int32)
-
-
-def _mask_sums(batch: Batch, masked: MaskedBatch, config: Config) -> dict[str, jax.Array]:
-    """Returns float32 sums that describe the masks of windows (R, M, ...)."""
-    eligible_RML = masked.ids >= vocabulary.NUM_SPECIAL
-    cover = functools.partial(masking.hidden_bases, k=config.tokens.k, stride=config.tokens.stride)
-    covered_RML = jax.vmap(jax.vmap(cover))(masked.ids, masked.corrupted, eligible_RML)
-    sums = {
-        "predicted": masked.masked.sum(dtype=jnp.int32),
-        "eligible": eligible_RML.sum(dtype=jnp.int32),
-        "dropped_positions": masked.dropped.sum(dtype=jnp.int32),
-        "hidden_covered": jnp.where(masked.masked, covered_RML, 0).sum(dtype=jnp.int32),
-        "bases": (batch.bases != vocabulary.PADDING).sum(dtype=jnp.int32),
-    }
-    return {name: value.astype(jnp.float32) for name, value in sums.items()}
 
 
 def train_step(
@@ -253,8 +89,8 @@ def train_step(
         state.curriculum, jax.random.fold_in(step_key, _STAGE_KEY), state.step, config=config
     )
     num_parts, num_rows = batch.index.shape[:2]
-    flat = _merge_axes(batch)
-    masked = mask_batch(
+    flat = masked_rows.merge_axes(batch)
+    masked = masked_rows.mask_batch(
         jax.random.fold_in(step_key, _MASK_KEY),
         flat,
         hard,
@@ -265,22 +101,13 @@ def train_step(
         growth=_growth(state.step, config),
         num_parts=num_parts,
     )
-    rows = lay_in_rows(masked)
+    rows = masked_rows.lay_in_rows(masked)
     dropout_keys = _dropout_keys(step_key, flat.index, config)
     loss_sums = functools.partial(
-        _loss_sums, model=model, max_predictions=max_predictions(config, num_rows)
+        _loss_sums, model=model, max_predictions=masked_rows.max_predictions(config, num_rows)
     )
-    differentiate = jax.value_and_grad(loss_sums, has_aux=True)
-
-    def accumulate(totals: tuple, part: tuple) -> tuple[tuple, None]:
-        (loss, right), grads = differentiate(state.params, *part)
-        return jax.tree.map(jnp.add, totals, (loss, right, grads)), None
-
-    parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), (rows, dropout_keys))
-    totals = jax.tree.map(jnp.zeros_like, (jnp.float32(0), jnp.int32(0), state.params))
-    (loss, right, grads), _ = jax.lax.scan(accumulate, totals, parts)
-
-    sums = _mask_sums(flat, masked, config)
+    (loss, right), grads = _accumulated(loss_sums, state.params, (rows, dropout_keys), num_parts)
+    sums = masked_rows.mask_sums(flat, masked, config)
     sums |= {
         "loss_sum": loss,
         "right": right.astype(jnp.float32),
@@ -289,22 +116,41 @@ def train_step(
     sums, grads = jax.lax.psum((sums, grads), parallel.AXIS)
     scale = 1 / jnp.maximum(sums["predicted"], 1)
     grads = jax.tree.map(lambda grad: grad * scale, grads)
-    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
-        updates, opt_state = transform.update(grads, state.opt_state, state.params)
-    new_state = TrainState(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        opt_state=opt_state,
-        key=state.key,
-        curriculum=state.curriculum.replace(
-            hard_steps=state.curriculum.hard_steps + hard.astype(jnp.int32)
-        ),
-    )
-    return new_state, sums | {
+    return _updated(state, grads, hard, transform), sums | {
         "hard": hard.astype(jnp.float32),
         "grad_norm": optax.tree.norm(grads),
         "budget": state.curriculum.budget,
     }
+
+
+def _accumulated(
+    loss_sums: Callable, params: dict, rows: tuple[Rows, jax.Array | None], num_parts: int
+) -> tuple[tuple[jax.Array, jax.Array], dict]:
+    """Returns the sums of `_loss_sums` and their gradients, over equal parts of the rows."""
+    differentiate = jax.value_and_grad(loss_sums, has_aux=True)
+
+    def add(totals: tuple, part: tuple) -> tuple[tuple, None]:
+        return jax.tree.map(jnp.add, totals, differentiate(params, *part)), None
+
+    parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), rows)
+    zeros = jax.tree.map(jnp.zeros_like, ((jnp.float32(0), jnp.int32(0)), params))
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def _updated(
+    state: TrainState, grads: dict, hard: jax.Array, transform: optax.GradientTransformation
+) -> TrainState:
+    """Returns the state after one update with gradients of the mean loss."""
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+        updates, opt_state = transform.update(grads, state.opt_state, state.params)
+    hard_steps = state.curriculum.hard_steps + hard.astype(jnp.int32)
+    return TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+        key=state.key,
+        curriculum=state.curriculum.replace(hard_steps=hard_steps),
+    )
 
 
 def _growth(step: jax.Array, config: Config) -> jax.Array:
@@ -350,7 +196,7 @@ def eval_step(
       ranks_V: int32 (4**k,), PMI ranks.
       config: the run's config.
     """
-    flat = _merge_axes(batch)
+    flat = masked_rows.merge_axes(batch)
     masked = eval_masks(
         state.key,
         flat,
@@ -360,11 +206,11 @@ def eval_step(
         config=config,
         growth=_growth(state.step - 1, config),
     )
-    room = max_predictions(config, flat.index.shape[0])
+    room = masked_rows.max_predictions(config, flat.index.shape[0])
     loss, right = _loss_sums(
-        state.params, lay_in_rows(masked), None, model=model, max_predictions=room
+        state.params, masked_rows.lay_in_rows(masked), None, model=model, max_predictions=room
     )
-    sums = _mask_sums(flat, masked, config)
+    sums = masked_rows.mask_sums(flat, masked, config)
     sums |= {"loss_sum": loss, "right": right.astype(jnp.float32)}
     return jax.lax.psum(sums, parallel.AXIS)
 
@@ -395,7 +241,7 @@ def eval_masks(
     """
     strategies = eval_strategies(config)
     is_random = which == len(strategies) - 1
-    return mask_batch(
+    return masked_rows.mask_batch(
         jax.random.fold_in(jax.random.wrap_key_data(key), _EVAL_KEY),
         batch,
         which,

@@ -102,6 +102,26 @@ def tokenize(bases: Array, k: int, stride: int = 1) -> Array:
     return xp.where(largest < AMBIGUOUS, code + np.int32(NUM_SPECIAL), special)
 
 
+def model_ids(bases: Array, k: int, stride: int = 1) -> Array:
+    """Returns what a model sees of sequences: [CLS], the k-mers, [SEP], [PAD]...
+
+    Args:
+      bases: uint8 (..., n), numpy or jax; ends in `PADDING` where shorter.
+      k: bases a token.
+      stride: bases between the starts of neighbouring tokens.
+
+    Returns:
+      int32 (..., num_tokens(n) + 2).
+    """
+    xp = np if isinstance(bases, np.ndarray) else _jax_numpy()
+    tokens = tokenize(bases, k, stride)
+    last = (tokens != PAD).sum(axis=-1, keepdims=True, dtype=np.int32) + np.int32(1)
+    edge = xp.full((*tokens.shape[:-1], 1), PAD, np.int32)
+    ids = xp.concatenate([edge, tokens, edge], axis=-1)
+    position = xp.broadcast_to(xp.arange(ids.shape[-1], dtype=np.int32), ids.shape)
+    return xp.where(position == 0, np.int32(CLS), xp.where(position == last, np.int32(SEP), ids))
+
+
 def _jax_numpy() -> ModuleType:
     """Returns jax.numpy; commands that only read genomes start without it."""
     import jax.numpy

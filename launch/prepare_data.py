@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from cmgems_jax import command
+from cmgems_jax import command, config_checks
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -33,12 +33,11 @@ flags.mark_flag_as_required("config")
 
 def main() -> None:
     """Checks the config, then makes or reuses the data set."""
-    from cmgems_jax import config as config_lib
     from cmgems_jax.data import windows
     from cmgems_jax.errors import InputError
 
     config = command.config_of(_CONFIG)
-    config_lib.validate(config)
+    config_checks.validate(config)
     data_dir = _DATA_DIR.value or config.data.dir
     if not data_dir:
         raise InputError("where should the data set go? Give --data_dir=DIR")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cmgems_jax import config as config_lib
+from cmgems_jax import config_checks
 from cmgems_jax.config import (
     Config,
     CurriculumConfig,
@@ -58,7 +59,7 @@ def test_the_recipes_are_there(name):
 def test_every_shipped_config_loads_and_validates(path):
     config = load(path).get_config()
     assert isinstance(config, Config)
-    config_lib.validate(config)
+    config_checks.validate(config)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -89,7 +90,7 @@ def test_every_field_survives_json(name, value):
 def test_the_defaults_are_those_of_the_paper():
     """SPEC section 6: DNABERT's sizes and the pretraining recipe, by hand."""
     config = Config()
-    config_lib.validate(config)
+    config_checks.validate(config)
     assert (config.num_steps, config.eval_every) == (10_000, 500)
     # 250 windows a step: a window takes 3/4 of a row on average, and 1 % of a row is padding.
     assert config.batch_size * 0.99 / 0.75 == pytest.approx(250, rel=0.02)
@@ -138,11 +139,11 @@ def test_an_unknown_field_is_named_with_the_nearest_one(values, message):
 )
 def test_a_wrong_type_is_named(config, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        config_lib.validate(config)
+        config_checks.validate(config)
 
 
 def test_an_int_is_a_float():
-    config_lib.validate(Config(optimizer=OptimizerConfig(clip_norm=1)))
+    config_checks.validate(Config(optimizer=OptimizerConfig(clip_norm=1)))
 
 
 # One for each rule: the settings, then what the message must name: field, value, remedy.
@@ -207,7 +208,7 @@ REFUSED = {
 @pytest.mark.parametrize("config, parts", REFUSED.values(), ids=REFUSED)
 def test_what_cannot_work_is_refused_with_field_value_and_remedy(config, parts):
     with pytest.raises(InputError) as raised:
-        config_lib.validate(config)
+        config_checks.validate(config)
     message = str(raised.value)
     assert all(part in message for part in parts), message
     assert "\n" not in message
@@ -225,7 +226,7 @@ def test_what_cannot_work_is_refused_with_field_value_and_remedy(config, parts):
     ids=["two evaluations", "fixed", "cm_step", "codons", "k=8"],
 )
 def test_what_can_work_is_not_refused(config):
-    config_lib.validate(config)
+    config_checks.validate(config)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import slow_masking as slow
 
-from cmgems_jax import masking
+from cmgems_jax import corruption, masking, ranking
 
 STRIDE_ONE = [(3, 1, 70), (4, 1, 70), (5, 1, 70), (6, 1, 70), (7, 1, 70)]
 STRIDED = [(3, 3, 70), (4, 3, 70), (5, 2, 70), (6, 2, 70), (7, 5, 70)]
@@ -62,7 +62,7 @@ def make_cases(k, stride, length, num_cases=48, seed=0):
         density = CENTER_DENSITIES[case % len(CENTER_DENSITIES)]
         centers.append(np.array(eligible[-1]) & (rng.random(length) < density))
         ranks = (rng.permutation(4**k) // (1, 1, 4**k // 5)[case % 3] + 1).tolist()
-        rank.append(slow.token_ranks(ids[-1], ranks, eligible[-1], masking.INELIGIBLE_RANK))
+        rank.append(slow.token_ranks(ids[-1], ranks, eligible[-1], ranking.INELIGIBLE_RANK))
         num_centers.append((0, 1, 2, 3, 6, 12, length, 3 * length)[case % 8])
     return {
         "ids": np.array(ids, np.int32),
@@ -189,7 +189,7 @@ def test_selection_is_exact_for_full_windows_and_the_largest_vocabulary(min_dist
     k, length, num_cases = 8, 1500, 6
     eligible = rng.random((num_cases, length)) < 0.99
     rank = np.where(eligible, rng.integers(4**k - 1, 4**k + 1, (num_cases, length)), 0)
-    rank = np.where(eligible, rank, masking.INELIGIBLE_RANK).astype(np.int32)
+    rank = np.where(eligible, rank, ranking.INELIGIBLE_RANK).astype(np.int32)
     num_centers = np.array([1, 7, 20, 100, 700, 800], np.int32)
     options = {"k": k, "min_distance": min_distance}
     found = batched(masking.global_top, **options)(num_centers, eligible, rank)
@@ -205,15 +205,15 @@ def test_selection_is_exact_for_full_windows_and_the_largest_vocabulary(min_dist
 def test_ranks_are_looked_up_by_the_token_and_ineligible_ones_come_last(k):
     cases = make_cases(k, 1, 70)
     ranks = np.random.default_rng(k).permutation(4**k).astype(np.int32) + 1
-    look_up = batched(masking.token_ranks, in_axes=(0, None, 0))
+    look_up = batched(ranking.token_ranks, in_axes=(0, None, 0))
     found = look_up(cases["ids"], ranks, cases["eligible"])
     expected = [
-        slow.token_ranks(ids, ranks.tolist(), eligible, masking.INELIGIBLE_RANK)
+        slow.token_ranks(ids, ranks.tolist(), eligible, ranking.INELIGIBLE_RANK)
         for ids, eligible in plain(cases, "ids", "eligible")
     ]
     assert found.dtype == jnp.int32
     assert_equal_cases(found, expected)
-    assert masking.INELIGIBLE_RANK > 4**8
+    assert ranking.INELIGIBLE_RANK > 4**8
 
 
 @pytest.mark.parametrize("max_predictions", [0, 1, 7, 69, 70, 100])
@@ -258,7 +258,7 @@ def test_one_center_masks_6_or_11_tokens_of_6mers():
 
 def test_ineligible_positions_inside_a_span_stay_unmasked():
     eligible_L = ~at(40, 17, 22)
-    rank_L = jnp.where(eligible_L, 100, masking.INELIGIBLE_RANK).astype(jnp.int32).at[20].set(3)
+    rank_L = jnp.where(eligible_L, 100, ranking.INELIGIBLE_RANK).astype(jnp.int32).at[20].set(3)
     expected = [15, 16, 18, 19, 20, 21, 23, 24, 25]
     assert positions(masking.global_top(1, eligible_L, rank_L, k=6)) == expected
 
@@ -480,9 +480,9 @@ def test_by_position_masks_the_same_places_whatever_stands_there(rule):
 def test_by_position_ranks_are_the_tables_entries_in_order():
     ranks_V = np.random.default_rng(0).permutation(4**3).astype(np.int32) + 1
     eligible_L = np.arange(100) % 7 != 0
-    found = masking.position_ranks(jnp.asarray(ranks_V), jnp.asarray(eligible_L))
+    found = ranking.position_ranks(jnp.asarray(ranks_V), jnp.asarray(eligible_L))
     expected = [
-        ranks_V[place % 64] if place % 7 else masking.INELIGIBLE_RANK for place in range(100)
+        ranks_V[place % 64] if place % 7 else ranking.INELIGIBLE_RANK for place in range(100)
     ]
     np.testing.assert_array_equal(found, expected)
 
@@ -554,7 +554,7 @@ def test_the_budget_may_be_traced(strategy):
 def corrupt_many(ids_L, masked_L, num_keys, seed=0, **options):
     """Returns int32 (num_keys, L): one masked sequence corrupted with many keys."""
     keys = jax.random.split(jax.random.key(seed), num_keys)
-    many = batched(masking.corrupt, in_axes=(0, None, None), **options)
+    many = batched(corruption.corrupt, in_axes=(0, None, None), **options)
     corrupted = many(keys, jnp.asarray(ids_L), jnp.asarray(masked_L))
     assert corrupted.dtype == jnp.int32
     return np.asarray(corrupted)
@@ -606,7 +606,7 @@ def test_corrupt_changes_masked_kmers_only(k, stride, by):
     options = {"k": k, "stride": stride}
     masked = batched(masking.random, **options)(cases["centers"], cases["eligible"])
     keys = jax.random.split(jax.random.key(0), len(masked))
-    corrupted = batched(masking.corrupt, **options, by=by)(keys, cases["ids"], masked)
+    corrupted = batched(corruption.corrupt, **options, by=by)(keys, cases["ids"], masked)
     changed = np.asarray(corrupted) != cases["ids"]
     assert changed.any()
     assert not (changed & ~(np.asarray(masked) & cases["eligible"])).any()
@@ -710,7 +710,7 @@ def test_hidden_bases_equal_a_count_base_by_base(k, stride, length):
     replacement = np.where(rng.random(is_hidden.shape) < 0.1, other, slow.MASK)
     cases["corrupted"] = np.where(is_hidden, replacement, cases["ids"]).astype(np.int32)
     names = ("ids", "corrupted", "eligible")
-    found = batched(masking.hidden_bases, **options)(*(cases[name] for name in names))
+    found = batched(corruption.hidden_bases, **options)(*(cases[name] for name in names))
     expected = [slow.hidden_bases(*case, **options) for case in plain(cases, *names)]
     assert found.dtype == jnp.int32
     assert_equal_cases(found, expected)
@@ -724,7 +724,7 @@ def hidden_counts(masked_positions, kept_positions=(), k=6, stride=1, length=40)
     corrupted = ids.copy()
     corrupted[list(masked_positions)] = slow.MASK
     corrupted[list(kept_positions)] = ids[list(kept_positions)]
-    counts = masking.hidden_bases(
+    counts = corruption.hidden_bases(
         jnp.asarray(ids), jnp.asarray(corrupted), jnp.asarray(ids >= 5), k=k, stride=stride
     )
     return np.asarray(counts)
@@ -771,9 +771,9 @@ def test_jit_and_vmap_change_nothing():
         (masking.genemask, ("centers", "eligible", "rank"), {}),
         (masking.global_top, ("num_centers", "eligible", "rank"), {}),
         (masking.global_top, ("num_centers", "eligible", "rank"), {"min_distance": 11}),
-        (masking.corrupt, ("key", "ids", "centers"), {"by": "token"}),
-        (masking.corrupt, ("key", "ids", "centers"), {"by": "run"}),
-        (masking.hidden_bases, ("ids", "corrupted", "eligible"), {}),
+        (corruption.corrupt, ("key", "ids", "centers"), {"by": "token"}),
+        (corruption.corrupt, ("key", "ids", "centers"), {"by": "run"}),
+        (corruption.hidden_bases, ("ids", "corrupted", "eligible"), {}),
         (masking.draw, ("key", "ids", "ranks"), {"strategy": "genemask", "budget": 0.15}),
     ]
     for function, names, options in functions:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmgems_jax import bert, packing, parallel, steps, vocabulary
+from cmgems_jax import bert, masked_rows, packing, parallel, steps, vocabulary
 from cmgems_jax.config import Config, CurriculumConfig, DataConfig
 from cmgems_jax.packing import EMPTY, Batch
 from tests.test_steps import RANKS, on_device, random_batch, shard, small_config
@@ -90,10 +90,13 @@ def test_windows_lie_behind_each_other_and_empty_ones_take_no_room(lengths):
     assert layout.position[0, : len(window)].tolist() == position
 
 
-def masked_batch(config: Config, batch: Batch, strategy: str) -> steps.MaskedBatch:
+def masked_batch(config: Config, batch: Batch, strategy: str) -> masked_rows.MaskedBatch:
     """Returns the masks of one strategy."""
     draw = functools.partial(
-        steps.mask_batch, strategies=(strategy, strategy), ranks_V=jnp.asarray(RANKS), config=config
+        masked_rows.mask_batch,
+        strategies=(strategy, strategy),
+        ranks_V=jnp.asarray(RANKS),
+        config=config,
     )
     return jax.jit(draw)(jax.random.key(3), batch, jnp.int32(0), jnp.float32(0.15))
 
@@ -114,7 +117,7 @@ def test_masks_and_logits_of_a_packed_window_are_those_of_the_window_alone(strat
     config = small_config(batch_size=8, data=data)
     batch = random_batch(config, seed=windows_a_row)
     masked = masked_batch(config, batch, strategy)
-    rows = steps.lay_in_rows(masked)
+    rows = masked_rows.lay_in_rows(masked)
     model, params = bert.MaskedLM(config.model, config.tokens), spread_params(config)
 
     @jax.jit
@@ -129,7 +132,7 @@ def test_masks_and_logits_of_a_packed_window_are_those_of_the_window_alone(strat
         for name in ("ids", "corrupted", "masked", "dropped"):
             one, other = (getattr(m, name) for m in (masked, alone))
             np.testing.assert_array_equal(one[row, place], other[0, 0], err_msg=name)
-        single = steps.lay_in_rows(alone)
+        single = masked_rows.lay_in_rows(alone)
         length = int((single.ids != vocabulary.PAD).sum())
         inside = np.asarray(rows.layout.window[row]) == place
         assert inside.sum() == length
@@ -186,7 +189,7 @@ def test_an_evaluation_of_packed_rows_is_that_of_the_same_windows_one_a_row(whic
 def test_attention_with_dropout_stays_within_the_window_too():
     """At a rate so small that nothing is dropped: the explicit attention, against the fused one."""
     config = small_config(curriculum=CurriculumConfig(name="fixed"))
-    rows = steps.lay_in_rows(masked_batch(config, on_device(random_batch(config)), "random"))
+    rows = masked_rows.lay_in_rows(masked_batch(config, on_device(random_batch(config)), "random"))
     params, found = spread_params(config), []
     keys = jax.random.split(jax.random.key(2), len(rows.ids))
     everywhere = jnp.arange(rows.ids.size, dtype=jnp.int32)

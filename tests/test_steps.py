@@ -12,7 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmgems_jax import bert, curriculum, optimizer, packing, parallel, steps, vocabulary
+from cmgems_jax import (
+    bert,
+    curriculum,
+    masked_rows,
+    optimizer,
+    packing,
+    parallel,
+    steps,
+    vocabulary,
+)
 from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig, OptimizerConfig
 from cmgems_jax.packing import Batch
 
@@ -64,7 +73,7 @@ def on_device(batch: Batch) -> Batch:
 
 def masks(config: Config, which: int, strategies: tuple[str, ...], seed: int = 0):
     """Returns a masked batch."""
-    return steps.mask_batch(
+    return masked_rows.mask_batch(
         jax.random.key(seed), on_device(random_batch(config)), jnp.int32(which), jnp.float32(0.15),
         strategies=strategies, ranks_V=jnp.asarray(RANKS), config=config,
     )  # fmt: skip
@@ -79,7 +88,7 @@ def cm_gems():
 
 def test_ids_begin_with_cls_and_end_with_sep_behind_the_last_token():
     bases = np.r_[vocabulary.encode("ATGCATG"), [vocabulary.PADDING] * 3].astype(np.uint8)
-    ids = steps.model_ids(jnp.asarray(bases), k=6)
+    ids = vocabulary.model_ids(jnp.asarray(bases), k=6)
     expected = [vocabulary.CLS, *vocabulary.tokenize(bases[:7], 6), vocabulary.SEP, 0, 0, 0]
     np.testing.assert_array_equal(ids, expected)
 
@@ -105,7 +114,7 @@ def test_positions_beyond_the_room_are_counted_and_left_as_they_are():
 def test_every_part_of_an_accumulated_batch_has_room_of_its_own():
     config = small_config()
     config.masking.max_predictions = 2
-    masked = steps.mask_batch(
+    masked = masked_rows.mask_batch(
         jax.random.key(0), on_device(random_batch(config)), jnp.int32(0), jnp.float32(0.15),
         num_parts=4,
         strategies=("random", "random"), ranks_V=jnp.asarray(RANKS), config=config,
@@ -126,7 +135,7 @@ def test_the_mask_of_a_sequence_does_not_depend_on_the_batch_around_it():
     config = small_config()
     batch = on_device(random_batch(config))
     draw = functools.partial(
-        steps.mask_batch, jax.random.key(0), which=jnp.int32(0), budget=jnp.float32(0.15),
+        masked_rows.mask_batch, jax.random.key(0), which=jnp.int32(0), budget=jnp.float32(0.15),
         strategies=("genemask", "global"), ranks_V=jnp.asarray(RANKS), config=config,
     )  # fmt: skip
     whole = draw(batch)
@@ -298,20 +307,20 @@ def test_the_room_for_predictions_is_not_reached_and_not_wasteful(name, num_toke
     for which in (0, 1):
         masked = jax.jit(
             functools.partial(
-                steps.mask_batch, strategies=curriculum.strategies(config.curriculum),
+                masked_rows.mask_batch, strategies=curriculum.strategies(config.curriculum),
                 ranks_V=jnp.asarray(RANKS), config=config, num_parts=2_000 // 50,
             )
         )(jax.random.key(1), batch, which, jnp.float32(0.15))  # fmt: skip
         assert masked.dropped.sum() == 0
-        filled = masked.masked.sum() / (40 * steps.max_predictions(config, 50))
+        filled = masked.masked.sum() / (40 * masked_rows.max_predictions(config, 50))
         assert 0.3 < filled < 0.9
 
 
 def test_room_grows_with_the_largest_budget_that_the_curriculum_can_reach():
     config = small_config()
-    before = steps.max_predictions(config, 32)
+    before = masked_rows.max_predictions(config, 32)
     config.curriculum.budget_schedule, config.curriculum.budget_max = "adaptive", 0.3
-    assert steps.max_predictions(config, 32) > 1.5 * before
+    assert masked_rows.max_predictions(config, 32) > 1.5 * before
 
 
 def test_the_learning_rate_follows_the_published_schedule():

@@ -18,7 +18,7 @@ import pytest
 from scipy import stats
 
 from cmgems_jax import config as config_lib
-from cmgems_jax import pmi_table, synthetic
+from cmgems_jax import config_checks, pmi_table, synthetic
 from cmgems_jax.config import STRATEGIES
 from cmgems_jax.data import windows
 from cmgems_jax.downstream.evaluate import Settings
@@ -124,7 +124,7 @@ def test_the_strategy_study_has_every_strategy_and_both_published_curricula():
 
 def test_fewer_steps_leave_room_for_the_curriculum_to_switch():
     config = study.preset("dnabert", "genome.fa", 100)
-    config_lib.validate(config)
+    config_checks.validate(config)
     assert config.num_steps == 100 and config.eval_every <= 100 // 16
 
 

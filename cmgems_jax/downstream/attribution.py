@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from tqdm import tqdm
 
-from cmgems_jax import bert, parallel, steps, vocabulary
+from cmgems_jax import bert, parallel, vocabulary
 from cmgems_jax.config import TokensConfig
 from cmgems_jax.downstream.classifier import TrainedClassifier
 from cmgems_jax.errors import InputError
@@ -56,7 +56,7 @@ def base_scores(
     model = bert.Classifier(classifier.config.model, tokens, len(classifier.label_names))
 
     def scores(params: dict, bases_BM: jax.Array) -> jax.Array:
-        ids_BL = _ids(bases_BM, tokens)
+        ids_BL = vocabulary.model_ids(bases_BM, tokens.k, tokens.stride)
         table_VD = params["encoder"]["word_embeddings"]["embedding"]
 
         def total(shift_BLD: jax.Array) -> jax.Array:
@@ -70,13 +70,6 @@ def base_scores(
 
     program = _compile(scores, classifier.params)
     return _map_rows(program, bases_NM, batch_size, "scoring")
-
-
-def _ids(bases_BM: jax.Array, tokens: TokensConfig) -> jax.Array:
-    """Returns model ids int32 (B, L)."""
-    return jax.vmap(lambda bases_M: steps.model_ids(bases_M, k=tokens.k, stride=tokens.stride))(
-        bases_BM
-    )
 
 
 def _shifted_embeddings(shift_BLD: jax.Array) -> Callable:
@@ -159,7 +152,8 @@ def mutagenesis_of(
     model = bert.Classifier(config.model, config.tokens, len(classifier.label_names))
 
     def verdict(params: dict, bases_BM: jax.Array) -> jax.Array:
-        return log_odds(model.apply({"params": params}, _ids(bases_BM, config.tokens)), label)
+        ids_BL = vocabulary.model_ids(bases_BM, config.tokens.k, config.tokens.stride)
+        return log_odds(model.apply({"params": params}, ids_BL), label)
 
     program = _compile(verdict, classifier.params)
 

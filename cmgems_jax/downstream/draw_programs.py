@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cmgems_jax import bert, steps
+from cmgems_jax import bert, vocabulary
 from cmgems_jax import config as config_lib
-from cmgems_jax.config import Config, TokensConfig
+from cmgems_jax.config import Config
 from cmgems_jax.downstream import recipes, side_by_side, subspace
 from cmgems_jax.downstream.recipes import Recipe
 from cmgems_jax.downstream.subspace import Subspace
@@ -131,7 +131,7 @@ def train_step(
     """
     is_row_B = rows_B != NO_ROW
     picked_B = jnp.maximum(rows_B, 0)
-    ids_BL = batch_ids(bases_WM[picked_B], model.tokens)
+    ids_BL = vocabulary.model_ids(bases_WM[picked_B], model.tokens.k, model.tokens.stride)
     keys_B = _dropout_keys(state, len(rows_B), model)
 
     def mean_loss(moving: dict) -> tuple[jax.Array, jax.Array]:
@@ -163,14 +163,8 @@ def class_probabilities(
     params: dict | Subspace, bases_BM: jax.Array, *, model: bert.Classifier
 ) -> jax.Array:
     """Returns float32 (B, C)."""
-    ids_BL = batch_ids(bases_BM, model.tokens)
+    ids_BL = vocabulary.model_ids(bases_BM, model.tokens.k, model.tokens.stride)
     return jax.nn.softmax(model.apply({"params": subspace.expand(params)}, ids_BL))
-
-
-def batch_ids(bases_BM: jax.Array, tokens: TokensConfig) -> jax.Array:
-    """Returns the model's ids: int32 (B, L)."""
-    one = functools.partial(steps.model_ids, k=tokens.k, stride=tokens.stride)
-    return jax.vmap(one)(bases_BM)
 
 
 def _train_chunk(

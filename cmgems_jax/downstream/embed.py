@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
-from cmgems_jax import bert, outputs, steps, vocabulary
+from cmgems_jax import bert, outputs, vocabulary
 from cmgems_jax.config import Config
 from cmgems_jax.downstream import classifier, pretrained, sliding
 from cmgems_jax.downstream.sliding import Cut, Survey, Window
@@ -117,11 +117,11 @@ def _function(config: Config, pooling: str) -> Callable[..., tuple[jax.Array, ..
 
     The outputs are sums (B, D) with counts (B,), or states of the k-mers (B, T, D).
     """
-    model = bert.Encoder(config.model, config.tokens)
-    spans = {"k": config.tokens.k, "stride": config.tokens.stride}
+    tokens = config.tokens
+    model = bert.Encoder(config.model, tokens)
 
     def function(params: dict, bases_BN: jax.Array, owned_B2: jax.Array) -> tuple[jax.Array, ...]:
-        ids_BL = jax.vmap(lambda bases_N: steps.model_ids(bases_N, **spans))(bases_BN)
+        ids_BL = vocabulary.model_ids(bases_BN, tokens.k, tokens.stride)
         states_BLD = model.apply({"params": params}, ids_BL).astype(jnp.float32)
         if pooling == "cls":
             return states_BLD[:, 0], jnp.ones(len(ids_BL), jnp.int32)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from cmgems_jax import bert, outputs, steps
+from cmgems_jax import bert, outputs, vocabulary
 from cmgems_jax.downstream import sliding
 from cmgems_jax.downstream.classifier import TrainedClassifier
 from cmgems_jax.downstream.sliding import Survey, Window
@@ -25,9 +25,7 @@ def logits_function(classifier: TrainedClassifier) -> Callable[[dict, jax.Array]
     model = bert.Classifier(config.model, config.tokens, len(classifier.label_names))
 
     def logits(params: dict, bases_BN: jax.Array) -> jax.Array:
-        ids_BL = jax.vmap(
-            lambda bases_N: steps.model_ids(bases_N, k=config.tokens.k, stride=config.tokens.stride)
-        )(bases_BN)
+        ids_BL = vocabulary.model_ids(bases_BN, config.tokens.k, config.tokens.stride)
         return model.apply({"params": params}, ids_BL)
 
     return logits

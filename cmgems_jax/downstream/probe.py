@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from cmgems_jax import bert, parallel, steps, vocabulary
+from cmgems_jax import bert, parallel, vocabulary
 from cmgems_jax.downstream import position_limit
 from cmgems_jax.downstream.pretrained import Pretrained
 
@@ -73,8 +73,7 @@ def features(
 
 def pooled_states(params: dict, bases_BM: jax.Array, *, model: bert.Encoder) -> jax.Array:
     """Returns the features of a batch: float32 (B, F)."""
-    ids = functools.partial(steps.model_ids, k=model.tokens.k, stride=model.tokens.stride)
-    ids_BL = jax.vmap(ids)(bases_BM)
+    ids_BL = vocabulary.model_ids(bases_BM, model.tokens.k, model.tokens.stride)
     states = model.apply({"params": params}, ids_BL, method=model.all_states)
     states = [states_BLD.astype(jnp.float32) for states_BLD in states]
     is_kmer_BL1 = (ids_BL >= vocabulary.NUM_SPECIAL)[:, :, None]

@@ -8,8 +8,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from cmgems_jax import bert, checkpoints, outputs, run_log, vocabulary
-from cmgems_jax import config as config_lib
+from cmgems_jax import bert, checkpoints, config_checks, outputs, run_log, vocabulary
 from cmgems_jax.config import Config, DataConfig, ModelConfig, TokensConfig
 from cmgems_jax.downstream import classifier
 from cmgems_jax.downstream.classifier import TrainedClassifier
@@ -70,7 +69,7 @@ def import_model(path: Path, output: Path, *, stride: int = 1) -> None:
     tokens, row_V = _read_vocabulary(path / VOCABULARY, stride)
     model = ModelConfig(**{ours: settings[theirs] for ours, theirs in _SIZES.items()})
     config = Config(model=model, tokens=tokens, data=DataConfig(num_tokens=model.num_positions))
-    config_lib.validate(config)
+    config_checks.validate(config)
     tensors = _read_tensors(path)
     is_classifier = "classifier.weight" in tensors
     num_labels = len(tensors["classifier.weight"]) if is_classifier else 0

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cmgems_jax import config as config_lib
+from cmgems_jax import config_checks
 from cmgems_jax.config import Config
 
 FACTORS = (0.5, 1.0, 1.5, 2.0)  # of the published threshold, and of GLOBAL's m
@@ -35,7 +36,7 @@ def config_of(preset: Config, arm: Arm, seed: int) -> Config:
       InputError: the preset and the arm's fields do not fit together.
     """
     config = config_lib.replace(preset, arm.fields | {"seed": seed})
-    config_lib.validate(config)
+    config_checks.validate(config)
     return config
 
 

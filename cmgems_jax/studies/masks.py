@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmgems_jax import curriculum, masking, steps, vocabulary
+from cmgems_jax import corruption, curriculum, masked_rows, masking, vocabulary
 from cmgems_jax.config import Config
 from cmgems_jax.data import windows
 from cmgems_jax.packing import Batch
@@ -62,7 +62,7 @@ def _of_strategy(
     """Masks every window once."""
     program = jax.jit(
         functools.partial(
-            steps.mask_batch,
+            masked_rows.mask_batch,
             strategies=(strategy, strategy),
             ranks_V=jnp.asarray(ranks_V),
             config=config,
@@ -70,7 +70,7 @@ def _of_strategy(
     )
     tokens = config.tokens
     cover = jax.jit(
-        jax.vmap(functools.partial(masking.hidden_bases, k=tokens.k, stride=tokens.stride))
+        jax.vmap(functools.partial(corruption.hidden_bases, k=tokens.k, stride=tokens.stride))
     )
     shown, hidden, rank_sum, all_ranks = [], 0, 0, []
     for growth, part_WN in enumerate(np.split(bases_WN, masking.NUM_GROWTHS)):

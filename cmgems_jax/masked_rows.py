@@ -1,0 +1,190 @@
+"""Windows of bases to the rows that a model sees: ids, masks, corruption, packing.
+
+Axes: R rows, M windows a row, N bases, L token positions, V k-mers. Each window is
+tokenised, masked and corrupted by itself; then the windows of a row are laid behind
+each other (packing.py).
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cmgems_jax import corruption, curriculum, masking, packing, vocabulary
+from cmgems_jax.config import Config
+from cmgems_jax.packing import Batch, Layout
+
+
+class MaskedBatch(NamedTuple):
+    """Windows, each by itself: what the model sees and what it shall predict."""
+
+    ids: jax.Array  # int32 (R, M, L), true
+    corrupted: jax.Array  # int32 (R, M, L)
+    masked: jax.Array  # bool (R, M, L), after dropping
+    dropped: jax.Array  # int32 (R, M), masked positions for which there was no room
+
+
+class Rows(NamedTuple):
+    """The same windows as the model computes them; [PAD] behind the last of a row."""
+
+    ids: jax.Array  # int32 (R, L), true
+    corrupted: jax.Array  # int32 (R, L)
+    masked: jax.Array  # bool (R, L)
+    layout: Layout | None  # (R, L); None where every row holds one window
+
+
+def max_predictions(config: Config, num_rows: int) -> int:
+    """Returns P, how many masked tokens of `num_rows` rows are predicted at most.
+
+    `masking.max_predictions` a row where that is set. Otherwise 6 standard
+    deviations above the mean, with the share of short rows (none where they are
+    packed) and the largest budget: so much room that the masks do not depend on how
+    rows are grouped. The excess over the budget is GeneMask's on short windows,
+    where all centers spread.
+    """
+    tokens = config.data.num_tokens - 2
+    if config.masking.max_predictions:
+        return num_rows * min(config.masking.max_predictions, tokens)
+    k, stride, budget = config.tokens.k, config.tokens.stride, config.largest_budget
+    spread = len(masking.spread_offsets(k, stride))
+    used = " ".join(curriculum.strategies(config.curriculum))
+    excess = spread / masking.tokens_per_center("genemask", k, stride) if "genemask" in used else 1
+    excess = max(excess, config.masking.top_m) if "global" in used else excess
+    full = config.data.full_length_share if config.data.windows_a_row == 1 else 1
+    length, length_squared = tokens * (1 + full) / 2, tokens**2 * (1 + 2 * full) / 3
+    share = budget * excess
+    variance = share * spread * length + share**2 * (length_squared - length**2)
+    wanted = num_rows * share * length + 6 * math.sqrt(num_rows * variance)
+    return min(8 * math.ceil(wanted / 8), num_rows * tokens)
+
+
+def mask_batch(
+    key: jax.Array,
+    batch: Batch,
+    which: jax.Array,
+    budget: jax.Array,
+    *,
+    strategies: tuple[str, ...],
+    ranks_V: jax.Array,
+    config: Config,
+    growth: int | jax.Array = 0,
+    num_parts: int = 1,
+) -> MaskedBatch:
+    """Returns masked and corrupted windows; masks depend on the key and the index alone.
+
+    Args:
+      key: the step's masking key.
+      batch: bases (R, M, N), index (R, M).
+      which: int32 or bool scalar, the entry of `strategies` to use. Two are chosen
+        from by `lax.cond`, more by `lax.switch`, outside any vmap, so that only
+        the chosen one runs.
+      budget: float32 scalar, share of tokens to mask.
+      strategies: names, static.
+      ranks_V: int32 (4**k,), PMI ranks.
+      config: the run's config.
+      growth: of `masking.random_mask`.
+      num_parts: equal parts of the rows that have room for `max_predictions` each.
+    """
+    spans = {"k": config.tokens.k, "stride": config.tokens.stride}
+    flat = merge_axes(batch)  # W windows
+    ids_WL = vocabulary.model_ids(flat.bases, **spans)
+    keys_W = jax.vmap(jax.random.fold_in, (None, 0))(key, flat.index)
+    mask_keys_W, corrupt_keys_W = jnp.moveaxis(jax.vmap(jax.random.split)(keys_W), 1, 0)
+
+    operands = (mask_keys_W, ids_WL, budget, jnp.int32(growth))
+    wanted_WL = _draw(which, operands, strategies, ranks_V, config)
+    num_rows, windows_a_row = batch.index.shape
+    room = max_predictions(config, num_rows // num_parts)
+    wanted_AX = wanted_WL.reshape(num_parts, -1)
+    masked_WL = jax.vmap(masking.keep_first, (0, None))(wanted_AX, room).reshape(ids_WL.shape)
+    corrupt = functools.partial(corruption.corrupt, by=config.masking.corruption, **spans)
+    masked = MaskedBatch(
+        ids=ids_WL,
+        corrupted=jax.vmap(corrupt)(corrupt_keys_W, ids_WL, masked_WL),
+        masked=masked_WL,
+        dropped=(wanted_WL & ~masked_WL).sum(axis=1, dtype=jnp.int32),
+    )
+    return jax.tree.map(lambda x: x.reshape(num_rows, windows_a_row, *x.shape[1:]), masked)
+
+
+def _draw(
+    which: jax.Array,
+    operands: tuple[jax.Array, ...],
+    strategies: tuple[str, ...],
+    ranks_V: jax.Array,
+    config: Config,
+) -> jax.Array:
+    """Returns the masks of windows, bool (W, L), under the strategy `which` and no other.
+
+    Args:
+      which: see `mask_batch`.
+      operands: keys (W,), ids (W, L), budget, growth.
+      strategies: names, static.
+      ranks_V: int32 (4**k,), PMI ranks.
+      config: the run's config.
+    """
+
+    def drawer(strategy: str) -> Callable[..., jax.Array]:
+        def draw(
+            key: jax.Array, ids_L: jax.Array, budget: jax.Array, growth: jax.Array
+        ) -> jax.Array:
+            return masking.draw(
+                key,
+                ids_L,
+                ranks_V,
+                strategy=strategy,
+                budget=budget,
+                k=config.tokens.k,
+                stride=config.tokens.stride,
+                min_distance=config.masking.min_distance,
+                top_m=config.masking.top_m,
+                growth=growth,
+            )
+
+        return jax.vmap(draw, (0, 0, None, None))
+
+    if len(set(strategies)) == 1:
+        return drawer(strategies[0])(*operands)
+    if len(strategies) == 2:
+        return jax.lax.cond(which, drawer(strategies[1]), drawer(strategies[0]), *operands)
+    return jax.lax.switch(which, [drawer(name) for name in strategies], *operands)
+
+
+def lay_in_rows(masked: MaskedBatch) -> Rows:
+    """Returns the windows of each row behind each other."""
+    if masked.ids.shape[1] == 1:
+        return Rows(masked.ids[:, 0], masked.corrupted[:, 0], masked.masked[:, 0], None)
+    length_RM = (masked.ids != vocabulary.PAD).sum(axis=2, dtype=jnp.int32)
+    length_RM = jnp.where(length_RM > 2, length_RM, 0)  # nothing but [CLS] and [SEP]: no window
+    layout = packing.lay_out(length_RM, masked.ids.shape[2])
+    return Rows(
+        ids=packing.to_rows(masked.ids, layout, vocabulary.PAD),
+        corrupted=packing.to_rows(masked.corrupted, layout, vocabulary.PAD),
+        masked=packing.to_rows(masked.masked, layout, False),
+        layout=layout,
+    )
+
+
+def merge_axes(tree: Any) -> Any:
+    """Returns arrays (X, Y, ...) as (X * Y, ...)."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def mask_sums(batch: Batch, masked: MaskedBatch, config: Config) -> dict[str, jax.Array]:
+    """Returns float32 sums that describe the masks of windows (R, M, ...)."""
+    eligible_RML = masked.ids >= vocabulary.NUM_SPECIAL
+    cover = functools.partial(
+        corruption.hidden_bases, k=config.tokens.k, stride=config.tokens.stride
+    )
+    covered_RML = jax.vmap(jax.vmap(cover))(masked.ids, masked.corrupted, eligible_RML)
+    sums = {
+        "predicted": masked.masked.sum(dtype=jnp.int32),
+        "eligible": eligible_RML.sum(dtype=jnp.int32),
+        "dropped_positions": masked.dropped.sum(dtype=jnp.int32),
+        "hidden_covered": jnp.where(masked.masked, covered_RML, 0).sum(dtype=jnp.int32),
+        "bases": (batch.bases != vocabulary.PADDING).sum(dtype=jnp.int32),
+    }
+    return {name: value.astype(jnp.float32) for name, value in sums.items()}
