@@ -98,6 +98,11 @@ def test_no_claim_is_made_where_the_interval_holds_zero():
         assert expected in sentence
 
 
+def test_intervals_over_few_seeds_come_with_a_word_of_caution():
+    assert "one pair of runs" in study_report.caution(2)[0]
+    assert study_report.caution(3) == []
+
+
 # Arms.
 
 
@@ -220,7 +225,7 @@ def test_every_arm_seed_and_draw_is_in_the_tables(finished):
     )
     assert found.difference.iloc[0] == pytest.approx(difference.mean())
     text = (finished / "study.md").read_text()
-    assert "## In words" in text and "cm_gems" in text
+    assert "## In words" in text and "cm_gems" in text and study_report.caution(2)[0] in text
 
 
 def test_the_page_and_the_text_mark_the_same_differences(finished, tmp_path):

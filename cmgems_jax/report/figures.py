@@ -206,6 +206,7 @@ def mask_bars(found: pd.DataFrame, name: str) -> str:
             axes.barh(range(len(lines)), found[column], color=svg.PALETTE[0], height=0.7)
             if column == "mean_rank":
                 axes.axvline(found.mean_rank_of_all.mean(), color=_GRAY, linewidth=1)
+            axes.set_xlim(left=0, right=None if found[column].any() else 1)
             svg.horizontal_lines(axes, lines)
             axes.set_title(title, fontsize=9)
         return svg.markup(figure, name, "What the masks of each arm are like")

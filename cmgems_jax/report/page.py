@@ -197,7 +197,7 @@ def _study(path: Path, name: str) -> list[Section]:
         f"{len(about['arms'])} arms, {len(about['seeds'])} seeds, {config.num_steps:,} steps each; "
         "a difference is claimed where its 95 % interval over seeds and draws excludes 0 and "
         "p, after Holm's correction over the tasks of an arm, is below 0.05.",
-        study_report.sentences(differences),
+        study_report.sentences(differences) + study_report.caution(len(about["seeds"])),
     )
     if len(differences):
         outcome.figures.append(figures.differences(differences, f"{name}d"))

@@ -16,6 +16,7 @@ from cmgems_jax.studies.arms import Arm
 from cmgems_jax.studies.runs import Unit
 
 UNIT = ["mode", "task", "shots"]
+_ENOUGH_SEEDS = 3  # for intervals that are of use
 LEVELS = (3_000, 1_000, 300, 100, 30, 10)  # of the perplexity under `random`
 EXTRAPOLATED_STEPS = (1_000, 10_000, 120_000)
 ALL_TASKS = "mean over tasks"
@@ -172,10 +173,11 @@ def write(plan: Any, units: Sequence[Unit], output: Path) -> None:
     for name, table in tables.items():
         with outputs.replaced_file(output / f"{name}.csv") as part:
             table.to_csv(part, index=False)
-    text = _text(plan, tables)
+    said = sentences(tables["differences"]) + caution(len(plan.seeds))
+    text = _text(plan, tables, said)
     with outputs.replaced_file(output / "study.md") as part:
         part.write_text(text)
-    print("\n" + "\n".join(sentences(tables["differences"])), flush=True)
+    print("\n" + "\n".join(said), flush=True)
     print(f"{output}: study.md, {', '.join(f'{name}.csv' for name in tables)}")
     print(f"a page of it: python -m launch.report --input={output} --output=report.html")
 
@@ -206,7 +208,18 @@ def sentences(found: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _text(plan: Any, tables: dict[str, pd.DataFrame]) -> str:
+def caution(num_seeds: int) -> list[str]:
+    """Returns what to know of intervals over few seeds."""
+    if num_seeds >= _ENOUGH_SEEDS:
+        return []
+    known = "one run" if num_seeds == 1 else "one pair of runs"
+    return [
+        f"How much runs differ by chance is known from {known} an arm, so intervals miss it or "
+        f"are very wide: --seeds={_ENOUGH_SEEDS} or more adds to the runs that are done."
+    ]
+
+
+def _text(plan: Any, tables: dict[str, pd.DataFrame], said: Sequence[str]) -> str:
     """Returns study.md."""
     found = tables["summary"]
     parts = [
@@ -216,7 +229,7 @@ def _text(plan: Any, tables: dict[str, pd.DataFrame]) -> str:
         "initial values. Differences are paired; `*` marks those whose interval excludes 0 and "
         "whose p, after Holm's correction over the tasks of an arm, is below 0.05.",
         "## In words",
-        "\n".join(f"- {line}" for line in sentences(tables["differences"])),
+        "\n".join(f"- {line}" for line in said),
         "## Labelled tasks",
         markdown(means_table(found, tables["baselines"])),
     ]
