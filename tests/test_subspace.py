@@ -13,7 +13,7 @@ from cmgems_jax.errors import InputError
 from tests.test_finetune import DRAWS, ENCODER, TEST, TINY, TRAIN
 
 
-@pytest.mark.parametrize("size", [1, 2, 8, 64])
+@pytest.mark.parametrize("size", [1, 2, 8, 64, 1024])
 def test_the_transform_is_hadamards_matrix(size):
     values = np.random.default_rng(0).normal(size=size).astype(np.float32)
     expected = linalg.hadamard(size) @ values / np.sqrt(size)
@@ -23,10 +23,12 @@ def test_the_transform_is_hadamards_matrix(size):
 def test_the_projection_is_linear_and_the_same_for_the_same_key():
     key, other = jax.random.key(0), jax.random.key(1)
     one, two = (jnp.asarray(np.random.default_rng(n).normal(size=7), jnp.float32) for n in (0, 1))
-    both = subspace.project(2 * one - two, key, 1_000)
-    apart = 2 * subspace.project(one, key, 1_000) - subspace.project(two, key, 1_000)
+    by_key, again, by_other = (subspace.draw_projection(k, 7, 1_000) for k in (key, key, other))
+    both = subspace.project(2 * one - two, by_key, 1_000)
+    apart = 2 * subspace.project(one, again, 1_000) - subspace.project(two, again, 1_000)
     np.testing.assert_allclose(both, apart, atol=1e-5)
-    assert not np.allclose(subspace.project(one, key, 1_000), subspace.project(one, other, 1_000))
+    moved = subspace.project(one, by_key, 1_000)
+    assert not np.allclose(moved, subspace.project(one, by_other, 1_000))
 
 
 def test_the_projection_keeps_lengths_and_moves_every_parameter():
@@ -34,10 +36,22 @@ def test_the_projection_keeps_lengths_and_moves_every_parameter():
 
     An inner product of two columns has a standard deviation of about 1/sqrt(3000) = 0.018.
     """
-    columns = jax.vmap(lambda z: subspace.project(z, jax.random.key(0), 3_000))(jnp.eye(20))
+    drawn = subspace.draw_projection(jax.random.key(0), 20, 3_000)
+    columns = jax.vmap(lambda z: subspace.project(z, drawn, 3_000))(jnp.eye(20))
     products = np.asarray(columns @ columns.T)
     assert np.abs(products - np.eye(20)).max() < 6 * 0.025
     assert (np.abs(np.asarray(columns)).max(axis=0) > 0).all()
+
+
+def test_the_projection_is_the_product_of_whole_matrices():
+    """Sign, transform, permutation, weights, transform, each of all 64 numbers."""
+    drawn = subspace.draw_projection(jax.random.key(0), 5, 50)
+    whole = linalg.hadamard(64) / 8
+    z = np.pad(np.arange(1.0, 6) * drawn.signs_d, (0, 59))
+    order = jax.random.permutation(jax.random.split(jax.random.key(0), 3)[1], 64)
+    expected = whole @ (np.asarray(drawn.weights_n) * (whole @ z)[order]) * np.sqrt(64 / 50)
+    found = subspace.project(jnp.arange(1.0, 6), drawn, 50)
+    np.testing.assert_allclose(found, expected[:50], atol=1e-5)
 
 
 def test_a_subspace_begins_at_the_given_parameters():
@@ -55,9 +69,7 @@ def test_training_moves_the_parameters_within_the_subspace_alone():
         assert own.z.shape == (4,) and (own.z != 0).all()
         start, _ = jax.flatten_util.ravel_pytree(own.start)
         moved, _ = jax.flatten_util.ravel_pytree(trained.of_draw(draw))
-        expected = subspace.project(
-            jnp.asarray(own.z), jax.random.wrap_key_data(own.key), start.size
-        )
+        expected = subspace.project(jnp.asarray(own.z), own.projection, start.size)
         np.testing.assert_allclose(moved - start, expected, atol=1e-6)
         jax.tree.map(np.testing.assert_array_equal, own.start["encoder"], ENCODER.params)
 

@@ -3,8 +3,10 @@
 The parameters are start + P z, where only z, of d numbers, is trained. P is the
 Fastfood product of a random sign, a Hadamard transform, a permutation, Gaussian
 weights and another Hadamard transform: a random matrix that is never written down
-(Le, Sarlós, Smola 2013; Li et al. 2018; Aghajanyan, Gupta, Zettlemoyer 2021).
-Axes: d numbers of z, n = 2**m >= all parameters.
+(Le, Sarlós, Smola 2013; Li et al. 2018; Aghajanyan, Gupta, Zettlemoyer 2021). Behind
+its first d numbers z is filled with zeros, so the first transform is that of the
+next power of two, again and again, and the permutation chooses from it.
+Axes: d numbers of z, w = 2**j >= d, n = 2**m >= all parameters.
 """
 
 from typing import NamedTuple
@@ -12,6 +14,17 @@ from typing import NamedTuple
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
+from scipy import linalg
+
+_MAX_BITS = 7  # of a factor of a transform: a matrix of 128 x 128
+
+
+class Projection(NamedTuple):
+    """P, drawn once."""
+
+    signs_d: jax.Array  # float32
+    source_n: jax.Array  # int32 in [0, w), where the permutation takes its values from
+    weights_n: jax.Array  # float32
 
 
 class Subspace(NamedTuple):
@@ -19,13 +32,14 @@ class Subspace(NamedTuple):
 
     z: jax.Array  # float32 (d,), what is trained; 0 = at the start
     start: dict  # the network's parameters where it starts
-    key: jax.Array  # uint32 (2,), of the projection
+    projection: Projection
 
 
 def begin(params: dict, num_dimensions: int, key: jax.Array) -> Subspace:
     """Returns a subspace of `num_dimensions` through `params`, drawn by a key."""
-    z_d = jnp.zeros(num_dimensions, jnp.float32)
-    return Subspace(z_d, params, jax.random.key_data(key))
+    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    drawn = draw_projection(key, num_dimensions, num_parameters)
+    return Subspace(jnp.zeros(num_dimensions, jnp.float32), params, drawn)
 
 
 def expand(params: dict | Subspace) -> dict:
@@ -33,7 +47,7 @@ def expand(params: dict | Subspace) -> dict:
     if not isinstance(params, Subspace):
         return params
     start_P, unravel = jax.flatten_util.ravel_pytree(params.start)
-    moved_P = project(params.z, jax.random.wrap_key_data(params.key), start_P.size)
+    moved_P = project(params.z, params.projection, start_P.size)
     return unravel(start_P + moved_P)
 
 
@@ -47,30 +61,45 @@ def with_trained(params: dict | Subspace, moved: dict) -> dict | Subspace:
     return params._replace(z=moved["z"]) if isinstance(params, Subspace) else moved
 
 
-def project(z_d: jax.Array, key: jax.Array, num_parameters: int) -> jax.Array:
+def draw_projection(key: jax.Array, num_dimensions: int, num_parameters: int) -> Projection:
+    """Returns P; the same key gives the same."""
+    size = _power_of_two(num_parameters)
+    sign_key, order_key, weight_key = jax.random.split(key, 3)
+    return Projection(
+        jax.random.rademacher(sign_key, (num_dimensions,), jnp.float32),
+        jax.random.permutation(order_key, size) % _power_of_two(num_dimensions),
+        jax.random.normal(weight_key, (size,), jnp.float32),
+    )
+
+
+def project(z_d: jax.Array, projection: Projection, num_parameters: int) -> jax.Array:
     """Returns P z: float32 (num_parameters,), about as long as z.
 
     Args:
       z_d: float32 (d,).
-      key: of the projection; the same key gives the same P.
+      projection: P.
       num_parameters: at least d.
     """
-    size = 1 << (num_parameters - 1).bit_length()
-    sign_key, order_key, weight_key = jax.random.split(key, 3)
-    signs_n = jax.random.rademacher(sign_key, (size,), jnp.float32)
-    weights_n = jax.random.normal(weight_key, (size,), jnp.float32)
-    padded_n = jnp.pad(z_d, (0, size - z_d.shape[0]))
-    mixed_n = jax.random.permutation(order_key, hadamard(signs_n * padded_n))
-    return hadamard(weights_n * mixed_n)[:num_parameters] * (size / num_parameters) ** 0.5
+    width = _power_of_two(z_d.shape[0])
+    mixed_w = hadamard(jnp.pad(projection.signs_d * z_d, (0, width - z_d.shape[0])))
+    moved_n = hadamard(projection.weights_n * mixed_w[projection.source_n])
+    return moved_n[:num_parameters] * (width / num_parameters) ** 0.5
 
 
 def hadamard(values_n: jax.Array) -> jax.Array:
-    """Returns the orthonormal Walsh-Hadamard transform of 2**m values, in m passes."""
-    size = values_n.shape[0]
-    half = 1
-    while half < size:
-        pairs = values_n.reshape(-1, 2, half)
-        total, difference = pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]
-        values_n = jnp.stack([total, difference], axis=1)
-        half *= 2
-    return values_n.reshape(size) * size**-0.5
+    """Returns the orthonormal Walsh-Hadamard transform of 2**m values, by products of matrices.
+
+    It is the Kronecker product of smaller ones: each acts on some of the index's bits.
+    """
+    bits = values_n.shape[0].bit_length() - 1
+    factors = [min(_MAX_BITS, bits - done) for done in range(0, bits, _MAX_BITS)]
+    cube = values_n.reshape([1 << factor for factor in factors])
+    for factor in factors:  # each brings the next bits to the front, and the last the first again
+        matrix = jnp.asarray(linalg.hadamard(1 << factor, float), cube.dtype)
+        cube = jnp.tensordot(cube, matrix, axes=(0, 0), precision="highest")
+    return cube.reshape(-1) * values_n.shape[0] ** -0.5
+
+
+def _power_of_two(number: int) -> int:
+    """Returns the least power of two that is not less."""
+    return 1 << (number - 1).bit_length()
