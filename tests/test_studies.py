@@ -404,6 +404,10 @@ def test_the_page_needs_no_other_file(made):
     assert {reference[1:] for reference in made.references} <= set(made.ids)
 
 
+def test_sections_of_several_folders_say_whose_they_are(made):
+    assert "out: Learning curves" in made.text and "cm_gems_seed0: Pretraining" in made.text
+
+
 def test_ids_of_the_figures_do_not_meet(made):
     assert len(set(made.ids)) == len(made.ids)
 

@@ -51,7 +51,10 @@ def write(inputs: Sequence[Path], output: Path) -> None:
     kinds = [(_kind(path), path) for path in inputs]
     sections: list[Section] = []
     for number, (kind, path) in enumerate(kinds):
-        sections += _MAKERS[kind](path, f"f{number}")
+        made = _MAKERS[kind](path, f"f{number}")
+        for section in made if len(kinds) > 1 else ():
+            section.title = f"{path.resolve().name}: {section.title}"
+        sections += made
     environment = json.loads(_first_existing(inputs, "environment.json"))
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         (importlib.resources.files("cmgems_jax.report") / _TEMPLATE).read_text()
