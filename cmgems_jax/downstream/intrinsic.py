@@ -138,6 +138,6 @@ def draw(table: pd.DataFrame, chance: float, title: str, path: Path) -> None:
         axes.axhline(value, color="#6b6b6b", linestyle=style, linewidth=1, label=name)
     axes.set(xscale="log", xlabel="trained dimensions", ylabel="accuracy")
     axes.set_title(title, loc="left", fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
