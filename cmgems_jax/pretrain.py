@@ -1,7 +1,7 @@
 """The pretraining loop: windows in, checkpoints and metrics out.
 
 Reader's path: launch/pretrain -> configs/x -> here -> data/batches -> steps ->
-masking -> bert.
+masked_rows -> masking -> bert.
 """
 
 import contextlib

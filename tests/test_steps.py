@@ -88,9 +88,11 @@ def cm_gems():
 
 def test_ids_begin_with_cls_and_end_with_sep_behind_the_last_token():
     bases = np.r_[vocabulary.encode("ATGCATG"), [vocabulary.PADDING] * 3].astype(np.uint8)
-    ids = vocabulary.model_ids(jnp.asarray(bases), k=6)
     expected = [vocabulary.CLS, *vocabulary.tokenize(bases[:7], 6), vocabulary.SEP, 0, 0, 0]
-    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(vocabulary.model_ids(jnp.asarray(bases), k=6), expected)
+    both = vocabulary.model_ids(np.stack([bases, bases]), k=6)  # numpy, with a leading axis
+    assert isinstance(both, np.ndarray) and both.dtype == np.int32
+    np.testing.assert_array_equal(both, [expected, expected])
 
 
 def test_positions_beyond_the_room_are_counted_and_left_as_they_are():

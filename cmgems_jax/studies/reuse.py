@@ -1,8 +1,8 @@
 """A finished run of another study in place of the same run again.
 
 Studies share runs: the token arms of `corruption` are arms of `strategy`, and so is one
-arm of `threshold`, of `kmer` and of `top_m`. What is copied is the run and the scores of
-its model; baselines are the new study's own.
+arm of `threshold`, of `kmer` and of `top_m`, and two of `init`. What is copied is the run
+and the scores of its model; baselines are the new study's own.
 """
 
 import json
@@ -51,8 +51,8 @@ def copy(source: Path, one: Unit) -> None:
     scores = pd.read_csv(source / runs.EVALUATION / "results.csv")
     own = scores[scores.model == source.name].assign(model=one.name)
     own.to_csv(evaluation / "results.csv", index=False)
+    run_log.write_json(partial / "reused.json", {"run": str(source.resolve())})
     partial.rename(one.folder)
-    run_log.write_json(one.folder / "reused.json", {"run": str(source.resolve())})
 
 
 def _identity(config: Config) -> dict[str, Any]:
