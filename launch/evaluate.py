@@ -3,9 +3,8 @@
     python -m launch.evaluate --checkpoint=runs/a,runs/b --data_dir=data --output=runs/fewshot
     python -m launch.evaluate --suite=gue --checkpoint=runs/a --data_dir=data --output=runs/gue
 
-Each model is fine-tuned and probed (frozen features and logistic regression), and stands beside the
-same model untrained, k-mer logistic regression and the majority class, under the same draws (kept
-in draws/). A stopped suite goes on. Writes results.csv, summary.csv, report.md and results.png.
+Fine-tuned and probed, beside the untrained model, k-mer logistic regression and the majority class,
+on the same draws. A stopped suite goes on. Writes results.csv, summary.csv, report.md, results.png.
 """
 
 from pathlib import Path
@@ -24,11 +23,11 @@ _DRAWS = flags.DEFINE_integer("draws", None, "Few-shot: draws (10). GUE: seeds (
 _MODE = flags.DEFINE_list("mode", ["finetune", "probe"], "finetune, probe, or both.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of draws and training.", lower_bound=0)
 _DEDUPE = flags.DEFINE_bool("dedupe", False, "Drop train rows that repeat or are in test.")
-_LONG = flags.DEFINE_enum(
-    "long_sequences", "error", ["error", "truncate", "window"], "Beyond the position table."
-)
+_LONG_WAYS = ["error", "truncate", "window"]
+_LONG = flags.DEFINE_enum("long_sequences", "error", _LONG_WAYS, "Beyond the position table.")
 _PEAK_LR = flags.DEFINE_float("peak_lr", None, "Of fine-tuning, for the published one.", 0)
 _TEST_ROWS = flags.DEFINE_integer("test_rows", 0, "Predict at most so many; 0 = all.", 0)
+_AT_ONCE = flags.DEFINE_integer("draws_at_once", None, "Fine-tuned side by side; default: all.", 1)
 _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Keep the tasks here as TFDS data sets.")
 flags.mark_flags_as_required(["checkpoint", "output"])
 
@@ -49,6 +48,7 @@ def main() -> None:
         long_sequences=_LONG.value,
         peak_lr=_PEAK_LR.value,
         test_rows=_TEST_ROWS.value,
+        draws_at_once=_AT_ONCE.value,
         cache_dir=Path(_CACHE_DIR.value) if _CACHE_DIR.value else None,
     )
     checkpoints = [Path(path) for path in _CHECKPOINT.value]

@@ -96,6 +96,14 @@ def test_fewer_test_rows_are_the_same_for_every_line_and_said(inputs, tmp_path):
     assert "scored on 10 of 40 test rows" in (tmp_path / "report.md").read_text()
 
 
+def test_draws_one_after_another_give_the_same_numbers(finished, inputs, tmp_path):
+    chosen = settings(inputs[1], modes=("finetune",), draws_at_once=1, baselines=False)
+    alone = evaluate.evaluate([inputs[0]], Path("."), tmp_path, chosen)
+    together = finished[0].iloc[: len(alone)]
+    assert set(together["mode"]) == {"finetune"} and len(alone) == NUM_DRAWS
+    np.testing.assert_allclose(alone.auroc, together.auroc, atol=0.01)
+
+
 def test_another_learning_rate_stands_beside_the_published_one(finished, inputs, tmp_path):
     """The folder goes on, and only the new lines are run."""
     results, output = finished

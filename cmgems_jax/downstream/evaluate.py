@@ -22,7 +22,9 @@ from cmgems_jax.downstream.pretrained import Pretrained
 from cmgems_jax.errors import InputError, did_you_mean
 
 # More of these may be added to a folder of results.
-ADDABLE = frozenset({"tasks", "shots", "modes", "peak_lr", "cache_dir", "baselines"})
+ADDABLE = frozenset(
+    {"tasks", "shots", "modes", "peak_lr", "cache_dir", "baselines", "draws_at_once"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Settings:
     dedupe: bool = False  # drop duplicates, and train rows that stand in test
     long_sequences: str = "error"  # "error", "truncate", "window"
     peak_lr: float | None = None  # of fine-tuning, in place of the published recipes'
+    draws_at_once: int | None = None  # fine-tuned side by side; None = all
     baselines: bool = True  # beside the models: one untrained, k-mer regression, majority
     test_rows: int = 0  # at most so many rows of test are predicted; 0 = all
     cache_dir: Path | None = None  # keeps the tasks as TFDS data sets
@@ -73,6 +76,7 @@ def evaluate(
             seed=settings.seed,
             long_sequences=settings.long_sequences,
             peak_lr=settings.peak_lr,
+            draws_at_once=settings.draws_at_once,
             baselines=settings.baselines,
         )
         units = [(task, shots) for task in chosen for shots in _shots(settings)]

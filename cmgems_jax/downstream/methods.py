@@ -36,6 +36,7 @@ def compared(
     seed: int,
     long_sequences: str,
     peak_lr: float | None = None,
+    draws_at_once: int | None = None,
     baselines: bool = True,
 ) -> list[Method]:
     """Returns the lines of the tables: the models, the first one untrained, the baselines.
@@ -46,6 +47,7 @@ def compared(
       seed: of training, and of the untrained model's initial values.
       long_sequences: what to do beyond the position table, see `finetune.finetune`.
       peak_lr: of fine-tuning, in place of the recipes'; then a mode of its own name.
+      draws_at_once: see `finetune.finetune`.
       baselines: whether the untrained model and what is no transformer are among them.
     """
     lines = []
@@ -54,7 +56,7 @@ def compared(
         names["finetune"] = f"finetune, lr {peak_lr:g}"
     untrained = (pretrained.untrained(models[0], seed),) if baselines else ()
     for model in (*models, *untrained):
-        tune = functools.partial(_tune, model, seed, long_sequences, peak_lr)
+        tune = functools.partial(_tune, model, seed, long_sequences, peak_lr, draws_at_once)
         look = functools.partial(_probe, model, long_sequences, {})
         runs = {"finetune": tune, "probe": look}
         lines += [Method(model.name, names[mode], runs[mode]) for mode in modes]
@@ -71,6 +73,7 @@ def _tune(
     seed: int,
     long_sequences: str,
     peak_lr: float | None,
+    draws_at_once: int | None,
     data: TaskData,
     draws_DN: np.ndarray,
     shots: int,
@@ -95,6 +98,7 @@ def _tune(
         dev=data.dev if is_gue else None,
         metric=data.task.metric,
         long_sequences=long_sequences,
+        draws_at_once=draws_at_once,
     )
 
 
