@@ -96,12 +96,18 @@ def test_fewer_test_rows_are_the_same_for_every_line_and_said(inputs, tmp_path):
     assert "scored on 10 of 40 test rows" in (tmp_path / "report.md").read_text()
 
 
-def test_draws_one_after_another_give_the_same_numbers(finished, inputs, tmp_path):
+def test_draws_in_groups_give_the_same_numbers_and_are_kept_as_they_come(
+    finished, inputs, tmp_path
+):
+    """Of a suite stopped after its first group, that group's seconds are those that it took."""
+    together = finished[0].iloc[:NUM_DRAWS]
+    together.iloc[:1].assign(seconds=7.0).to_csv(tmp_path / "results.csv", index=False)
     chosen = settings(inputs[1], modes=("finetune",), draws_at_once=1, baselines=False)
-    alone = evaluate.evaluate([inputs[0]], Path("."), tmp_path, chosen)
-    together = finished[0].iloc[: len(alone)]
-    assert set(together["mode"]) == {"finetune"} and len(alone) == NUM_DRAWS
-    np.testing.assert_allclose(alone.auroc, together.auroc, atol=0.01)
+    grouped = evaluate.evaluate([inputs[0]], Path("."), tmp_path, chosen)
+    assert list(grouped.seconds == 7.0) == [True] + [False] * (NUM_DRAWS - 1)
+    columns = ["model", "mode", "shots", "draw"]
+    pd.testing.assert_frame_equal(grouped[columns], together[columns])
+    np.testing.assert_allclose(grouped.auroc, together.auroc, atol=0.01)
 
 
 def test_another_learning_rate_stands_beside_the_published_one(finished, inputs, tmp_path):

@@ -67,12 +67,6 @@ def test_draws_side_by_side_equal_draws_one_at_a_time(side_by_side):
     assert spread > 1e-3  # so draws do differ by far more than the tolerance
 
 
-def test_groups_of_draws_change_no_result(side_by_side):
-    """Two groups of four, the second of which is filled up."""
-    grouped = finetune.finetune(ENCODER, TRAIN, DRAWS, TEST, 2, TINY, seed=3, draws_at_once=4)
-    np.testing.assert_allclose(grouped, side_by_side, atol=1e-5)
-
-
 def test_all_draws_and_epochs_run_in_one_compiled_program_and_so_do_later_calls(caplog):
     """No program is compiled twice (for another placement, say), and none again."""
     recipe = dataclasses.replace(TINY, peak_lr=2e-3)  # of no other test

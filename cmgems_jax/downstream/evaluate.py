@@ -1,6 +1,6 @@
 """Suites: every model and baseline on every task, under the same draws of the training rows.
 
-A unit is one (model, mode, task, shots): all its draws. Units that OUTPUT/results.csv
+A unit is one (model, mode, task, shots): all its draws. Draws that OUTPUT/results.csv
 holds already are not run again, so a suite that was stopped goes on where it was.
 """
 
@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,12 +88,7 @@ def evaluate(
             draws_DN = _draw(data, shots, output, settings)
             print(f"{number}/{len(units)} {_name(task, shots)}", flush=True)
             for method in lines:
-                if _is_done(results, method, task, shots, len(draws_DN)):
-                    continue
-                rows = _run(method, data, draws_DN, shots)
-                results = pd.concat([results, rows], ignore_index=True)
-                with outputs.replaced_file(output / "results.csv") as part:
-                    results.to_csv(part, index=False)
+                results = _complete(results, method, data, draws_DN, shots, output)
             evaluation_report.write(results, notes, output, first=models[0].name)
     print(f"{output}: results.csv, summary.csv, report.md, results.png", flush=True)
     return results
@@ -182,36 +178,53 @@ def _draw(data: TaskData, shots: int, output: Path, settings: Settings) -> np.nd
     return draws_DN
 
 
-def _run(method: Method, data: TaskData, draws_DN: np.ndarray, shots: int) -> pd.DataFrame:
-    """Returns one row of scores a draw, and prints the mean."""
-    start = time.perf_counter()
-    probabilities = method.run(data, draws_DN, shots)
-    seconds = time.perf_counter() - start
-    scores = [metrics.score(data.test.labels_N, one_NC) for one_NC in probabilities]
-    mean, low, high = metrics.interval([score[data.task.metric] for score in scores])
+def _complete(
+    results: pd.DataFrame,
+    method: Method,
+    data: TaskData,
+    draws_DN: np.ndarray,
+    shots: int,
+    output: Path,
+) -> pd.DataFrame:
+    """Returns the results with every draw of a unit, written as they come, and prints the mean."""
+    unit = {"model": method.model, "mode": method.mode, "task": data.task.name, "shots": shots}
+    num_done = len(_of_unit(results, unit))
+    if num_done == len(draws_DN):
+        return results
+    for first in range(num_done, len(draws_DN), method.draws_at_once or len(draws_DN)):
+        rows = [{**unit, **row} for row in _run(method, data, draws_DN, shots, first)]
+        results = pd.concat([results, pd.DataFrame(rows)], ignore_index=True)
+        with outputs.replaced_file(output / "results.csv") as part:
+            results.to_csv(part, index=False)
+    done = _of_unit(results, unit)
+    mean, low, high = metrics.interval(list(done[data.task.metric]))
     spread = f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else ""
     print(
-        f"  {method.model} ({method.mode}): {data.task.metric} {mean:.3f}{spread}, {seconds:.1f} s",
+        f"  {method.model} ({method.mode}): {data.task.metric} {mean:.3f}{spread}, "
+        f"{done.seconds.sum():.1f} s",
         flush=True,
     )
-    unit = {"model": method.model, "mode": method.mode, "task": data.task.name, "shots": shots}
-    shared = {"metric": data.task.metric, "seconds": round(seconds / len(scores), 3)}
-    return pd.DataFrame(
-        [{**unit, "draw": draw, **score, **shared} for draw, score in enumerate(scores)]
-    )
+    return results
 
 
-def _is_done(results: pd.DataFrame, method: Method, task: Task, shots: int, num_draws: int) -> bool:
-    """True where the results hold every draw of the unit."""
+def _of_unit(results: pd.DataFrame, unit: dict[str, Any]) -> pd.DataFrame:
+    """Returns the rows of one unit, which are its first draws."""
     if results.empty:
-        return False
-    same = (
-        (results.model == method.model)
-        & (results["mode"] == method.mode)
-        & (results.task == task.name)
-        & (results.shots == shots)
-    )
-    return int(same.sum()) == num_draws
+        return results
+    return results[(results[list(unit)] == pd.Series(unit)).all(axis=1)]
+
+
+def _run(
+    method: Method, data: TaskData, draws_DN: np.ndarray, shots: int, first: int
+) -> list[dict[str, Any]]:
+    """Returns the scores of the draws from `first` on that are run together, a row each."""
+    start_s = time.perf_counter()
+    some_DN = draws_DN[first:][: method.draws_at_once]
+    probabilities = method.run(data, some_DN, shots, first)
+    seconds = round((time.perf_counter() - start_s) / len(some_DN), 3)
+    scores = [metrics.score(data.test.labels_N, one_NC) for one_NC in probabilities]
+    shared = {"metric": data.task.metric, "seconds": seconds}
+    return [{"draw": draw, **score, **shared} for draw, score in enumerate(scores, first)]
 
 
 def _check_same(output: Path, settings: Settings, checkpoints: Sequence[Path]) -> None:

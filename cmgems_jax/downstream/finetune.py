@@ -72,7 +72,6 @@ def finetune(
     dev: Examples | None = None,
     metric: str = "mcc",
     long_sequences: str = "error",
-    draws_at_once: int | None = None,
     first_draw: int = 0,
 ) -> np.ndarray:
     """Trains a classifier for every draw and returns what they say of the test rows.
@@ -88,9 +87,7 @@ def finetune(
       dev: where given, each draw keeps the parameters of the epoch that is best on it.
       metric: by which that epoch is chosen.
       long_sequences: what is done with those beyond the position table.
-      draws_at_once: how many are trained side by side, for memory; None = all. It
-        changes no result.
-      first_draw: number of the first draw.
+      first_draw: number of the first draw, where they are some of more.
 
     Returns:
       float32 (D, rows of test, C), probabilities.
@@ -98,26 +95,19 @@ def finetune(
     Raises:
       InputError: sequences are too long.
     """
-    num_draws = len(draws_DN)
-    size = min(draws_at_once or num_draws, num_draws)
-    found = []
-    for start in range(0, num_draws, size):
-        # The last group is filled up, so that the program stays the same.
-        group_D = np.minimum(np.arange(start, start + size), num_draws - 1)
-        trained = train_draws(
-            pretrained,
-            train,
-            draws_DN[group_D],
-            num_classes,
-            recipe,
-            seed=seed,
-            numbers_D=group_D + first_draw,
-            dev=dev,
-            metric=metric,
-            long_sequences=long_sequences,
-        )
-        found.append(probabilities(trained, test, long_sequences=long_sequences))
-    return np.concatenate(found)[:num_draws]
+    trained = train_draws(
+        pretrained,
+        train,
+        draws_DN,
+        num_classes,
+        recipe,
+        seed=seed,
+        numbers_D=np.arange(len(draws_DN)) + first_draw,
+        dev=dev,
+        metric=metric,
+        long_sequences=long_sequences,
+    )
+    return probabilities(trained, test, long_sequences=long_sequences)
 
 
 def train_draws(

@@ -17,7 +17,7 @@ SIMPLE_K = 3  # better than k chosen by cross-validation where there are few sho
 GUE_SEED = 42  # as published (SPEC section 6)
 _PROBE_BATCH = 64  # sequences
 
-Run = Callable[[TaskData, np.ndarray, int], Sequence[np.ndarray]]
+Run = Callable[[TaskData, np.ndarray, int, int], Sequence[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Method:
 
     model: str
     mode: str
-    run: Run  # (data, draws_DN, shots) -> probabilities (N, C), one a draw
+    run: Run  # (data, draws_DN, shots, number of the first draw) -> (N, C), one a draw
+    draws_at_once: int | None = None  # None = all
 
 
 def compared(
@@ -47,7 +48,7 @@ def compared(
       seed: of training, and of the untrained model's initial values.
       long_sequences: what to do beyond the position table, see `finetune.finetune`.
       peak_lr: of fine-tuning, in place of the recipes'; then a mode of its own name.
-      draws_at_once: see `finetune.finetune`.
+      draws_at_once: how many are fine-tuned side by side, for memory; None = all.
       baselines: whether the untrained model and what is no transformer are among them.
     """
     lines = []
@@ -56,10 +57,10 @@ def compared(
         names["finetune"] = f"finetune, lr {peak_lr:g}"
     untrained = (pretrained.untrained(models[0], seed),) if baselines else ()
     for model in (*models, *untrained):
-        tune = functools.partial(_tune, model, seed, long_sequences, peak_lr, draws_at_once)
+        tune = functools.partial(_tune, model, seed, long_sequences, peak_lr)
         look = functools.partial(_probe, model, long_sequences, {})
-        runs = {"finetune": tune, "probe": look}
-        lines += [Method(model.name, names[mode], runs[mode]) for mode in modes]
+        ways = {"finetune": (tune, draws_at_once), "probe": (look, None)}
+        lines += [Method(model.name, names[mode], *ways[mode]) for mode in modes]
     if not baselines:
         return lines
     for name, k in (("k chosen", None), (f"k={SIMPLE_K}", SIMPLE_K)):
@@ -73,10 +74,10 @@ def _tune(
     seed: int,
     long_sequences: str,
     peak_lr: float | None,
-    draws_at_once: int | None,
     data: TaskData,
     draws_DN: np.ndarray,
     shots: int,
+    first_draw: int,
 ) -> Sequence[np.ndarray]:
     """Fine-tunes under the published recipe, but for the learning rate where one is given."""
     is_gue = shots == ALL_ROWS
@@ -98,7 +99,7 @@ def _tune(
         dev=data.dev if is_gue else None,
         metric=data.task.metric,
         long_sequences=long_sequences,
-        draws_at_once=draws_at_once,
+        first_draw=first_draw,
     )
 
 
@@ -108,10 +109,9 @@ def _probe(
     tested: dict[str, np.ndarray],
     data: TaskData,
     draws_DN: np.ndarray,
-    shots: int,
+    *_: int,
 ) -> Sequence[np.ndarray]:
     """Frozen features and logistic regression; `tested` keeps the last test file's features."""
-    del shots
     used_U = np.unique(draws_DN)
     train_UF = _features(model, long_sequences, data.train.take(used_U))
     if data.test.path not in tested:
@@ -135,17 +135,15 @@ def _features(model: Pretrained, long_sequences: str, examples: Examples) -> np.
 
 
 def _logistic(
-    seed: int, k: int | None, data: TaskData, draws_DN: np.ndarray, shots: int
+    seed: int, k: int | None, data: TaskData, draws_DN: np.ndarray, *_: int
 ) -> Sequence[np.ndarray]:
     """k-mer logistic regression; without k, it is chosen on the shots."""
-    del shots
     fitted = baselines.kmer_logistic(
         data.train, draws_DN, data.test, data.task.num_classes, seed=seed, k=k
     )
     return [probabilities_NC for probabilities_NC, _ in fitted]
 
 
-def _majority(data: TaskData, draws_DN: np.ndarray, shots: int) -> Sequence[np.ndarray]:
+def _majority(data: TaskData, draws_DN: np.ndarray, *_: int) -> Sequence[np.ndarray]:
     """Always the class that is the most frequent among the drawn rows."""
-    del shots
     return baselines.majority(data.train, draws_DN, data.test, data.task.num_classes)
