@@ -4,6 +4,7 @@ Axes: N sequences, W windows, M bases, X whatever a window gives.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -76,14 +77,19 @@ def cut(bases_NM: np.ndarray, config: Config, how: str, *, source: str) -> Windo
 
 
 def warn_of_new_positions(windows: Windows, config: Config, *, source: str) -> None:
-    """Prints where sequences reach positions that pretraining has never seen."""
+    """Prints, once a file, where sequences reach positions that pretraining has never seen."""
     longest, trained = num_tokens(windows.bases_WM, config), config.data.num_tokens
     if longest > trained:
-        print(
-            f"warning: {source}: sequences of up to {longest} tokens, but the model was "
-            f"pretrained on {trained} (data.num_tokens): the positions behind are new to it",
-            flush=True,
+        _warn_once(
+            f"{source}: sequences of up to {longest} tokens, but the model was "
+            f"pretrained on {trained} (data.num_tokens): the positions behind are new to it"
         )
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    """Prints a warning that this process has not printed yet."""
+    print(f"warning: {text}", flush=True)
 
 
 def mean(values_WX: np.ndarray, windows: Windows) -> np.ndarray:
