@@ -24,7 +24,7 @@ _MODE = flags.DEFINE_list("mode", ["finetune", "probe"], "finetune, probe, or bo
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of draws and training.", lower_bound=0)
 _DEDUPE = flags.DEFINE_bool("dedupe", False, "Drop train rows that repeat or are in test.")
 _LONG_WAYS = ["error", "truncate", "window"]
-_LONG = flags.DEFINE_enum("long_sequences", "error", _LONG_WAYS, "Beyond the position table.")
+_LONG = flags.DEFINE_enum("long_sequences", "error", _LONG_WAYS, "Beyond the model's positions.")
 _PEAK_LR = flags.DEFINE_float("peak_lr", None, "Of fine-tuning, for the published one.", 0)
 _TEST_ROWS = flags.DEFINE_integer("test_rows", 0, "Predict at most so many; 0 = all.", 0)
 _AT_ONCE = flags.DEFINE_integer("draws_at_once", None, "Fine-tuned side by side; default: all.", 1)

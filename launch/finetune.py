@@ -29,7 +29,7 @@ _EPOCHS = flags.DEFINE_integer("epochs", None, "In place of the recipe's.", lowe
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "In place of the recipe's.", lower_bound=1)
 _DEDUPE = flags.DEFINE_bool("dedupe", False, "Drop duplicates and train rows that are in test.")
 _LONG = flags.DEFINE_enum(
-    "long_sequences", "error", ["error", "truncate", "window"], "Beyond the position table."
+    "long_sequences", "error", ["error", "truncate", "window"], "Beyond its positions."
 )
 flags.mark_flags_as_required(["checkpoint", "task", "output"])
 

@@ -211,8 +211,11 @@ def test_truncation_keeps_the_beginning(capsys):
     assert "60 of 60 sequences are longer than 12 bases: cut off there" in capsys.readouterr().out
 
 
-def test_windows_cover_a_sequence_and_end_with_it():
-    config = small_encoder(12).config  # 10 k-mers: 12 bases
+@pytest.mark.parametrize(("num_positions", "num_tokens"), [(12, 512), (40, 12)])
+def test_windows_cover_a_sequence_and_end_with_it(num_positions, num_tokens):
+    """They hold 10 k-mers, 12 bases: of the positions, those that pretraining has seen."""
+    config = small_encoder(num_positions).config
+    config.data.num_tokens = num_tokens
     bases = np.full((3, 30), vocabulary.PADDING, np.uint8)
     bases[0, :30], bases[1, :5], bases[2, :13] = np.arange(30) % 4, 1, np.arange(13) % 4
     windows = position_limit.cut(bases, config, "window", source="x")

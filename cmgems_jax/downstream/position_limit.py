@@ -1,4 +1,4 @@
-"""Sequences that have more tokens than the model has positions: refused, cut off, or windows.
+"""Sequences longer than the model's positions, or than pretraining's: refused, cut, or windows.
 
 Axes: N sequences, W windows, M bases, X whatever a window gives.
 """
@@ -30,6 +30,12 @@ def num_tokens(bases_NM: np.ndarray, config: Config) -> int:
     return vocabulary.num_tokens(longest, config.tokens.k, config.tokens.stride) + 2
 
 
+def max_tokens(config: Config, how: str) -> int:
+    """Returns the positions of the longest sequence or window that `cut` gives for `how`."""
+    num_positions = config.model.num_positions
+    return min(num_positions, config.data.num_tokens) if how == "window" else num_positions
+
+
 def cut(bases_NM: np.ndarray, config: Config, how: str, *, source: str) -> Windows:
     """Returns the windows that the model sees, padded to the longest of them.
 
@@ -38,7 +44,8 @@ def cut(bases_NM: np.ndarray, config: Config, how: str, *, source: str) -> Windo
       config: of the model.
       how: what happens to sequences that have too many tokens. "error"; "truncate":
         their beginning is kept; "window": as few windows as cover them, spread
-        evenly, the last of which ends with the sequence. How many is printed.
+        evenly, the last of which ends with the sequence, of no more tokens than
+        pretraining saw (data.num_tokens). How many is printed.
       source: what to call the sequences: their file.
 
     Raises:
@@ -46,7 +53,7 @@ def cut(bases_NM: np.ndarray, config: Config, how: str, *, source: str) -> Windo
     """
     length_N = (bases_NM != vocabulary.PADDING).sum(axis=1)
     tokens = config.tokens
-    room = vocabulary.num_bases(config.model.num_positions - 2, tokens.k, tokens.stride)
+    room = vocabulary.num_bases(max_tokens(config, how) - 2, tokens.k, tokens.stride)
     num_long = int((length_N > room).sum())
     if num_long and how == "error":
         row = int((length_N > room).argmax())
@@ -82,7 +89,8 @@ def warn_of_new_positions(windows: Windows, config: Config, *, source: str) -> N
     if longest > trained:
         _warn_once(
             f"{source}: sequences of up to {longest} tokens, but the model was "
-            f"pretrained on {trained} (data.num_tokens): the positions behind are new to it"
+            f"pretrained on {trained} (data.num_tokens): the positions behind are new to it; "
+            "--long_sequences=window cuts such sequences to what it knows"
         )
 
 

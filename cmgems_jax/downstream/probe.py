@@ -52,6 +52,7 @@ def features(
     """
     config = pretrained.config
     windows = position_limit.cut(bases_NM, config, long_sequences, source=source)
+    position_limit.warn_of_new_positions(windows, config, source=source)
     model = bert.Encoder(config.model, config.tokens)
     program = jax.pmap(
         functools.partial(pooled_states, model=model), axis_name=parallel.AXIS, in_axes=(None, 0)

@@ -81,7 +81,7 @@ def train_classifier(
         config=model.config,
         params=trained.of_draw(0),
         label_names=data.label_names,
-        max_tokens=min(longest, model.config.model.num_positions),
+        max_tokens=min(longest, position_limit.max_tokens(model.config, settings.long_sequences)),
     )
     source = str(checkpoint)
     save_classifier(
