@@ -49,7 +49,7 @@ def test_features_are_means_of_every_layer_and_of_the_last_maximum_and_cls():
     """Batches of four on four devices: the last is filled up. float32 tolerance."""
     bases_NM = sequences()
     found = probe.features(ENCODER, bases_NM, batch_size=4)
-    assert found.shape == (7, (1 + 2 + 2) * 16)
+    assert found.shape == (7, (1 + 2 + 2) * 16) == (7, len(probe.part_names(2)) * 16)
     assert found.dtype == np.float32
     expected = np.stack([slow_features(bases) for bases in bases_NM])
     np.testing.assert_allclose(found, expected, atol=2e-6)

@@ -47,8 +47,8 @@ def features(
       source: how to call the sequences in messages.
 
     Returns:
-      float32 (N, F), F = (layers + 3) * hidden size. A sequence without a k-mer of
-      the vocabulary has zeros.
+      float32 (N, F), F = (layers + 3) * hidden size, in the order of `part_names`. A
+      sequence without a k-mer of the vocabulary has zeros.
     """
     config = pretrained.config
     windows = position_limit.cut(bases_NM, config, long_sequences, source=source)
@@ -70,6 +70,12 @@ def features(
             found.append(pooled.reshape(batch_size, -1))
             bar.update(min(batch_size, num_rows - start))
     return position_limit.mean(np.concatenate(found)[:num_rows], windows)
+
+
+def part_names(num_layers: int) -> list[str]:
+    """Returns what the features of `features` are made of, in their order: hidden size each."""
+    layers = [f"mean of layer {number}" for number in range(1, num_layers + 1)]
+    return ["mean of the embeddings", *layers, "maximum of the last layer", "[CLS]"]
 
 
 def pooled_states(params: dict, bases_BM: jax.Array, *, model: bert.Encoder) -> jax.Array:
