@@ -110,6 +110,18 @@ def test_draws_in_groups_give_the_same_numbers_and_are_kept_as_they_come(
     np.testing.assert_allclose(grouped.auroc, together.auroc, atol=0.01)
 
 
+def test_a_set_without_train_stays_marked_when_the_suite_goes_on_with_others(inputs, tmp_path):
+    run, task = inputs
+    shutil.copytree(task, tmp_path / "bare")
+    (tmp_path / "bare" / "train.tsv").rename(tmp_path / "bare" / "dev.tsv")
+    for folder in (tmp_path / "bare", task):
+        chosen = settings(folder, modes=("probe",), baselines=False)
+        evaluate.evaluate([run], Path("."), tmp_path / "out", chosen)
+    sections = (tmp_path / "out" / "report.md").read_text().split("\n## ")
+    marked = [text.partition(":")[0] for text in sections if "trained on dev" in text]
+    assert marked == ["bare"] and any(text.startswith("task:") for text in sections)
+
+
 def test_another_learning_rate_stands_beside_the_published_one(finished, inputs, tmp_path):
     """The folder goes on, and only the new lines are run."""
     results, output = finished

@@ -236,9 +236,12 @@ def test_the_card_has_the_labelled_tasks(run, tmp_path):
     (tmp_path / "summary.csv").write_text(
         ",".join(row) + "\n" + ",".join(map(str, row.values())) + "\n"
     )
+    notes = {"t, 10 shots": ["trained on dev"], "t, 100 shots": ["left out"]}
+    (tmp_path / "notes.json").write_text(json.dumps(notes))
     export.export(run, tmp_path / "out", evaluation=tmp_path)
+    text = (tmp_path / "out" / "README.md").read_text()
     line = "| t | 10 | **mine** | probe | mcc | 0.500 [0.400, 0.600] |"
-    assert line in (tmp_path / "out" / "README.md").read_text()
+    assert f"{line}\n\n- t, 10 shots: trained on dev\n" in text and "left out" not in text
     with pytest.raises(InputError, match="no summary.csv"):
         export.export(run, tmp_path / "out2", evaluation=run)
     assert not (tmp_path / "out2").exists()

@@ -50,7 +50,7 @@ class Settings:
 def evaluate(
     checkpoints: Sequence[Path], data_dir: Path, output: Path, settings: Settings
 ) -> pd.DataFrame:
-    """Runs a suite and writes results.csv, summary.csv, report.md and results.png.
+    """Runs a suite and writes results.csv, summary.csv, notes.json, report.md and results.png.
 
     Args:
       checkpoints: pretraining checkpoints, one a model; the first is compared with the others
@@ -70,7 +70,7 @@ def evaluate(
     with run_lock.held(output):
         _check_same(output, settings, checkpoints)
         results = _read(output)
-        notes: dict[str, list[str]] = {}
+        notes = evaluation_report.read_notes(output)
         lines = methods.compared(
             models,
             settings.modes,
@@ -82,11 +82,13 @@ def evaluate(
         )
         units = [(task, shots) for task in chosen for shots in _shots(settings)]
         for number, (task, shots) in enumerate(units, 1):
-            data = _load_task(task, data_dir, shots, models[0], output, settings, notes)
+            data = _load_task(task, data_dir, shots, models[0], settings, notes)
             if data is None:
                 continue
             draws_DN = _draw(data, shots, output, settings)
-            print(f"{number}/{len(units)} {_name(task, shots)}", flush=True)
+            print(
+                f"{number}/{len(units)} {evaluation_report.unit_name(task.name, shots)}", flush=True
+            )
             for method in lines:
                 results = _complete(results, method, data, draws_DN, shots, output)
             evaluation_report.write(results, notes, output, first=models[0].name)
@@ -139,12 +141,11 @@ def _load_task(
     data_dir: Path,
     shots: int,
     model: Pretrained,
-    output: Path,
     settings: Settings,
     notes: dict[str, list[str]],
 ) -> TaskData | None:
     """Returns the rows, and notes what is to be known of them; None without so many shots."""
-    name = _name(task, shots)
+    name = evaluation_report.unit_name(task.name, shots)
     try:
         data = tasks.load(
             task,
@@ -250,8 +251,3 @@ def _read(output: Path) -> pd.DataFrame:
     """Returns the results so far."""
     path = output / "results.csv"
     return pd.read_csv(path) if path.exists() else pd.DataFrame()
-
-
-def _name(task: Task, shots: int) -> str:
-    """Returns how a unit is called: `prom_core, 10 shots`."""
-    return f"{task.name}, {shots} shots" if shots else task.name

@@ -1,15 +1,18 @@
 """Tables and the picture of a suite: means, 95 % intervals, paired differences."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cmgems_jax import run_log
 from cmgems_jax.downstream import metrics
 from cmgems_jax.downstream.methods import BASELINE
 from cmgems_jax.downstream.pretrained import UNTRAINED
 
+NOTES = "notes.json"
 GRAY, BLUE = "#7a7a7a", "#1b6ca8"
 LINE = ["model", "mode"]  # what makes a line of the tables
 UNIT = ["task", "shots"]
@@ -74,17 +77,18 @@ def differences(results: pd.DataFrame, first: str) -> pd.DataFrame:
 
 
 def write(results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, first: str) -> None:
-    """Writes summary.csv, report.md and results.png.
+    """Writes summary.csv, notes.json, report.md and results.png.
 
     Args:
       results: rows of results.csv.
-      notes: what is to be known of a unit's data, by its name.
+      notes: what is to be known of the data, by `unit_name`.
       output: folder.
       first: name of the model that is compared with the others.
     """
     means = summary(results)
     means.to_csv(output / "summary.csv", index=False)
-    parts = ["# Evaluation", _means_text(means)]
+    run_log.write_json(output / NOTES, notes)
+    parts = ["# Evaluation", _means_text(means, notes)]
     compared = differences(results, first)
     if not compared.empty:
         parts.append(_differences_text(compared, first))
@@ -94,15 +98,37 @@ def write(results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, f
             "## Published\n\nMean MCC x 100 over all 28 GUE sets, from the literature, by other "
             f"code: {listed}."
         )
-    marked = [f"- {name}: {note}" for name, texts in notes.items() for note in texts]
-    if marked:
-        parts.append("## Notes on the data\n\n" + "\n".join(marked))
+    named = unit_names(means)
+    left_out = {name: texts for name, texts in notes.items() if name not in named}
+    if left_out:
+        parts.append("## Without results\n\n" + "\n".join(note_lines(left_out)))
     (output / "report.md").write_text("\n\n".join(parts) + "\n")
     _draw(means, output / "results.png")
 
 
-def _means_text(means: pd.DataFrame) -> str:
-    """One table a task: lines by shots."""
+def read_notes(output: Path) -> dict[str, list[str]]:
+    """Returns the notes that `write` has written, none where there are none."""
+    path = output / NOTES
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def note_lines(notes: dict[str, list[str]]) -> list[str]:
+    """Returns the notes as items of a list in Markdown."""
+    return [f"- {name}: {note}" for name, texts in notes.items() for note in texts]
+
+
+def unit_name(task: str, shots: int) -> str:
+    """Returns how a unit is called: `prom_core, 10 shots`."""
+    return f"{task}, {shots} shots" if shots else task
+
+
+def unit_names(means: pd.DataFrame) -> set[str]:
+    """Returns the names of the units that a summary has."""
+    return {unit_name(*unit) for unit in means[UNIT].itertuples(index=False)}
+
+
+def _means_text(means: pd.DataFrame, notes: dict[str, list[str]]) -> str:
+    """One table a task, lines by shots, and what is to be known of its data."""
     parts = []
     for task, rows in means.groupby("task", sort=False):
         metric, shots = rows.metric.iloc[0], list(dict.fromkeys(rows.shots))
@@ -117,7 +143,9 @@ def _means_text(means: pd.DataFrame) -> str:
                 for _, row in line.iterrows()
             }
             parts.append(table_row([model, mode, *(cells.get(count, "") for count in shots)]))
-        parts.append("")
+        names = [unit_name(task, count) for count in shots]
+        own = note_lines({name: notes[name] for name in names if name in notes})
+        parts += ["", *own, ""] if own else [""]
     return "\n".join(parts).rstrip()
 
 

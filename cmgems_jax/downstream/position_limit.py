@@ -64,10 +64,9 @@ def cut(bases_NM: np.ndarray, config: Config, how: str, *, source: str) -> Windo
         )
     if num_long:
         done = {"truncate": "cut off there", "window": "seen in windows"}[how]
-        print(
+        _print_once(
             f"{source}: {num_long:,} of {len(length_N):,} sequences are longer than {room} bases: "
-            f"{done}",
-            flush=True,
+            f"{done}"
         )
     widest = min(room, int(length_N.max(initial=tokens.k)))
     count_N = np.ones(len(length_N), np.int32)
@@ -87,17 +86,17 @@ def warn_of_new_positions(windows: Windows, config: Config, *, source: str) -> N
     """Prints, once a file, where sequences reach positions that pretraining has never seen."""
     longest, trained = num_tokens(windows.bases_WM, config), config.data.num_tokens
     if longest > trained:
-        _warn_once(
-            f"{source}: sequences of up to {longest} tokens, but the model was "
+        _print_once(
+            f"warning: {source}: sequences of up to {longest} tokens, but the model was "
             f"pretrained on {trained} (data.num_tokens): the positions behind are new to it; "
             "--long_sequences=window cuts such sequences to what it knows"
         )
 
 
 @functools.cache
-def _warn_once(text: str) -> None:
-    """Prints a warning that this process has not printed yet."""
-    print(f"warning: {text}", flush=True)
+def _print_once(text: str) -> None:
+    """Prints what this process has not printed yet."""
+    print(text, flush=True)
 
 
 def mean(values_WX: np.ndarray, windows: Windows) -> np.ndarray:

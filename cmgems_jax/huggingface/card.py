@@ -12,7 +12,7 @@ from cmgems_jax import config as config_lib
 from cmgems_jax import curriculum
 from cmgems_jax.config import Config
 from cmgems_jax.data import windows
-from cmgems_jax.downstream import classifier, pretrained
+from cmgems_jax.downstream import classifier, evaluation_report, pretrained
 from cmgems_jax.downstream.classifier import TrainedClassifier
 from cmgems_jax.errors import InputError
 
@@ -175,7 +175,8 @@ def _evaluation(folder: Path | None, name: str) -> str:
         "| task | shots | model | mode | metric | score |",
         "|---|---|---|---|---|---|",
     ]
-    for row in pd.read_csv(path).to_dict("records"):
+    means = pd.read_csv(path)
+    for row in means.to_dict("records"):
         low, high = (row[f"{row['metric']}_{end}"] for end in ("low", "high"))
         interval = f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else ""
         shots = row["shots"] or "all"
@@ -184,7 +185,9 @@ def _evaluation(folder: Path | None, name: str) -> str:
             f"| {row['task']} | {shots} | {model} | {row['mode']} | {row['metric']} | "
             f"{row[row['metric']]:.3f}{interval} |"
         )
-    return "\n".join(lines)
+    notes = evaluation_report.read_notes(folder)
+    known = {unit: notes[unit] for unit in notes if unit in evaluation_report.unit_names(means)}
+    return "\n".join([*lines, "", *evaluation_report.note_lines(known)])
 
 
 def _use(config: Config, architecture: str) -> str:
