@@ -171,10 +171,12 @@ def _evaluation(path: Path, name: str) -> list[Section]:
         "Means with 95 % intervals over the draws; gray: what stands beside the models.",
         figures=[figures.means(found, results[~is_arm], name)],
     )
-    notes = evaluation_report.read_notes(path)
-    section.sentences = [f"{unit}: {note}" for unit, texts in notes.items() for note in texts]
     table = study_report.means_table(found, results[~is_arm])
     section.tables.append(("Means", _cells(table)))
+    notes = evaluation_report.read_notes(path)
+    rows = [[unit, note] for unit, texts in notes.items() for note in texts]
+    if rows:
+        section.tables.append(("What is to be known of the data", [["task", "note"], *rows]))
     return [section]
 
 
