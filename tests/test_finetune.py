@@ -216,6 +216,8 @@ def test_windows_cover_a_sequence_and_end_with_it(num_positions, num_tokens):
     """They hold 10 k-mers, 12 bases: of the positions, those that pretraining has seen."""
     config = small_encoder(num_positions).config
     config.data.num_tokens = num_tokens
+    assert position_limit.max_tokens(config, "window") == 12
+    assert position_limit.max_tokens(config, "error") == num_positions
     bases = np.full((3, 30), vocabulary.PADDING, np.uint8)
     bases[0, :30], bases[1, :5], bases[2, :13] = np.arange(30) % 4, 1, np.arange(13) % 4
     windows = position_limit.cut(bases, config, "window", source="x")
