@@ -23,7 +23,6 @@ def torch_peer(
     python: str,
     pad_to: int,
     num_workers: int = 0,
-    labels_W: np.ndarray | None = None,
 ) -> Iterator[tuple[dict, Callable[[int], dict]]]:
     """Yields what the peer says of itself, and a function that runs so many of its steps.
 
@@ -33,17 +32,13 @@ def torch_peer(
       python: an interpreter with torch and transformers (requirements-bench.txt).
       pad_to: tokens of every batch; 0 = the longest of the batch.
       num_workers: processes of its DataLoader.
-      labels_W: int (W,); with them it fine-tunes a classifier.
 
     Raises:
       InputError: the peer does not start.
     """
     with tempfile.TemporaryDirectory() as folder:
         windows, settings = Path(folder) / "windows.npy", Path(folder) / "settings.json"
-        labels = Path(folder) / "labels.npy"
         np.save(windows, windows_WM)
-        if labels_W is not None:
-            np.save(labels, labels_W)
         content = {
             "model": vars(config.model),
             "k": config.tokens.k,
@@ -52,7 +47,6 @@ def torch_peer(
             "windows": str(windows),
             "pad_to": pad_to,
             "num_workers": num_workers,
-            "labels": "" if labels_W is None else str(labels),
         }
         settings.write_text(json.dumps(content))
         with subprocess.Popen(

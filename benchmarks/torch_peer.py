@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, RandomSampler
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+from transformers import BertConfig, BertForMaskedLM
 
 PAD, CLS, SEP, MASK, FIRST_KMER = 0, 2, 3, 4, 5
 NO_LABEL = -100
@@ -79,20 +79,6 @@ class Collator:
         return {"input_ids": corrupted, "labels": torch.where(masked, ids, NO_LABEL)}
 
 
-class ClassCollator(Collator):
-    """Cuts k-mers of the windows with the given numbers, and adds their labels."""
-
-    def __init__(self, k: int, pad_to: int, windows_WM: np.ndarray, labels_W: np.ndarray) -> None:
-        """Keeps the windows; pads to `pad_to` tokens where it is not 0."""
-        super().__init__(k, 0.0, pad_to)
-        self.windows_WM, self.labels_W = windows_WM, labels_W
-
-    def __call__(self, numbers: list[int]) -> dict[str, torch.Tensor]:
-        """Returns ids, attention mask, labels (B,) and the number of real bases."""
-        batch = super().__call__(list(self.windows_WM[numbers]))
-        return batch | {"labels": torch.from_numpy(self.labels_W[numbers]).long()}
-
-
 def make_model(settings: dict, device: torch.device) -> torch.nn.Module:
     """Returns the network on the device, compiled on a GPU."""
     sizes = settings["model"]
@@ -106,28 +92,18 @@ def make_model(settings: dict, device: torch.device) -> torch.nn.Module:
         hidden_dropout_prob=sizes["dropout"],
         attention_probs_dropout_prob=sizes["attention_dropout"],
     )
-    kind = BertForMaskedLM
-    if settings["labels"]:
-        kind = BertForSequenceClassification
-        config.num_labels = int(np.load(settings["labels"]).max()) + 1
-    model = kind._from_config(config, attn_implementation="sdpa").to(device).train()
+    model = BertForMaskedLM._from_config(config, attn_implementation="sdpa").to(device).train()
     return torch.compile(model) if device.type == "cuda" else model
 
 
 def batches(settings: dict) -> Iterator[dict[str, torch.Tensor]]:
     """Yields batches without end, in random order."""
     windows = np.load(settings["windows"], mmap_mode="r")
-    collate: Collator = Collator(settings["k"], settings["budget"], settings["pad_to"])
-    items = windows
-    if settings["labels"]:
-        labels = np.load(settings["labels"])
-        collate = ClassCollator(settings["k"], settings["pad_to"], windows, labels)
-        items = range(len(windows))
     loader = DataLoader(
-        items,
+        windows,
         batch_size=settings["batch_size"],
-        sampler=RandomSampler(items, replacement=True, num_samples=2**40),
-        collate_fn=collate,
+        sampler=RandomSampler(windows, replacement=True, num_samples=2**40),
+        collate_fn=Collator(settings["k"], settings["budget"], settings["pad_to"]),
         num_workers=settings["num_workers"],
     )
     yield from loader
