@@ -34,6 +34,12 @@ FREE_FIELDS = frozenset(
 )
 
 
+_LONGER = (
+    "\nnum_steps shapes the learning rate of every step, so a run cannot be lengthened: the same "
+    "command with another --workdir trains all the steps, from the first"
+)
+
+
 @dataclasses.dataclass
 class Unlogged:
     """The steps since the last line of the log."""
@@ -282,4 +288,5 @@ def refuse_other_run(workdir: Path, config: Config) -> None:
         raise InputError(
             f"{workdir}: holds a run with another config; give another --workdir, or undo\n"
             + "\n".join(rows)
+            + (_LONGER if before["num_steps"] < now["num_steps"] else "")
         )

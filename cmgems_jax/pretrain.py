@@ -67,8 +67,8 @@ def pretrain(
       TrainingError: numbers are not finite, or a checkpoint cannot be written.
       SystemExit: with `EXIT_STOPPED`, after SIGTERM or SIGINT and a checkpoint.
     """
-    config_checks.validate(config)
-    parallel.check_batch_size(config.batch_size, config.accumulation_steps)
+    parallel.check_devices()
+    config_checks.validate(config, num_devices=jax.device_count())
     parallel.in_first(lambda: checkpoints.refuse_other_run(workdir, config))
     clock = run_log.Clock()
     with clock("data"):
@@ -151,7 +151,7 @@ def _train(
 
     pending: list[dict[str, jax.Array]] = unlogged.metrics
     with (
-        signals.stop_requests() as stop,
+        signals.stop_requests(parallel.stops_when()) as stop,
         batches.prefetch(make_batch, range(first, config.num_steps)) as stream,
     ):
         logged_s = -unlogged.seconds
@@ -192,7 +192,10 @@ def _train(
                     save = functools.partial(checkpoints.save, run.manager, state, config, window)
                     parallel.in_first(functools.partial(save, wait=wait))
             if stopped_by:
-                print(f"saved step {step} after {stopped_by}", flush=True)
+                print(
+                    f"saved step {step} after {stopped_by}; the same command resumes from it",
+                    flush=True,
+                )
                 raise SystemExit(EXIT_STOPPED)
         run.clock.seconds["input_wait"] = stream.waited_s
     return state

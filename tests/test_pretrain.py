@@ -1,6 +1,8 @@
 """The loop end to end, on a model that trains in seconds: records, switch, resume, refusals."""
 
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import jax
@@ -130,7 +132,7 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(unbroken, genome, tmp
 
 
 def test_a_stop_request_saves_the_step_and_the_next_start_goes_on(
-    unbroken, genome, tmp_path, monkeypatch
+    unbroken, genome, tmp_path, monkeypatch, capsys
 ):
     """The request comes as a real signal would leave it: during the first of two logged steps."""
     workdir, state = unbroken
@@ -140,10 +142,31 @@ def test_a_stop_request_saves_the_step_and_the_next_start_goes_on(
         with pytest.raises(SystemExit) as stopped:
             pretrain.pretrain(small_config(genome), tmp_path)
     assert stopped.value.code == pretrain.EXIT_STOPPED
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "saved step 1 after SIGTERM; the same command resumes from it"
     assert [path.name for path in (tmp_path / checkpoints.FOLDER).iterdir()] == ["1"]
     resumed = pretrain.pretrain(small_config(genome), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, parallel.to_host(resumed), state)
     assert lines(tmp_path) == lines(workdir)
+
+
+def test_a_stop_is_answered_at_once_and_a_second_signal_too(capfd):
+    """From a thread, as the main one may be inside a compiled step."""
+
+    def answer() -> str:
+        """Sends a signal and returns what stands on stderr then."""
+        signal.raise_signal(signal.SIGINT)
+        text, deadline = "", time.monotonic() + 20
+        while not text.endswith("\n") and time.monotonic() < deadline:
+            text += capfd.readouterr().err
+            time.sleep(0.01)
+        return text
+
+    with signals.stop_requests() as stop:
+        first, second = answer(), answer()
+        assert stop.signal == "SIGINT"
+    assert "SIGINT: stopping after this step, and saving" in first
+    assert "SIGINT: still stopping" in second and "kill -9" in second
 
 
 def test_another_config_in_the_same_folder_is_refused_with_a_table(unbroken, genome):
@@ -154,6 +177,16 @@ def test_another_config_in_the_same_folder_is_refused_with_a_table(unbroken, gen
         pretrain.pretrain(config, workdir)
     assert "masking.budget: 0.15 before, 0.2 now" in str(error.value)
     assert "seed: 0 before, 5 now" in str(error.value)
+
+
+def test_more_steps_in_a_runs_folder_are_refused_with_the_command_that_trains_them(
+    unbroken, genome
+):
+    workdir, _ = unbroken
+    with pytest.raises(InputError) as error:
+        pretrain.pretrain(small_config(genome, num_steps=24), workdir)
+    assert "num_steps: 12 before, 24 now" in str(error.value)
+    assert "the same command with another --workdir trains all the steps" in str(error.value)
 
 
 def test_a_curriculum_that_did_not_switch_says_so_in_the_summary(genome, tmp_path, capsys):
