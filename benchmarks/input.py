@@ -82,8 +82,7 @@ def _waited(config: Config, workdir: Path) -> float:
     (summary,) = (
         record for record in run_log.read(workdir / "metrics.jsonl") if record["kind"] == "summary"
     )
-    parts = summary["seconds_by_part"]
-    return parts["input_wait"] / (parts["input_wait"] + parts["train"])
+    return summary["input_wait_seconds"] / summary["seconds_by_part"]["train"]
 
 
 if __name__ == "__main__":

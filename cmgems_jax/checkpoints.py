@@ -3,7 +3,8 @@
 `WORKDIR/checkpoints/STEP/{state,checksums,config,unlogged}`. The state is stored as
 host arrays, so that any number of devices restores it; the checksums are of those
 arrays, so that a flipped bit anywhere on the way is found. `unlogged` holds the
-metrics since the last line of the log, so that a resumed run's lines are whole.
+metrics since the last line of the log, so that a resumed run's lines are whole, and
+the clock, so that its seconds are those of all its steps.
 """
 
 import contextlib
@@ -34,12 +35,20 @@ FREE_FIELDS = frozenset(
 )
 
 
+_LONGER = (
+    "\nnum_steps shapes the learning rate of every step, so a run cannot be lengthened: the same "
+    "command with another --workdir trains all the steps, from the first"
+)
+
+
 @dataclasses.dataclass
 class Unlogged:
-    """The steps since the last line of the log."""
+    """What the log of a resumed run goes on from: the steps since its last line, the clock."""
 
     metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one a step
-    seconds: float = 0.0  # that they took
+    seconds: float = 0.0  # of "train" that they took
+    untimed_bases: float = 0.0  # of those steps whose time is not in `seconds`
+    clock: dict[str, Any] | None = None  # run_log.Clock's state
 
 
 @contextlib.contextmanager
@@ -100,7 +109,7 @@ def save(
     host, unlogged = parallel.to_host(state), unlogged or Unlogged()
     rows = [{name: float(value) for name, value in row.items()} for row in unlogged.metrics]
     arguments = ocp.args.Composite(
-        unlogged=ocp.args.JsonSave({"metrics": rows, "seconds": unlogged.seconds}),
+        unlogged=ocp.args.JsonSave(dataclasses.asdict(unlogged) | {"metrics": rows}),
         state=ocp.args.StandardSave(host),
         checksums=ocp.args.JsonSave(checksums(host)),
         config=ocp.args.JsonSave(config_lib.to_dict(config)),
@@ -282,4 +291,5 @@ def refuse_other_run(workdir: Path, config: Config) -> None:
         raise InputError(
             f"{workdir}: holds a run with another config; give another --workdir, or undo\n"
             + "\n".join(rows)
+            + (_LONGER if before["num_steps"] < now["num_steps"] else "")
         )

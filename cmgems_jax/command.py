@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from cmgems_jax import beam_run
+from cmgems_jax import beam_run, terminal
 from cmgems_jax import config as config_lib
 from cmgems_jax.errors import InputError, TrainingError, did_you_mean
 
@@ -31,8 +31,12 @@ def run(main: Callable[[], None]) -> None:
         except TrainingError as error:
             _stop(str(error), EXIT_FAILED)
         except KeyboardInterrupt:
-            _stop("interrupted", EXIT_INTERRUPTED)
+            _stop(
+                "interrupted; the same command goes on from what is saved, or begins again",
+                EXIT_INTERRUPTED,
+            )
 
+    terminal.make_streams_unfailing()
     app.run(guarded, flags_parser=_parse)
 
 

@@ -1,38 +1,66 @@
 """What makes a config impossible, found before any work: types, choices, ranges, relations."""
 
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
 from cmgems_jax import vocabulary
-from cmgems_jax.config import CURRICULA, STRATEGIES, Config, flatten
+from cmgems_jax.config import CURRICULA, STRATEGIES, Config, flatten, replace
 from cmgems_jax.errors import InputError, did_you_mean
 
-
-def validate(config: Config) -> None:
-    """Raises `InputError` for the first setting that cannot work, before any work starts."""
-    _check_types(config)
-    for name, value, allowed in _choices(config):
-        if value not in allowed:
-            raise InputError(
-                f"{name}={value!r}: expected one of {', '.join(allowed)}."
-                f"{did_you_mean(value, allowed)}"
-            )
-    for name, (least, most) in _RANGES.items():
-        value = flatten(config)[name]
-        if not least <= value <= most:
-            above = f" to {most:g}" if most != _ANY else " or more"
-            raise InputError(f"{name}={value!r}: expected {least:g}{above}")
-    _check_relations(config)
+_EVALS = 16  # of a run, where their number is to be proposed
 
 
-def _check_types(config: Config) -> None:
-    """Every value has the type of its default; an int is a float too."""
-    defaults = flatten(Config())
-    for name, value in flatten(config).items():
+@dataclasses.dataclass(frozen=True)
+class _Fault:
+    """What is wrong with a setting."""
+
+    text: str
+    fields: tuple[str, ...]  # that it is of
+    remedy: dict[str, Any] = dataclasses.field(default_factory=dict)  # values that would do
+
+
+def validate(config: Config, *, num_devices: int = 1) -> None:
+    """Raises `InputError` for all settings that cannot work, before any work starts.
+
+    Args:
+      config: of the run to come.
+      num_devices: that share its batches.
+    """
+    faults = list(_single_fields(config))
+    bad = {name for fault in faults for name in fault.fields}
+    # With a default in place of what is wrong by itself, relations of the others can be seen.
+    seen = replace(
+        config, {name: value for name, value in flatten(Config()).items() if name in bad}
+    )
+    faults += [one for one in _relations(seen, num_devices) if not bad.intersection(one.fields)]
+    if not faults:
+        return
+    remedies = {name: value for fault in faults for name, value in fault.remedy.items()}
+    would_do = " ".join(f"--config.{name}={value}" for name, value in remedies.items())
+    if len(faults) == 1:
+        raise InputError(faults[0].text + (f"; {would_do} would do" if would_do else ""))
+    lines = [f"{len(faults)} settings cannot work:", *(fault.text for fault in faults)]
+    raise InputError("\n  ".join(lines + ([f"would do: {would_do}"] if would_do else [])))
+
+
+def _single_fields(config: Config) -> Iterator[_Fault]:
+    """Yields what is wrong with fields by themselves: types, then choices and ranges."""
+    defaults, values = flatten(Config()), flatten(config)
+    choices = {name: allowed for name, _, allowed in _choices(config)}
+    for name, value in values.items():
         kind = type(defaults[name])
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            continue
-        if type(value) is not kind:
-            raise InputError(
-                f"{name}={value!r}: expected {kind.__name__}, found {type(value).__name__}"
-            )
+        is_int = kind is float and isinstance(value, int) and not isinstance(value, bool)
+        if type(value) is not kind and not is_int:
+            text = f"{name}={value!r}: expected {kind.__name__}, found {type(value).__name__}"
+            yield _Fault(text, (name,))
+        elif name in choices and value not in choices[name]:
+            text = f"{name}={value!r}: expected one of {', '.join(choices[name])}."
+            yield _Fault(text + did_you_mean(value, choices[name]), (name,))
+        elif name in _RANGES and not _RANGES[name][0] <= value <= _RANGES[name][1]:
+            least, most = _RANGES[name]
+            above = f" to {most:g}" if most != _ANY else " or more"
+            yield _Fault(f"{name}={value!r}: expected {least:g}{above}", (name,))
 
 
 def _choices(config: Config) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -109,56 +137,86 @@ _RANGES = {
 }
 
 
-def _check_relations(config: Config) -> None:
-    """The checks that take two fields."""
+def _relations(config: Config, num_devices: int) -> Iterator[_Fault]:
+    """Yields what is wrong with fields beside each other."""
     model, tokens, data = config.model, config.tokens, config.data
     if model.hidden_size % model.num_heads:
-        raise InputError(
+        nearest = max(1, model.hidden_size // model.num_heads) * model.num_heads
+        yield _Fault(
             f"model.hidden_size={model.hidden_size}: expected a multiple of "
-            f"model.num_heads={model.num_heads}"
+            f"model.num_heads={model.num_heads}",
+            ("model.hidden_size", "model.num_heads"),
+            {"model.hidden_size": nearest},
         )
     if tokens.stride > tokens.k:
-        raise InputError(
+        yield _Fault(
             f"tokens.stride={tokens.stride}: expected at most tokens.k={tokens.k}; "
-            "bases between tokens would never be seen"
+            "bases between tokens would never be seen",
+            ("tokens.stride", "tokens.k"),
+            {"tokens.stride": tokens.k},
         )
     if data.num_tokens > model.num_positions:
-        raise InputError(
+        yield _Fault(
             f"data.num_tokens={data.num_tokens}: longer than model.num_positions="
-            f"{model.num_positions}; lower the first or raise the second"
-        )
-    if config.batch_size % config.accumulation_steps:
-        raise InputError(
-            f"batch_size={config.batch_size}: expected a multiple of "
-            f"accumulation_steps={config.accumulation_steps}"
+            f"{model.num_positions}; lower the first or raise the second",
+            ("data.num_tokens", "model.num_positions"),
+            {"data.num_tokens": model.num_positions},
         )
     if config.pmi_source == "grch38" and tokens.k != 6:
-        raise InputError(
+        yield _Fault(
             f"pmi.table='grch38' holds 6-mers, tokens.k={tokens.k}: set pmi.table=corpus "
-            "or to a table of that k (python -m launch.count_pmi)"
+            "or to a table of that k (python -m launch.count_pmi)",
+            ("pmi.table", "tokens.k"),
+            {"pmi.table": "corpus"},
         )
     if config.optimizer.warmup_steps >= config.num_steps:
-        raise InputError(
+        yield _Fault(
             f"optimizer.warmup_steps={config.optimizer.warmup_steps}: expected less than "
-            f"num_steps={config.num_steps}"
+            f"num_steps={config.num_steps}",
+            ("optimizer.warmup_steps", "num_steps"),
+            {"optimizer.warmup_steps": config.num_steps // 10},
         )
-    _check_curriculum(config)
+    yield from _batches(config, num_devices)
+    yield from _curriculum(config)
 
 
-def _check_curriculum(config: Config) -> None:
-    """A curriculum that can never switch is refused at the start."""
+def _batches(config: Config, num_devices: int) -> Iterator[_Fault]:
+    """Yields a batch that its parts cannot share."""
+    unit = num_devices * config.accumulation_steps
+    if config.batch_size % unit:
+        lower = config.batch_size - config.batch_size % unit
+        parts = f"accumulation_steps={config.accumulation_steps}"
+        if num_devices > 1:
+            parts = f"{num_devices} devices x {parts} = {unit}"
+        yield _Fault(
+            f"batch_size={config.batch_size}: expected a multiple of {parts}, for example "
+            + (f"{lower} or {lower + unit}" if lower else str(unit)),
+            ("batch_size", "accumulation_steps"),
+            {"batch_size": lower or unit},
+        )
+
+
+def _curriculum(config: Config) -> Iterator[_Fault]:
+    """Yields why a curriculum can never switch."""
     curriculum = config.curriculum
     if curriculum.name not in ("cm_gems", "hard_to_easy"):
         return
     if not config.eval_every or 2 * config.eval_every >= config.num_steps:
-        raise InputError(
+        most = (config.num_steps - 1) // 2
+        fixed = {"curriculum.name": "fixed"}
+        yield _Fault(
             f"curriculum.name={curriculum.name!r} can never switch: it compares two evaluations, "
             f"and eval_every={config.eval_every} gives fewer than two before the last of "
-            f"num_steps={config.num_steps}; set eval_every between 1 and "
-            f"{max(1, (config.num_steps - 1) // 2)}, or curriculum.name=fixed"
+            f"num_steps={config.num_steps}; set "
+            + (f"eval_every between 1 and {most}, or " if most else "")
+            + "curriculum.name=fixed",
+            ("eval_every", "num_steps", "curriculum.name"),
+            {"eval_every": max(1, config.num_steps // _EVALS)} if most else fixed,
         )
     if curriculum.threshold <= 0:
-        raise InputError(
+        yield _Fault(
             f"curriculum.threshold={curriculum.threshold}: {curriculum.name!r} can never switch; "
-            "expected more than 0 (paper: 1.0), or curriculum.name=fixed"
+            "expected more than 0 (paper: 1.0), or curriculum.name=fixed",
+            ("curriculum.threshold", "curriculum.name"),
+            {"curriculum.name": "fixed"},
         )

@@ -91,8 +91,8 @@ def _devices() -> str:
 
 def _config(config: Config) -> str:
     """Returns the shape of a step."""
-    config_checks.validate(config)
-    parallel.check_batch_size(config.batch_size, config.accumulation_steps)
+    parallel.check_devices()
+    config_checks.validate(config, num_devices=jax.device_count())
     part = config.batch_size // config.accumulation_steps // jax.device_count()
     return (
         f"{config.batch_size} rows of {config.data.num_tokens} positions a step, "

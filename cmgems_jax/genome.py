@@ -19,9 +19,8 @@ from typing import BinaryIO
 import numpy as np
 import pysam
 import twobitreader
-from tqdm import tqdm
 
-from cmgems_jax import vocabulary
+from cmgems_jax import terminal, vocabulary
 from cmgems_jax.errors import InputError
 
 # IUPAC nucleotide letters beyond A C G T U, and the gaps of alignments.
@@ -45,7 +44,6 @@ _GZIP_MAGIC = b"\x1f\x8b"
 # The empty block that ends every bgzip file (SAM specification, section 4.1.2).
 _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _BASES_PER_GZIP_BYTE = 3.4  # of DNA as text; for the estimate of the time left
-_PROGRESS_DELAY_S = 3.0
 
 
 @dataclasses.dataclass
@@ -186,14 +184,12 @@ def read_contigs(
     check_files(paths)
     tally = Tally() if tally is None else tally
     total = sum(_estimate_bases(path) for path in paths)
-    with tqdm(
+    with terminal.bar(
         total=total,
         unit="b",
         unit_scale=True,
         desc="reading bases",
-        delay=_PROGRESS_DELAY_S,
         disable=not progress,
-        leave=False,
     ) as bar:
         for path in paths:
             bases_before = tally.bases + tally.dropped_bases

@@ -59,14 +59,15 @@ def start(
     """
     if num_processes == 1 and not coordinator and not process_id:
         return
-    local_devices = None
+    local_devices, source = None, ""
     if coordinator or num_processes is not None or process_id is not None:
         _check_flags(coordinator, num_processes, process_id)
     else:
         coordinator, num_processes, process_id, local_devices = _from_environment(timeout_s)
+        source = _source(num_processes)
     if num_processes is None or num_processes == 1:
         return
-    roll_call.hold(coordinator, num_processes, process_id, timeout_s)
+    roll_call.hold(coordinator, num_processes, process_id, timeout_s, source)
     jax.distributed.initialize(
         coordinator,
         num_processes,
@@ -110,6 +111,14 @@ def _from_environment(timeout_s: int) -> tuple[str, int | None, int | None, Any]
     return clusters.ClusterEnv.auto_detect_unset_distributed_params(
         None, None, None, None, None, timeout_s
     )
+
+
+def _source(num_processes: int | None) -> str:
+    """Returns what in the environment gave the number of processes."""
+    for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
+        if os.environ.get(name) == str(num_processes):
+            return f"{name}={num_processes}"
+    return "a launcher's variables"
 
 
 def is_first() -> bool:
@@ -168,6 +177,13 @@ def of_first(tree: Any) -> Any:
     )
 
 
+def stops_when() -> str:
+    """Returns when a run stops that gets a signal, in words."""
+    if jax.process_count() == 1:
+        return "after this step"
+    return f"with the other processes, within {AGREE_EVERY} steps"
+
+
 def agree_on_signal(name: str, step: int, *, after: Any) -> str:
     """Returns the name of a signal that came to any process, the same in all; "" for none.
 
@@ -218,21 +234,13 @@ def eval_program(step: Callable) -> Callable:
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=None)
 
 
-def check_batch_size(batch_size: int, accumulation_steps: int) -> None:
-    """Raises `InputError` unless every device gets the same number of rows."""
+def check_devices() -> None:
+    """Raises `InputError` unless every process has the same number of devices."""
     num_devices, num_processes = jax.device_count(), jax.process_count()
     if num_devices != num_processes * jax.local_device_count():
         raise InputError(
             f"process {jax.process_index()} has {jax.local_device_count()} of {num_devices} "
             f"devices: expected as many in each of the {num_processes} processes"
-        )
-    unit = num_devices * accumulation_steps
-    if batch_size % unit:
-        lower = batch_size - batch_size % unit
-        nearest = f"{lower} or {lower + unit}" if lower else str(unit)
-        raise InputError(
-            f"batch_size={batch_size}: expected a multiple of {num_devices} devices x "
-            f"{accumulation_steps} accumulation steps = {unit}, for example {nearest}"
         )
 
 

@@ -67,10 +67,10 @@ def pretrain(
       TrainingError: numbers are not finite, or a checkpoint cannot be written.
       SystemExit: with `EXIT_STOPPED`, after SIGTERM or SIGINT and a checkpoint.
     """
-    config_checks.validate(config)
-    parallel.check_batch_size(config.batch_size, config.accumulation_steps)
+    parallel.check_devices()
+    config_checks.validate(config, num_devices=jax.device_count())
     parallel.in_first(lambda: checkpoints.refuse_other_run(workdir, config))
-    clock = run_log.Clock()
+    clock = run_log.Clock(jax.device_count())
     with clock("data"):
         folder = Path(config.data.dir or workdir / "data")
         parallel.in_first(lambda: windows.prepare(config, folder))
@@ -102,8 +102,10 @@ def pretrain(
         if int(state.step) == config.num_steps:
             print(f"nothing to do: all {config.num_steps:,} steps in {workdir} are done")
             return state
+        if unlogged.clock:
+            clock.add(unlogged.clock)
         with contextlib.closing(_open_log(workdir, config, int(state.step))) as log:
-            evaluator = _evaluator(config, evaluate, validation)
+            evaluator = _evaluator(config, evaluate, validation, clock)
             run = _Run(config, log, clock, manager, train, evaluator)
             try:
                 state = _train(run, state, unlogged, training, packed)
@@ -149,53 +151,67 @@ def _train(
         )
         return _shard(rows, config.accumulation_steps)
 
-    pending: list[dict[str, jax.Array]] = unlogged.metrics
+    window, clock = unlogged, run.clock
+    since_s, waited_s = clock.seconds("train") - window.seconds, clock.input_wait_s
     with (
-        signals.stop_requests() as stop,
+        signals.stop_requests(parallel.stops_when()) as stop,
         batches.prefetch(make_batch, range(first, config.num_steps)) as stream,
     ):
-        logged_s = -unlogged.seconds
         for step, batch in enumerate(stream, first + 1):
             is_logged = _is_due(step, config.log_every, config)
             stopped_by = parallel.agree_on_signal(stop.signal, step, after=state)
             is_saved = _is_due(step, config.checkpoint_every, config) or bool(stopped_by)
-            with run.clock("compile" if step == first + 1 else "train"):
+            if step == first + 1:
+                waited_s -= stream.waited_s  # for the first batch: "setup", not "train"
+                with clock("compile"):
+                    state, metrics = jax.block_until_ready(run.train(state, batch))
+                clock.start_loop(step)
+                window.untimed_bases += float(metrics["bases"])
+            else:
                 state, metrics = run.train(state, batch)
-                pending.append(metrics)
-                if step == first + 1:
-                    jax.block_until_ready(metrics)
-                    run.clock.start_loop(step)
-                if is_logged or is_saved:  # a good checkpoint is never followed by a bad one
-                    pending = jax.device_get(pending)
-                    begin = step - len(pending) + 1
-                    faults.refuse_non_finite(pending, begin, config, packed)
-            train_s = run.clock.seconds.get("train", 0.0)
+            window.metrics.append(metrics)
+            clock.steps, clock.input_wait_s = clock.steps + 1, waited_s + stream.waited_s
+            if is_logged or is_saved:  # a good checkpoint is never followed by a bad one
+                window.metrics = jax.device_get(window.metrics)
+                begin = step - len(window.metrics) + 1
+                faults.refuse_non_finite(window.metrics, begin, config, packed)
             if is_logged:
-                progress.training(
-                    run.log,
-                    config,
-                    step,
-                    progress.add(pending),
-                    num_steps=len(pending),
-                    seconds=train_s - logged_s,
-                    pace_s=run.clock.pace(step),
-                )
-                pending, logged_s = [], train_s
+                window.seconds = clock.seconds("train") - since_s
+                _log_window(run, step, window)
+                window, since_s = checkpoints.Unlogged(), since_s + window.seconds
             if config.eval_every and _is_due(step, config.eval_every, config):
                 state = _evaluate(run, state, step)
             if jax.process_count() == 1:  # of several, all must hear of it: at the next save
                 checkpoints.check_background(run.manager)
             if is_saved:
-                with run.clock("checkpoint"):
+                window.seconds = clock.seconds("train") - since_s
+                with clock("checkpoint"):
+                    window.clock = clock.state()
                     wait = step == config.num_steps or bool(stopped_by)
-                    window = checkpoints.Unlogged(pending, train_s - logged_s)
                     save = functools.partial(checkpoints.save, run.manager, state, config, window)
                     parallel.in_first(functools.partial(save, wait=wait))
             if stopped_by:
-                print(f"saved step {step} after {stopped_by}", flush=True)
+                print(
+                    f"saved step {step} after {stopped_by}; the same command resumes from it",
+                    flush=True,
+                )
                 raise SystemExit(EXIT_STOPPED)
-        run.clock.seconds["input_wait"] = stream.waited_s
     return state
+
+
+def _log_window(run: _Run, step: int, window: checkpoints.Unlogged) -> None:
+    """Writes and prints the metrics of the steps since the last line."""
+    sums = progress.add(window.metrics)
+    timed_bases = sums["bases"] - window.untimed_bases
+    progress.training(
+        run.log,
+        run.config,
+        step,
+        sums,
+        num_steps=len(window.metrics),
+        bases_per_second=progress.ratio(timed_bases, window.seconds if timed_bases else 0.0),
+        pace_s=run.clock.pace(step),
+    )
 
 
 def _is_due(step: int, every: int, config: Config) -> bool:
@@ -209,7 +225,7 @@ def _shard(rows: Batch, accumulation_steps: int) -> Batch:
 
 
 def _evaluator(
-    config: Config, program: Callable, validation: windows.Windows
+    config: Config, program: Callable, validation: windows.Windows, clock: run_log.Clock
 ) -> Callable[[TrainState, int], dict[str, float]]:
     """Returns (state, index of a strategy) -> metrics of the fixed validation windows, summed."""
     rows = batches.eval_batches(
@@ -219,8 +235,12 @@ def _evaluator(
         process_count=jax.process_count(),
     )
     fixed = [_shard(part, 1) for part in rows]
+    uncompiled = fixed[:1]
 
     def sums(state: TrainState, which: int) -> dict[str, float]:
+        while uncompiled:  # once, so that the seconds of an evaluation are those of every one
+            with clock("compile"):
+                jax.block_until_ready(program(state, uncompiled.pop(), np.int32(which)))
         parts = [program(state, batch, np.int32(which)) for batch in fixed]
         return progress.add(jax.device_get(parts))
 

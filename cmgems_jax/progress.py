@@ -58,7 +58,7 @@ def training(
     sums: dict[str, float],
     *,
     num_steps: int,
-    seconds: float,
+    bases_per_second: float,
     pace_s: float,
 ) -> None:
     """Writes and prints the metrics of the steps since the last line.
@@ -69,7 +69,7 @@ def training(
       step: updates done.
       sums: metrics of `steps.train_step`, added up.
       num_steps: steps in them.
-      seconds: they took.
+      bases_per_second: real bases, by the wall time less evaluation and saving.
       pace_s: wall seconds a step so far, for the time left.
     """
     easy, hard = curriculum.strategies(config.curriculum)
@@ -85,7 +85,7 @@ def training(
         "nats_per_hidden_base": ratio(sums["loss_sum"], sums["hidden_covered"]),
         "accuracy": ratio(sums["right"], sums["predicted"]),
         "padding": sums["padding"] / (num_steps * config.batch_size * config.data.num_tokens),
-        "bases_per_second": ratio(sums["bases"], seconds),
+        "bases_per_second": bases_per_second,
         "dropped_positions": int(sums["dropped_positions"]),
     }
     log.write("train", step, **values)
@@ -167,7 +167,9 @@ def summary(log: RunLog, config: Config, state: TrainState, clock: Clock) -> Non
     stages = {easy: config.num_steps}
     if easy != hard:
         stages = {easy: config.num_steps - hard_steps, hard: hard_steps}
-    seconds = {part: round(value, 2) for part, value in clock.seconds.items()}
+    times = clock.state()
+    total_s = sum(times["seconds_by_part"].values())
+    seconds = {part: round(value, 2) for part, value in times["seconds_by_part"].items()}
     note = {}
     if easy != hard and not hard_steps and state.curriculum.stage == curriculum.EASY:
         note["note"] = (
@@ -180,10 +182,19 @@ def summary(log: RunLog, config: Config, state: TrainState, clock: Clock) -> Non
         config.num_steps,
         steps_by_stage=stages,
         seconds_by_part=seconds,
-        total_seconds=round(clock.total(), 2),
+        total_seconds=round(total_s, 2),
+        input_wait_seconds=round(times["input_wait_seconds"], 2),
+        device_hours=times["device_seconds"] / 3600,
+        timed_steps=times["timed_steps"],
+        starts=times["starts"],
         **note,
     )
     print("steps by stage: " + ", ".join(f"{name} {count:,}" for name, count in stages.items()))
-    print("seconds: " + ", ".join(f"{part} {value:,.1f}" for part, value in seconds.items()))
+    print(
+        f"seconds: {total_s:,.1f} = "
+        + " + ".join(f"{part} {value:,.1f}" for part, value in seconds.items())
+        + f"; train waited {times['input_wait_seconds']:,.1f} for input; "
+        f"device hours: {times['device_seconds'] / 3600:,.3f}"
+    )
     for text in note.values():
         print(f"warning: {text}", flush=True)

@@ -9,19 +9,24 @@ all get its answer.
 import contextlib
 import json
 import socket
+import sys
+import threading
 import time
 from collections.abc import Iterator
 
 from cmgems_jax.errors import InputError
 
 _GREETING = "cmgems_jax roll-call"
+_QUIET_S = 5.0  # that a process waits before it says so
 _WAIT_S = 0.2  # between two tries of a process to reach process 0
 _LINE_S = 2.0  # that a connection may take to say who it is
 _GRACE_S = 10.0  # that a process waits beyond the time-out for process 0's answer
 _MAX_LINE = 65_536  # bytes
 
 
-def hold(coordinator: str, num_processes: int, process_id: int, timeout_s: float) -> None:
+def hold(
+    coordinator: str, num_processes: int, process_id: int, timeout_s: float, source: str = ""
+) -> None:
     """Returns once all processes have come.
 
     Args:
@@ -29,16 +34,36 @@ def hold(coordinator: str, num_processes: int, process_id: int, timeout_s: float
       num_processes: how many are expected.
       process_id: of this one; 0 counts.
       timeout_s: seconds to wait.
+      source: what in the environment gave `num_processes`; "": a flag.
 
     Raises:
       InputError: not all came in time, or they disagree on who they are.
     """
     host, port = split_address(coordinator)
     deadline = time.monotonic() + timeout_s
-    if process_id == 0:
-        _count(port, num_processes, deadline, timeout_s)
-    else:
-        _answer(host, port, num_processes, process_id, deadline, timeout_s)
+    waiting = (
+        f"process {process_id} waits at {coordinator} for {num_processes} processes in all, at "
+        f"most {timeout_s:g} s{_alone(source)}"
+    )
+    note = threading.Timer(_QUIET_S, print, [waiting], {"file": sys.stderr, "flush": True})
+    note.daemon = True
+    note.start()
+    try:
+        if process_id == 0:
+            _count(port, num_processes, deadline, timeout_s)
+        else:
+            _answer(host, port, num_processes, process_id, deadline, timeout_s)
+    except InputError as error:
+        raise InputError(f"{error}{_alone(source)}") from None
+    finally:
+        note.cancel()
+
+
+def _alone(source: str) -> str:
+    """Returns what to do where nobody else was meant to come, and a launcher's number stands."""
+    if not source:
+        return ""
+    return f". The environment says so ({source}); to run this process alone: --num_processes=1"
 
 
 def split_address(coordinator: str) -> tuple[str, int]:

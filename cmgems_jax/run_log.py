@@ -21,34 +21,78 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tens
 
 
 class Clock:
-    """Seconds by part of the run, and what is left of it."""
+    """Wall seconds of a run by part, over all the starts that led to its state.
 
-    def __init__(self) -> None:
-        """Starts at zero."""
-        self.seconds: dict[str, float] = {}
-        self._start = time.perf_counter()
-        self._loop_start: tuple[int, float] | None = None
+    Every second belongs to one part: a part begun inside another interrupts it, so the
+    parts add up to the wall time. What a start did after its last checkpoint is done
+    again by the next one, and counts once.
+
+    Attributes:
+      steps: done in these seconds.
+      starts: that did them; the first step of each is in "compile".
+      input_wait_s: seconds of "train" in which the host waited for a batch; the device
+        may have been busy meanwhile.
+    """
+
+    def __init__(self, num_devices: int = 1) -> None:
+        """Starts at zero, in the part "setup"."""
+        self.steps, self.starts, self.input_wait_s = 0, 1, 0.0
+        self._num_devices = num_devices
+        self._seconds: dict[str, float] = {}
+        self._device_s = 0.0
+        self._part, self._since = "setup", time.perf_counter()
+        self._loop_start = (0, self._since)
 
     @contextlib.contextmanager
     def __call__(self, part: str) -> Iterator[None]:
-        """Adds the time of the block to `part`."""
-        start = time.perf_counter()
+        """Counts the time of the block as `part`, then goes on with the part around it."""
+        around = self._part
+        self._begin(part)
         try:
             yield
         finally:
-            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+            self._begin(around)
 
-    def total(self) -> float:
-        """Returns the seconds since the clock was made."""
-        return time.perf_counter() - self._start
+    def _begin(self, part: str) -> None:
+        """Ends the running part and begins another."""
+        now = time.perf_counter()
+        self._seconds[self._part] = self._seconds.get(self._part, 0.0) + now - self._since
+        self._device_s += self._num_devices * (now - self._since)
+        self._part, self._since = part, now
+
+    def seconds(self, part: str) -> float:
+        """Returns the seconds of a part so far."""
+        self._begin(self._part)
+        return self._seconds.get(part, 0.0)
+
+    def state(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps of it and the summary shows."""
+        self._begin(self._part)
+        return {
+            "seconds_by_part": dict(self._seconds),
+            "input_wait_seconds": self.input_wait_s,
+            "device_seconds": self._device_s,
+            "timed_steps": self.steps,
+            "starts": self.starts,
+        }
+
+    def add(self, before: dict[str, Any]) -> None:
+        """Adds the `state` of the starts before this one."""
+        for part, seconds in before["seconds_by_part"].items():
+            self._seconds[part] = self._seconds.get(part, 0.0) + seconds
+        self._device_s += before["device_seconds"]
+        self.input_wait_s += before["input_wait_seconds"]
+        self.steps += before["timed_steps"]
+        self.starts += before["starts"]
 
     def start_loop(self, step: int) -> None:
-        """Marks the step after which `eta` measures: the first one, which compiles, is done."""
-        self._loop_start = (step, time.perf_counter())
+        """Begins the part "train": the first step, which compiles, is done."""
+        self._begin("train")
+        self._loop_start = (step, self._since)
 
     def pace(self, step: int) -> float:
         """Returns the wall seconds a step since `start_loop`, evaluation and saving included."""
-        first, start = self._loop_start or (0, self._start)
+        first, start = self._loop_start
         return (time.perf_counter() - start) / max(1, step - first)
 
 
@@ -113,13 +157,14 @@ def read(path: Path) -> list[dict[str, Any]]:
 def progress_line(step: int, num_steps: int, values: dict[str, Any], seconds_a_step: float) -> str:
     """Returns the line that a run prints every `log_every` steps."""
     eta = timedelta(seconds=round(seconds_a_step * (num_steps - step)))
+    rate = values["bases_per_second"]
     return (
         f"step {step:>7,}/{num_steps:,}  loss {values['loss']:.3f}  "
         f"ppl {math.exp(min(values['loss'], 50)):,.1f}  {values['stage']}  "
         f"masked {values['masked_fraction']:.1%}  "
         f"nats/hidden base {values['nats_per_hidden_base']:.3f}  "
-        f"{values['bases_per_second'] / 1e3:,.1f} kbases/s  "
-        f"{seconds_a_step:.3f} s/step  ETA {eta}"
+        + (f"{rate / 1e3:,.1f} kbases/s  " if math.isfinite(rate) else "")
+        + f"{seconds_a_step:.3f} s/step  ETA {eta}"
     )
 
 

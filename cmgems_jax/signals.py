@@ -2,9 +2,13 @@
 
 import contextlib
 import dataclasses
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclasses.dataclass
@@ -15,12 +19,15 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[StopRequest]:
+def stop_requests(when: str = "after this step") -> Iterator[StopRequest]:
     """Yields a request that SIGTERM or SIGINT fills; restores the handlers at the end.
 
     The step in progress and the checkpoint after it are finished; further
-    signals change nothing, so none can tear a checkpoint. Outside the main
-    thread, where Python allows no handlers, nothing is caught.
+    signals change nothing, so none can tear a checkpoint. Each is answered on stderr
+    at once. Outside the main thread, where Python allows no handlers, nothing is caught.
+
+    Args:
+      when: the run stops, in the words of the answer.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -30,9 +37,40 @@ def stop_requests() -> Iterator[StopRequest]:
     def note(number: int, _: object) -> None:
         request.signal = request.signal or signal.Signals(number).name
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    with _answered(when):
+        before = {number: signal.signal(number, note) for number in STOPS}
+        try:
+            yield request
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _answered(when: str) -> Iterator[None]:
+    """Answers signals from a thread: the main one may be inside a compiled step for long."""
+    received, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+
+    def answer() -> None:
+        text = f"stopping {when}, and saving"
+        again = (
+            f"still {text}; kill -9 {os.getpid()} ends it at once, and the newest checkpoint stays"
+        )
+        while number := os.read(received, 1)[0]:
+            if number in STOPS:
+                name = signal.Signals(number).name
+                print(f"{name}: {text}", file=sys.stderr, flush=True)
+                text = again
+
+    thread = threading.Thread(target=answer, name="signals", daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(wakeup)
     try:
-        yield request
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+        os.write(wakeup, b"\0")
+        thread.join()
+        os.close(received)
+        os.close(wakeup)

@@ -214,6 +214,35 @@ def test_what_cannot_work_is_refused_with_field_value_and_remedy(config, parts):
     assert "\n" not in message
 
 
+def test_all_that_is_wrong_is_told_at_once_and_the_flags_told_would_do():
+    """A trial of few steps, on a config for many; a value that is wrong by itself beside it."""
+    config = Config(num_steps=20, batch_size=250, accumulation_steps=3)
+    config.model.num_heads, config.masking.budget = 0, 2.0
+    with pytest.raises(InputError) as raised:
+        config_checks.validate(config, num_devices=4)
+    first, *told, flags = str(raised.value).split("\n  ")
+    assert first == "5 settings cannot work:"
+    assert {text.partition("=")[0] for text in told} == {
+        "masking.budget", "model.num_heads", "batch_size", "optimizer.warmup_steps",
+        "curriculum.name",
+    }  # fmt: skip
+    values = dict(re.findall(r"--config\.([\w.]+)=(\d+)", flags))
+    assert values.keys() == {"batch_size", "optimizer.warmup_steps", "eval_every"}
+    mended = {name: int(value) for name, value in values.items()}
+    wrong = {"model.num_heads": 12, "masking.budget": 0.15}
+    config_checks.validate(config_lib.replace(config, mended | wrong), num_devices=4)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 5, 31, 33])
+def test_the_flags_that_are_told_would_do_for_any_number_of_steps(num_steps):
+    config = Config(num_steps=num_steps)
+    with pytest.raises(InputError) as raised:
+        config_checks.validate(config)
+    values = dict(re.findall(r"--config\.([\w.]+)=(\w+)", str(raised.value)))
+    typed = {name: int(value) if value.isdecimal() else value for name, value in values.items()}
+    config_checks.validate(config_lib.replace(config, typed))
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -265,7 +294,10 @@ def test_ctrl_c_outside_the_loop_ends_with_one_line_and_status_130():
         "command.run(lambda: os.kill(os.getpid(), signal.SIGINT))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (result.returncode, result.stderr) == (130, "error: interrupted\n")
+    assert result.returncode == 130
+    assert result.stderr == (
+        "error: interrupted; the same command goes on from what is saved, or begins again\n"
+    )
 
 
 def test_an_unknown_field_in_a_config_file_is_named(tmp_path):

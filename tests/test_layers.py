@@ -16,6 +16,7 @@ LAYERS = (
     # layer 0: no arrays on a device
     (
         "errors",
+        "terminal",
         "roll_call",
         "vocabulary",
         "config",

@@ -1,6 +1,9 @@
 """The loop end to end, on a model that trains in seconds: records, switch, resume, refusals."""
 
+import json
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import jax
@@ -16,13 +19,19 @@ from cmgems_jax.config import (
     OptimizerConfig,
     TokensConfig,
 )
+from cmgems_jax.data import batches, windows
 from cmgems_jax.errors import InputError
 
 TRAIN_FIELDS = {
     "loss", "learning_rate", "grad_norm", "stage", "mask_budget", "masked_fraction",
     "nats_per_hidden_base", "bases_per_second", "dropped_positions", "padding",
 }  # fmt: skip
-TIMES = {"bases_per_second", "seconds_by_part", "total_seconds"}
+TIMES = {
+    "bases_per_second", "seconds_by_part", "total_seconds", "input_wait_seconds", "device_hours",
+    "starts",
+}  # fmt: skip
+
+READ_S = 0.2  # of a batch, where reading is slow
 
 
 def small_config(fasta: Path, **changes: object) -> Config:
@@ -115,13 +124,105 @@ def test_the_same_command_again_does_nothing(unbroken, genome, capsys):
     jax.tree.map(np.testing.assert_array_equal, parallel.to_host(again), state)
 
 
+class SlowReading(batches.prefetch):
+    """Reads nothing ahead, and takes `READ_S` to read a batch."""
+
+    def __next__(self):
+        """Returns the next batch."""
+        time.sleep(READ_S)
+        self.waited_s += READ_S
+        return super().__next__()
+
+
+def test_rates_and_parts_are_of_the_wall_time_with_the_wait_for_input(
+    genome, tmp_path, monkeypatch
+):
+    """A step cannot be faster than its reading; a second belongs to exactly one part."""
+    monkeypatch.setattr(batches, "prefetch", SlowReading)
+    began = time.perf_counter()
+    config = small_config(genome)
+    pretrain.pretrain(config, tmp_path)
+    wall_s = time.perf_counter() - began
+    most_bases = config.batch_size * config.data.num_tokens  # of a step: k-1 fewer, and 2 markers
+    rates = [record["bases_per_second"] for record in records(tmp_path, "train")]
+    assert all(0 < rate <= most_bases / READ_S for rate in rates)
+    (summary,) = records(tmp_path, "summary")
+    parts = summary["seconds_by_part"]
+    rounding_s = 0.01 * (len(parts) + 1)
+    assert sum(parts.values()) == pytest.approx(summary["total_seconds"], abs=rounding_s)
+    assert summary["total_seconds"] <= wall_s + rounding_s
+    # The first batch is waited for before the loop is timed.
+    waited_s = summary["input_wait_seconds"]
+    assert 11 * READ_S <= waited_s <= parts["train"] + rounding_s
+    device_s = jax.device_count() * summary["total_seconds"]
+    assert summary["device_hours"] * 3600 == pytest.approx(device_s, abs=0.1)
+
+
+def test_the_clock_goes_on_in_a_resumed_run(unbroken, genome, tmp_path):
+    """The seconds are those of all twelve steps, whichever start did them."""
+    workdir, _ = unbroken
+    copy = without_last_checkpoint(workdir, tmp_path)
+    kept = json.loads(unlogged_file(copy, 6).read_text())["clock"]
+    assert (kept["timed_steps"], kept["starts"]) == (6, 1)
+    pretrain.pretrain(small_config(genome), copy)
+    (summary,) = records(copy, "summary")
+    assert (summary["timed_steps"], summary["starts"]) == (12, 2)
+    for part, seconds in kept["seconds_by_part"].items():
+        assert summary["seconds_by_part"][part] >= seconds - 0.01
+    assert summary["device_hours"] * 3600 > kept["device_seconds"]
+
+
+def test_a_checkpoint_without_a_clock_is_resumed_and_its_steps_are_not_timed(
+    unbroken, genome, tmp_path
+):
+    workdir, state = unbroken
+    copy = without_last_checkpoint(workdir, tmp_path)
+    stored = json.loads(unlogged_file(copy, 6).read_text())
+    older = {name: stored[name] for name in ("metrics", "seconds")}
+    unlogged_file(copy, 6).write_text(json.dumps(older))
+    resumed = pretrain.pretrain(small_config(genome), copy)
+    jax.tree.map(np.testing.assert_array_equal, parallel.to_host(resumed), state)
+    (summary,) = records(copy, "summary")
+    assert (summary["timed_steps"], summary["starts"]) == (6, 1)
+
+
+def unlogged_file(workdir: Path, step: int) -> Path:
+    """Returns the file of a checkpoint that the log goes on from."""
+    return workdir / checkpoints.FOLDER / str(step) / "unlogged" / "metadata"
+
+
+def without_last_checkpoint(workdir: Path, tmp_path: Path) -> Path:
+    """Returns a copy of the run's folder whose newest checkpoint is that of step 6."""
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / checkpoints.FOLDER / "12")
+    return copy
+
+
+def test_compiling_the_evaluation_is_not_charged_to_it(unbroken, genome):
+    """The program stands for one that compiles in its first call."""
+    workdir, _ = unbroken
+    validation, calls = windows.open(workdir / "data", "validation"), []
+
+    def program(state, batch, which):
+        if not calls:
+            time.sleep(1.0)
+        calls.append(which)
+        return {"loss_sum": np.float32(1)}
+
+    clock = run_log.Clock()
+    evaluate = pretrain._evaluator(small_config(genome), program, validation, clock)
+    with clock("eval"):
+        sums = evaluate(None, 0)
+    assert clock.seconds("compile") >= 1.0 > clock.seconds("eval")
+    assert sums["loss_sum"] == len(calls) - 1  # the call that compiles counts for nothing
+
+
 @pytest.mark.parametrize("kept", [6, None])
 def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(unbroken, genome, tmp_path, kept):
     """From step 6, which is the switch, and from nothing but metrics of lost steps."""
     workdir, state = unbroken
-    copy = tmp_path / "copy"
-    shutil.copytree(workdir, copy)
-    shutil.rmtree(copy / checkpoints.FOLDER / "12")
+    copy = without_last_checkpoint(workdir, tmp_path)
     if kept is None:
         shutil.rmtree(copy / checkpoints.FOLDER / "6")
     resumed = pretrain.pretrain(small_config(genome), copy)
@@ -130,7 +231,7 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(unbroken, genome, tmp
 
 
 def test_a_stop_request_saves_the_step_and_the_next_start_goes_on(
-    unbroken, genome, tmp_path, monkeypatch
+    unbroken, genome, tmp_path, monkeypatch, capsys
 ):
     """The request comes as a real signal would leave it: during the first of two logged steps."""
     workdir, state = unbroken
@@ -140,10 +241,31 @@ def test_a_stop_request_saves_the_step_and_the_next_start_goes_on(
         with pytest.raises(SystemExit) as stopped:
             pretrain.pretrain(small_config(genome), tmp_path)
     assert stopped.value.code == pretrain.EXIT_STOPPED
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "saved step 1 after SIGTERM; the same command resumes from it"
     assert [path.name for path in (tmp_path / checkpoints.FOLDER).iterdir()] == ["1"]
     resumed = pretrain.pretrain(small_config(genome), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, parallel.to_host(resumed), state)
     assert lines(tmp_path) == lines(workdir)
+
+
+def test_a_stop_is_answered_at_once_and_a_second_signal_too(capfd):
+    """From a thread, as the main one may be inside a compiled step."""
+
+    def answer() -> str:
+        """Sends a signal and returns what stands on stderr then."""
+        signal.raise_signal(signal.SIGINT)
+        text, deadline = "", time.monotonic() + 20
+        while not text.endswith("\n") and time.monotonic() < deadline:
+            text += capfd.readouterr().err
+            time.sleep(0.01)
+        return text
+
+    with signals.stop_requests() as stop:
+        first, second = answer(), answer()
+        assert stop.signal == "SIGINT"
+    assert "SIGINT: stopping after this step, and saving" in first
+    assert "SIGINT: still stopping" in second and "kill -9" in second
 
 
 def test_another_config_in_the_same_folder_is_refused_with_a_table(unbroken, genome):
@@ -154,6 +276,16 @@ def test_another_config_in_the_same_folder_is_refused_with_a_table(unbroken, gen
         pretrain.pretrain(config, workdir)
     assert "masking.budget: 0.15 before, 0.2 now" in str(error.value)
     assert "seed: 0 before, 5 now" in str(error.value)
+
+
+def test_more_steps_in_a_runs_folder_are_refused_with_the_command_that_trains_them(
+    unbroken, genome
+):
+    workdir, _ = unbroken
+    with pytest.raises(InputError) as error:
+        pretrain.pretrain(small_config(genome, num_steps=24), workdir)
+    assert "num_steps: 12 before, 24 now" in str(error.value)
+    assert "the same command with another --workdir trains all the steps" in str(error.value)
 
 
 def test_a_curriculum_that_did_not_switch_says_so_in_the_summary(genome, tmp_path, capsys):

@@ -252,6 +252,24 @@ def test_a_host_that_never_comes_is_told_with_the_numbers_seen_and_expected(conf
     assert not (tmp_path / "run").exists()
 
 
+def test_an_allocation_without_srun_says_where_its_number_came_from(monkeypatch, capfd):
+    """SLURM's variables of eight tasks, and one process."""
+    named = {
+        "SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "8",
+        "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "JAX_COORDINATOR_PORT": str(free_port()),
+    }  # fmt: skip
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(roll_call, "_QUIET_S", 0.2)
+    with pytest.raises(InputError) as error:
+        parallel.start(coordinator="", num_processes=None, process_id=None, timeout_s=2)
+    remedy = "(SLURM_NTASKS=8); to run this process alone: --num_processes=1"
+    assert str(error.value).startswith("8 processes expected, 1 came within 2 s; missing:")
+    assert str(error.value).endswith(remedy)
+    waited = capfd.readouterr().err
+    assert waited.startswith("process 0 waits at 127.0.0.1:") and remedy in waited
+
+
 def test_a_process_that_does_not_find_process_0_says_where_it_looked(config_file, tmp_path):
     flags = two_processes(run_flags(config_file, tmp_path / "run"), timeout_s=3)
     ((code, _, stderr),) = outcomes(flags[1:])

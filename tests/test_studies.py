@@ -2,6 +2,7 @@
 without an interval; and the page of it."""
 
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ from scipy import stats
 
 from cmgems_jax import config as config_lib
 from cmgems_jax import config_checks, pmi_table, synthetic
-from cmgems_jax.config import STRATEGIES
+from cmgems_jax.config import STRATEGIES, Config
 from cmgems_jax.data import windows
 from cmgems_jax.downstream.evaluate import Settings
 from cmgems_jax.errors import InputError
@@ -208,6 +209,29 @@ def finished(inputs, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("study") / "out"
     study.run(small_plan(inputs), output)
     return output
+
+
+def test_a_steps_cost_is_of_the_steps_that_were_timed_and_the_wait_is_in_it(tmp_path):
+    """One resumed run; one of an older version, whose "train" left out the wait. By hand."""
+    parts = {"data": 10.0, "pmi": 4.0, "compile": 20.0, "eval": 30.0, "checkpoint": 10.0}
+    resumed = {
+        "seconds_by_part": parts | {"setup": 2.0, "train": 98.0}, "total_seconds": 174.0,
+        "input_wait_seconds": 39.0, "device_hours": 0.1, "timed_steps": 100, "starts": 2,
+    }  # fmt: skip
+    older = {"seconds_by_part": parts | {"train": 60.0, "input_wait": 39.0}, "total_seconds": 173.0}
+    units = []
+    for seed, values in enumerate((resumed, older)):
+        one = runs.unit(arms.Arm("arm", {}, "arm"), seed, Config(), tmp_path)
+        one.folder.mkdir(parents=True)
+        record = {"kind": "summary", "step": 100, **values}
+        (one.folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+        units.append(one)
+    first, second = study_report.costs(units).itertuples()
+    # 98 steps in 98 s (the first of each start compiles), 40 s of the rest by 100 steps
+    assert first.hours_for_1000 == pytest.approx((10 + (2 + 4 + 20) / 2 + 1_400) / 3600)
+    assert (first.train, first.input_wait, first.device_hours) == (98, 39, 0.1)
+    assert second.hours_for_1000 == pytest.approx((10 + 4 + 20 + 1_400) / 3600)
+    assert (second.train, second.input_wait) == (99, 39)
 
 
 def test_every_arm_seed_and_draw_is_in_the_tables(finished):

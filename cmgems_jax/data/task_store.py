@@ -14,12 +14,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from cmgems_jax import vocabulary
+from cmgems_jax import terminal, vocabulary
 from cmgems_jax.data import window_files
 
 _SHARD_ROWS = 65_536  # bounds memory: TFDS holds the examples of one shard
 _READ_ROWS = 4_096
-_PROGRESS_DELAY_S = 3.0
 
 
 @dataclasses.dataclass
@@ -111,9 +110,7 @@ def write(folder: Path, splits: dict[str, Examples], label_names: list[str]) -> 
     num_rows = sum(len(examples.labels_N) for examples in splits.values())
     try:
         with (
-            tqdm.tqdm(
-                total=num_rows, unit=" rows", desc="storing", delay=_PROGRESS_DELAY_S, leave=False
-            ) as progress,
+            terminal.bar(total=num_rows, unit="rows", desc="storing") as progress,
             window_files.quiet_tfds(),
         ):
             builder = LabelledSequences(

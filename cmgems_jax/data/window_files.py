@@ -117,8 +117,9 @@ def build(partial: Path, plan: cutting.Plan, progress: Any = None, written: Any 
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """TFDS announces downloads and generation on stdout and in the log."""
+    """TFDS announces downloads and generation on stdout and in the log, and draws bars."""
     verbosity = logging.get_verbosity()
+    tfds.disable_progress_bar()
     logging.set_verbosity(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()):

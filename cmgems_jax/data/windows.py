@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-import tqdm
 
 from cmgems_jax import config as config_lib
-from cmgems_jax import genome, synthetic
+from cmgems_jax import genome, synthetic, terminal
 from cmgems_jax.config import Config
 from cmgems_jax.data import cutting, window_files
 from cmgems_jax.errors import InputError
@@ -48,7 +47,7 @@ def make_here(paths: list[str], config: Config, partial: Path) -> Made:
     sha256 = [genome.sha256(path) for path in paths]
     plan = cutting.plan(paths, config)
     total = sum(plan.windows.values())
-    with tqdm.tqdm(total=total, unit=" windows", desc="windows", mininterval=1) as progress:
+    with terminal.bar(total=total, unit="windows", desc="windows") as progress:
         return Made(plan, sha256, window_files.build(partial, plan, progress))
 
 

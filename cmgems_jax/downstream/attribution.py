@@ -10,14 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from tqdm import tqdm
 
-from cmgems_jax import bert, parallel, vocabulary
+from cmgems_jax import bert, parallel, terminal, vocabulary
 from cmgems_jax.config import TokensConfig
 from cmgems_jax.downstream.classifier import TrainedClassifier
 from cmgems_jax.errors import InputError
-
-_PROGRESS_DELAY_S = 3.0
 
 
 def log_odds(logits_BC: jax.Array, label: int) -> jax.Array:
@@ -208,9 +205,7 @@ def _map_rows(
     num_devices = jax.local_device_count()
     batch_size = -(-batch_size // num_devices) * num_devices
     found = []
-    with tqdm(
-        total=len(rows_NM), unit="sequence", desc=description, delay=_PROGRESS_DELAY_S, leave=False
-    ) as bar:
+    with terminal.bar(total=len(rows_NM), unit="sequences", desc=description) as bar:
         for start in range(0, len(rows_NM), batch_size):
             part = rows_NM[start : start + batch_size]
             filled = np.concatenate([part, np.repeat(part[-1:], batch_size - len(part), axis=0)])

@@ -5,14 +5,13 @@ And the majority class, below which nothing has been learnt.
 
 import numpy as np
 import threadpoolctl
-import tqdm
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 
-from cmgems_jax import vocabulary
+from cmgems_jax import terminal, vocabulary
 from cmgems_jax.data.task_store import Examples
 
 MAX_K = 6
@@ -20,7 +19,6 @@ _K_WITHOUT_CHOICE = 3  # where a class has one row: no part can be held out
 _NUM_FOLDS = 5
 _MAX_CHOICE_ROWS = 2_000  # k is chosen on so many rows; more change it little and take long
 _MAX_ITERATIONS = 1_000
-_PROGRESS_DELAY_S = 3.0
 
 
 def kmer_logistic(
@@ -58,12 +56,10 @@ def kmer_logistic(
     results = []
     # With several threads on such small vectors these wait for each other: six times slower.
     with threadpoolctl.threadpool_limits(1):
-        for rows in tqdm.tqdm(
+        for rows in terminal.bar(
             places.reshape(draws_DN.shape),
             desc="k-mer logistic regression",
-            unit=" draws",
-            delay=_PROGRESS_DELAY_S,
-            leave=False,
+            unit="draws",
         ):
             key = np.sort(rows).tobytes()
             if key not in fitted:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from cmgems_jax import terminal
 from cmgems_jax.config import Config
 from cmgems_jax.data.task_store import Examples
 from cmgems_jax.downstream import draw_programs, metrics, position_limit, side_by_side, subspace
@@ -40,7 +41,6 @@ __all__ = [
 
 _CHUNK_STEPS = 32  # a call of the program; progress is told between calls
 _BATCH_TOKENS = 32_768  # that a device sees at a time when it predicts; bounds memory
-_PROGRESS_DELAY_S = 3.0
 
 
 @dataclasses.dataclass
@@ -194,7 +194,7 @@ def _ask(trained: Trained, windows: Windows) -> np.ndarray:
     num_tokens = position_limit.num_tokens(windows.bases_WM, trained.config)
     batch = min(max(1, _BATCH_TOKENS // (each * num_tokens)), num_windows)
     found = []
-    with _progress(num_windows, "predicting", "sequence") as bar:
+    with _progress(num_windows, "predicting", "sequences") as bar:
         for start in range(0, num_windows, batch):
             rows = np.minimum(np.arange(start, start + batch), num_windows - 1)
             bases_BM = side_by_side.share(windows.bases_WM[rows], devices)
@@ -274,6 +274,6 @@ def _train_epoch(
     return states, losses_D / (rows_DSB != draw_programs.NO_ROW).sum(axis=(1, 2))
 
 
-def _progress(total: int, description: str, unit: str = "step") -> tqdm:
+def _progress(total: int, description: str, unit: str = "steps") -> tqdm:
     """Returns a bar with the time left, shown once the work takes seconds."""
-    return tqdm(total=total, desc=description, unit=unit, delay=_PROGRESS_DELAY_S, leave=False)
+    return terminal.bar(total=total, desc=description, unit=unit)

@@ -13,15 +13,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
-from cmgems_jax import bert, parallel, vocabulary
+from cmgems_jax import bert, parallel, terminal, vocabulary
 from cmgems_jax.downstream import position_limit
 from cmgems_jax.downstream.pretrained import Pretrained
 
 INVERSE_PENALTY = 0.01  # scikit-learn's C; see `probe`
 _MAX_ITERATIONS = 1_000
-_PROGRESS_DELAY_S = 3.0
 
 
 def features(
@@ -61,9 +59,7 @@ def features(
     num_rows, num_devices = len(windows.bases_WM), jax.local_device_count()
     batch_size = -(-min(batch_size, num_rows) // num_devices) * num_devices
     found = []
-    with tqdm(
-        total=num_rows, desc="features", unit="sequence", delay=_PROGRESS_DELAY_S, leave=False
-    ) as bar:
+    with terminal.bar(total=num_rows, desc="features", unit="sequences") as bar:
         for start in range(0, num_rows, batch_size):
             rows = np.minimum(np.arange(start, start + batch_size), num_rows - 1)
             pooled = np.asarray(program(params, parallel.shard(windows.bases_WM[rows])[:, 0]))
@@ -120,7 +116,7 @@ def probe(
     """
     fitted: dict[bytes, np.ndarray] = {}  # draws of all rows are the same rows
     found = []
-    bar = tqdm(draws_DN, desc="probing", unit="draw", delay=_PROGRESS_DELAY_S, leave=False)
+    bar = terminal.bar(draws_DN, desc="probing", unit="draws")
     with threadpool_limits(1):  # the products are small: threads cost more than they save
         for rows in bar:
             key = np.sort(rows).tobytes()

@@ -10,15 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from cmgems_jax import genome, parallel, vocabulary
+from cmgems_jax import genome, parallel, terminal, vocabulary
 from cmgems_jax.config import TokensConfig
 from cmgems_jax.errors import InputError
 
 _MIN_BUCKET = 32  # k-mers; shorter windows are padded to it
 CHUNK_BATCHES = 16  # windows of so many batches are sorted by length together
-_PROGRESS_DELAY_S = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,9 +219,7 @@ def run_windows(
     params = parallel.replicate(params)
     num_devices = jax.local_device_count()
     batch_size = -(-batch_size // num_devices) * num_devices
-    with tqdm(
-        total=num_windows, unit="window", desc=description, delay=_PROGRESS_DELAY_S, leave=False
-    ) as bar:
+    with terminal.bar(total=num_windows, unit="windows", desc=description) as bar:
         while chunk := list(itertools.islice(windows, chunk_batches * batch_size)):
             order = sorted(range(len(chunk)), key=lambda index: len(chunk[index].bases))
             outputs: dict[int, list[np.ndarray]] = {}

@@ -214,7 +214,7 @@ def mask_bars(found: pd.DataFrame, name: str) -> str:
 
 def cost_bars(found: pd.DataFrame, names: Sequence[str], name: str) -> str:
     """Returns where the seconds of every run went, stacked by part."""
-    parts = [part for part in study_report.PARTS if part != "input_wait"]
+    parts = [part for part in study_report.PARTS if part in found]  # older tables have fewer
     with svg.style():
         figure = Figure(figsize=(7.2, 1.0 + 0.22 * len(names)))
         axes = figure.subplots()

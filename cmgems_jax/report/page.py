@@ -222,7 +222,11 @@ def _study(path: Path, name: str) -> list[Section]:
     covered.tables = [("Masks", _cells(tables["masks"]))]
     found = tables["costs"]
     lines = [f"{row.arm}, seed {row.seed}" for row in found.itertuples()]
-    cost = Section("Cost", "Measured; the hours for other numbers of steps are extrapolated.")
+    cost = Section(
+        "Cost",
+        "Measured: the parts add up, and input_wait is within train. The hours for other numbers "
+        "of steps are extrapolated.",
+    )
     cost.figures = [figures.cost_bars(found, lines, f"{name}s")]
     cost.tables = [("Seconds by part", _cells(found))]
     setup = Section("Settings", "What all arms share, then what each changes.")

@@ -21,7 +21,7 @@ LEVELS = (3_000, 1_000, 300, 100, 30, 10)  # of the perplexity under `random`
 EXTRAPOLATED_STEPS = (1_000, 10_000, 120_000)
 ALL_TASKS = "mean over tasks"
 ABOVE, BELOW, UNCLEAR = "above", "below", "unclear"  # what a difference shows
-PARTS = ("pmi", "data", "compile", "train", "eval", "checkpoint", "input_wait")
+PARTS = ("setup", "data", "pmi", "compile", "train", "eval", "checkpoint")  # of the seconds
 
 
 def collect(units: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -134,17 +134,29 @@ def reached(units: Sequence[Unit]) -> pd.DataFrame:
 
 
 def costs(units: Sequence[Unit]) -> pd.DataFrame:
-    """Returns seconds by part, one row a run, and what more steps of it would take, in hours."""
+    """Returns seconds by part, one row a run, and what more steps of it would take, in hours.
+
+    The parts add up to `seconds`; `input_wait` is a share of "train". A step costs what
+    the steps cost that the seconds are of; data is made once, and every start of a run
+    compiles once, the first step within it.
+    """
     lines = []
     for one in units:
         records = run_log.read(one.folder / "metrics.jsonl")
         last = next(r for r in reversed(records) if r["kind"] == "summary")
-        seconds, steps = last["seconds_by_part"], last["step"]
+        seconds, steps, starts = dict(last["seconds_by_part"]), last["step"], last.get("starts", 1)
+        waited_s = last.get("input_wait_seconds", 0.0)
+        if "input_wait" in seconds:  # an older run: the waiting is not yet in "train"
+            waited_s = seconds.pop("input_wait")
+            seconds["train"] = seconds.get("train", 0.0) + waited_s
+        timed = last.get("timed_steps", steps)
         line: dict[str, Any] = {"arm": one.arm.name, "seed": one.seed, "steps": steps}
         line |= {part: seconds.get(part, 0.0) for part in PARTS}
-        line["seconds"] = last["total_seconds"]
-        fixed = sum(seconds.get(part, 0.0) for part in ("pmi", "data", "compile"))
-        a_step = sum(seconds.get(part, 0.0) for part in ("train", "eval", "checkpoint")) / steps
+        line |= {"input_wait": waited_s, "seconds": last["total_seconds"]}
+        line["device_hours"] = last.get("device_hours", np.nan)
+        fixed = line["data"] + (line["setup"] + line["pmi"] + line["compile"]) / starts
+        a_step = line["train"] / max(1, timed - starts)
+        a_step += (line["eval"] + line["checkpoint"]) / timed
         for number in EXTRAPOLATED_STEPS:
             line[f"hours_for_{number}"] = (fixed + a_step * number) / 3600
         lines.append(line)
@@ -241,7 +253,11 @@ def _text(plan: Any, tables: dict[str, pd.DataFrame], said: Sequence[str]) -> st
     titled = (
         ("masks", "Masks"),
         ("reached", "Steps to a perplexity under `random`"),
-        ("costs", f"Seconds by part; hours for {EXTRAPOLATED_STEPS} steps are extrapolated"),
+        (
+            "costs",
+            "Seconds by part (`input_wait` is within `train`); device hours; "
+            f"hours for {EXTRAPOLATED_STEPS} steps are extrapolated",
+        ),
     )
     for name, title in titled:
         parts += [f"## {title}", markdown(tables[name])]
