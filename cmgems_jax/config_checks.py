@@ -1,7 +1,7 @@
 """What makes a config impossible, found before any work: types, choices, ranges, relations."""
 
 from cmgems_jax import vocabulary
-from cmgems_jax.config import CURRICULA, STRATEGIES, Config, flatten
+from cmgems_jax.config import CURRICULA, STRATEGIES, Config, CurriculumConfig, flatten
 from cmgems_jax.errors import InputError, did_you_mean
 
 
@@ -142,23 +142,59 @@ def _check_relations(config: Config) -> None:
             f"optimizer.warmup_steps={config.optimizer.warmup_steps}: expected less than "
             f"num_steps={config.num_steps}"
         )
+    _check_budget(config)
     _check_curriculum(config)
 
 
+def _check_budget(config: Config) -> None:
+    """A setting of the budget that would have no effect is refused."""
+    curriculum, least = config.curriculum, config.masking.budget
+    schedule = f"curriculum.budget_schedule={curriculum.budget_schedule}"
+    if curriculum.budget_schedule == "by_stage" and curriculum.name == "fixed":
+        raise InputError(
+            f"{schedule} has no effect: curriculum.name=fixed has one stage; "
+            "set masking.budget alone, or another curriculum.name"
+        )
+    if curriculum.budget_schedule == "adaptive" and not (
+        curriculum.budget_max > least and curriculum.budget_step > 0
+    ):
+        raise InputError(
+            f"{schedule} has no effect: the budget cannot grow from masking.budget={least} by "
+            f"curriculum.budget_step={curriculum.budget_step} to curriculum.budget_max="
+            f"{curriculum.budget_max}; expected a step above 0 and a larger maximum"
+        )
+    defaults = CurriculumConfig()
+    for name, owner in _BUDGET_FIELDS.items():
+        value, default = getattr(curriculum, name), getattr(defaults, name)
+        if value != default and curriculum.budget_schedule != owner:
+            raise InputError(
+                f"curriculum.{name}={value} has no effect under {schedule}; set "
+                f"curriculum.budget_schedule={owner}, or leave it at {default}"
+            )
+
+
+_BUDGET_FIELDS = {"hard_budget": "by_stage", "budget_step": "adaptive", "budget_max": "adaptive"}
+
+
 def _check_curriculum(config: Config) -> None:
-    """A curriculum that can never switch is refused at the start."""
+    """A curriculum that can never switch, or raise its budget, is refused at the start."""
     curriculum = config.curriculum
-    if curriculum.name not in ("cm_gems", "hard_to_easy"):
+    if curriculum.name in ("cm_gems", "hard_to_easy"):
+        never, remedy = f"curriculum.name={curriculum.name!r} can never switch", "name=fixed"
+    elif curriculum.budget_schedule == "adaptive":
+        never = "curriculum.budget_schedule='adaptive' can never raise the budget"
+        remedy = "budget_schedule=constant"
+    else:
         return
     if not config.eval_every or 2 * config.eval_every >= config.num_steps:
         raise InputError(
-            f"curriculum.name={curriculum.name!r} can never switch: it compares two evaluations, "
+            f"{never}: it compares two evaluations, "
             f"and eval_every={config.eval_every} gives fewer than two before the last of "
             f"num_steps={config.num_steps}; set eval_every between 1 and "
-            f"{max(1, (config.num_steps - 1) // 2)}, or curriculum.name=fixed"
+            f"{max(1, (config.num_steps - 1) // 2)}, or curriculum.{remedy}"
         )
     if curriculum.threshold <= 0:
         raise InputError(
-            f"curriculum.threshold={curriculum.threshold}: {curriculum.name!r} can never switch; "
-            "expected more than 0 (paper: 1.0), or curriculum.name=fixed"
+            f"curriculum.threshold={curriculum.threshold}: {never}; "
+            f"expected more than 0 (paper: 1.0), or curriculum.{remedy}"
         )

@@ -21,6 +21,7 @@ from cmgems_jax.errors import InputError
 TRAIN_FIELDS = {
     "loss", "learning_rate", "grad_norm", "stage", "mask_budget", "masked_fraction",
     "nats_per_hidden_base", "bases_per_second", "dropped_positions", "padding",
+    "windows_without_mask",
 }  # fmt: skip
 TIMES = {"bases_per_second", "seconds_by_part", "total_seconds"}
 
@@ -154,6 +155,25 @@ def test_another_config_in_the_same_folder_is_refused_with_a_table(unbroken, gen
         pretrain.pretrain(config, workdir)
     assert "masking.budget: 0.15 before, 0.2 now" in str(error.value)
     assert "seed: 0 before, 5 now" in str(error.value)
+
+
+def test_perplexity_random_keeps_the_configs_budget_while_an_adaptive_one_grows(genome, tmp_path):
+    """The same masks at each evaluation: those of a run whose budget stays."""
+    settings = {"name": "fixed", "threshold": 1e9}
+    records = []
+    for schedule in ("constant", "adaptive"):
+        chosen = CurriculumConfig(**settings, budget_schedule=schedule)
+        # a rate of 0: the model stays as it is, so only the masks can change a perplexity
+        still = OptimizerConfig(peak_lr=0.0, warmup_steps=0, weight_decay=0.0)
+        config = small_config(genome, curriculum=chosen, optimizer=still)
+        pretrain.pretrain(config, tmp_path / schedule)
+        log = run_log.read(tmp_path / schedule / "metrics.jsonl")
+        records.append([record for record in log if record["kind"] == "eval"])
+    constant, adaptive = records
+    assert [record["mask_budget"] for record in adaptive] == pytest.approx([0.15, 0.15, 0.2, 0.2])
+    under_random = [record["perplexity_random"] for record in adaptive]
+    assert under_random == [record["perplexity_random"] for record in constant]
+    assert adaptive[-1]["perplexity"] != under_random[-1]
 
 
 def test_a_curriculum_that_did_not_switch_says_so_in_the_summary(genome, tmp_path, capsys):
