@@ -1,5 +1,6 @@
 """The loop end to end, on a model that trains in seconds: records, switch, resume, refusals."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from cmgems_jax import checkpoints, parallel, pretrain, run_log, signals, synthetic
+from cmgems_jax import checkpoints, parallel, pretrain, progress, run_log, signals, synthetic
 from cmgems_jax.config import (
     Config,
     CurriculumConfig,
@@ -174,6 +175,20 @@ def test_perplexity_random_keeps_the_configs_budget_while_an_adaptive_one_grows(
     under_random = [record["perplexity_random"] for record in adaptive]
     assert under_random == [record["perplexity_random"] for record in constant]
     assert adaptive[-1]["perplexity"] != under_random[-1]
+
+
+def test_steps_that_a_checkpoint_holds_without_newer_sums_are_logged(genome, tmp_path):
+    config = small_config(genome)
+    names = (
+        "loss_sum", "right", "predicted", "eligible", "dropped_positions", "hidden_covered",
+        "bases", "padding", "hard", "grad_norm", "budget",
+    )  # fmt: skip
+    old = dict.fromkeys(names, 1.0)
+    sums = progress.add([old, old | {"windows": 4.0, "unmasked_windows": 1.0}])
+    with contextlib.closing(run_log.RunLog(tmp_path, 0)) as log:
+        progress.training(log, config, 2, sums, num_steps=2, seconds=1.0, pace_s=1.0)
+    (record,) = run_log.read(tmp_path / "metrics.jsonl")
+    assert record["loss"] == 1 and record["windows_without_mask"] is None
 
 
 def test_a_curriculum_that_did_not_switch_says_so_in_the_summary(genome, tmp_path, capsys):
