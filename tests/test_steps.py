@@ -175,6 +175,23 @@ def test_the_stage_in_the_state_decides_what_the_step_masks(cm_gems):
     assert hidden[0] != hidden[1]
 
 
+def test_cm_step_masks_a_hard_batch_by_the_hard_budget():
+    """By the law of `cm_step` step 0 is easy, and one behind the last is hard."""
+    settings = CurriculumConfig(name="cm_step", budget_schedule="by_stage", hard_budget=0.4)
+    config = small_config(accumulation_steps=1, curriculum=settings)
+    _, train, _ = steps.make(config, RANKS)
+    for step, hard, budget, (least, most) in (
+        (0, 0, 0.15, (0.1, 0.2)),
+        (config.num_steps, 1, 0.4, (0.25, 0.45)),
+    ):
+        state, _, _ = steps.make(config, RANKS)
+        state = state.replace(step=parallel.replicate(np.array(step, np.int32)))
+        _, metrics = train(state, sharded(config))
+        assert float(metrics["hard"]) == hard
+        assert float(metrics["budget"]) == pytest.approx(budget)
+        assert least < metrics["predicted"] / metrics["eligible"] < most
+
+
 def test_every_device_holds_the_same_state_after_steps(cm_gems):
     """pmap accepts out_axes=None for values that differ: only the shards show it."""
     config, _, train, _ = cm_gems
