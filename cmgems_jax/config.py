@@ -66,7 +66,7 @@ class MaskingConfig:
     min_distance: int = 0  # tokens between the centers of `global` (paper: 0, none)
     corruption: str = "token"  # "token" (paper: 80/10/10 for each token) or "run"
     top_m: float = 1.0  # tokens that `global` chooses, as a multiple of the paper's number
-    max_predictions: int = 0  # predicted tokens a sequence; 0 = room for 6 standard deviations
+    max_predictions: int = 0  # masked tokens per window at most, the first ones; 0 = all
 
 
 @dataclasses.dataclass
@@ -78,7 +78,7 @@ class CurriculumConfig:
     threshold: float = 1.0  # switch when the smallest change of perplexity is below (paper: 1.0)
     threshold_kind: str = "absolute"  # "absolute" (paper) or "relative" to the perplexity before
     budget_schedule: str = "constant"  # "constant" (paper), "by_stage", "adaptive"
-    hard_budget: float = 0.15  # of the hard stage, for by_stage
+    hard_budget: float = 0.15  # of the hard strategy's batches, for by_stage
     budget_step: float = 0.05  # for adaptive: added each time improvement stalls
     budget_max: float = 0.3  # for adaptive
 

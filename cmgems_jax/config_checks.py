@@ -177,6 +177,7 @@ def _relations(config: Config, num_devices: int) -> Iterator[_Fault]:
             {"optimizer.warmup_steps": config.num_steps // 10},
         )
     yield from _batches(config, num_devices)
+    yield from _budget(config)
     yield from _curriculum(config)
 
 
@@ -196,27 +197,68 @@ def _batches(config: Config, num_devices: int) -> Iterator[_Fault]:
         )
 
 
+_BUDGET_FIELDS = {"hard_budget": "by_stage", "budget_step": "adaptive", "budget_max": "adaptive"}
+
+
+def _budget(config: Config) -> Iterator[_Fault]:
+    """Yields settings of the budget that would have no effect."""
+    curriculum, least = config.curriculum, config.masking.budget
+    schedule = f"curriculum.budget_schedule={curriculum.budget_schedule}"
+    if curriculum.budget_schedule == "by_stage" and curriculum.name == "fixed":
+        yield _Fault(
+            f"{schedule} has no effect: curriculum.name=fixed has one stage; "
+            "set masking.budget alone, or another curriculum.name",
+            ("curriculum.budget_schedule", "curriculum.name"),
+            {"curriculum.budget_schedule": "constant"},
+        )
+    if curriculum.budget_schedule == "adaptive" and not (
+        curriculum.budget_max > least and curriculum.budget_step > 0
+    ):
+        yield _Fault(
+            f"{schedule} has no effect: the budget cannot grow from masking.budget={least} by "
+            f"curriculum.budget_step={curriculum.budget_step} to curriculum.budget_max="
+            f"{curriculum.budget_max}; expected a step above 0 and a larger maximum",
+            ("curriculum.budget_schedule", "curriculum.budget_step", "curriculum.budget_max"),
+            {"curriculum.budget_schedule": "constant"},
+        )
+    defaults = flatten(Config())
+    for name, owner in _BUDGET_FIELDS.items():
+        field, value = f"curriculum.{name}", getattr(curriculum, name)
+        if value != defaults[field] and curriculum.budget_schedule != owner:
+            yield _Fault(
+                f"{field}={value} has no effect under {schedule}; set "
+                f"curriculum.budget_schedule={owner}, or leave it at {defaults[field]}",
+                (field, "curriculum.budget_schedule"),
+                {field: defaults[field]},
+            )
+
+
 def _curriculum(config: Config) -> Iterator[_Fault]:
-    """Yields why a curriculum can never switch."""
+    """Yields why a curriculum can never switch, or raise its budget."""
     curriculum = config.curriculum
-    if curriculum.name not in ("cm_gems", "hard_to_easy"):
+    if curriculum.name in ("cm_gems", "hard_to_easy"):
+        never = f"curriculum.name={curriculum.name!r} can never switch"
+        field, value = "curriculum.name", "fixed"
+    elif curriculum.budget_schedule == "adaptive":
+        never = "curriculum.budget_schedule='adaptive' can never raise the budget"
+        field, value = "curriculum.budget_schedule", "constant"
+    else:
         return
     if not config.eval_every or 2 * config.eval_every >= config.num_steps:
         most = (config.num_steps - 1) // 2
-        fixed = {"curriculum.name": "fixed"}
         yield _Fault(
-            f"curriculum.name={curriculum.name!r} can never switch: it compares two evaluations, "
+            f"{never}: it compares two evaluations, "
             f"and eval_every={config.eval_every} gives fewer than two before the last of "
             f"num_steps={config.num_steps}; set "
             + (f"eval_every between 1 and {most}, or " if most else "")
-            + "curriculum.name=fixed",
-            ("eval_every", "num_steps", "curriculum.name"),
-            {"eval_every": max(1, config.num_steps // _EVALS)} if most else fixed,
+            + f"{field}={value}",
+            ("eval_every", "num_steps", field),
+            {"eval_every": max(1, config.num_steps // _EVALS)} if most else {field: value},
         )
     if curriculum.threshold <= 0:
         yield _Fault(
-            f"curriculum.threshold={curriculum.threshold}: {curriculum.name!r} can never switch; "
-            "expected more than 0 (paper: 1.0), or curriculum.name=fixed",
-            ("curriculum.threshold", "curriculum.name"),
-            {"curriculum.name": "fixed"},
+            f"curriculum.threshold={curriculum.threshold}: {never}; "
+            f"expected more than 0 (paper: 1.0), or {field}={value}",
+            ("curriculum.threshold", field),
+            {field: value},
         )

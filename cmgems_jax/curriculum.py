@@ -68,6 +68,22 @@ def is_hard(
     return jax.random.uniform(key) < step_probability(step, config.num_steps)
 
 
+def budget(state: CurriculumState, hard: jax.Array, config: Config) -> jax.Array:
+    """Returns the share to mask in a batch, float32 scalar.
+
+    `by_stage` goes by the batch's strategy, since `cm_step` draws it anew for each batch.
+
+    Args:
+      state: the curriculum's state.
+      hard: bool scalar, see `is_hard`.
+      config: the run's config.
+    """
+    if config.curriculum.budget_schedule != "by_stage":
+        return state.budget
+    easy_budget, hard_budget = config.masking.budget, config.curriculum.hard_budget
+    return jnp.where(hard, jnp.float32(hard_budget), jnp.float32(easy_budget))
+
+
 def step_probability(step: jax.Array, num_steps: int) -> jax.Array:
     """Returns floor(100 * step / num_steps) / 100, float32, in exact integer arithmetic."""
     first_step_of_percent = [-(-percent * num_steps // 100) for percent in range(1, 101)]

@@ -10,16 +10,18 @@ from matplotlib.figure import Figure
 
 from cmgems_jax import run_log
 
-COMPOSITION_NATS = 1.368  # GRCh38: what base frequencies alone leave (SPEC: yardstick)
+GUESS_NATS = math.log(4)  # copies the visible bases and guesses the hidden ones
+COMPOSITION_NATS = 1.368  # GRCh38: what base frequencies alone leave
 COLORS = {"current": "#1b6ca8", "random": "#d1495b", "mark": "#6b6b6b"}
 
 
-def draw(metrics: Path, output: Path) -> None:
+def draw(metrics: Path, output: Path, k: int) -> None:
     """Writes a PNG of the metrics.jsonl of a run.
 
     Args:
       metrics: the run's metrics.jsonl.
       output: the picture to write.
+      k: bases per token.
     """
     records = run_log.read(metrics)
     train = [record for record in records if record["kind"] == "train"]
@@ -31,11 +33,7 @@ def draw(metrics: Path, output: Path) -> None:
         _perplexity(top_left, evals)
         _line(top_right, train, "loss", "training loss (nats a masked token)")
         _line(bottom_left, train, "nats_per_hidden_base", "nats per hidden base")
-        bottom_left.axhline(COMPOSITION_NATS, color=COLORS["mark"], linestyle=":", linewidth=1)
-        bottom_left.annotate(
-            "base composition", (1, COMPOSITION_NATS), xycoords=("axes fraction", "data"),
-            ha="right", va="bottom", fontsize=8, color=COLORS["mark"],
-        )  # fmt: skip
+        nats_marks(bottom_left, train, k)
         _line(bottom_right, train, "masked_fraction", "masked share of the tokens")
         _line(bottom_right, train, "mask_budget", None, color=COLORS["mark"], linestyle=":")
         bottom_right.set_ylim(bottom=0)
@@ -57,8 +55,8 @@ def _perplexity(axes: Axes, evals: list[dict[str, Any]]) -> None:
     stages = dict.fromkeys(record["stage"] for record in evals)
     for number, stage in enumerate(stages):
         part = [record for record in evals if record["stage"] == stage]
-        if stage == "random":  # the same curve as below
-            continue
+        if all(record["perplexity"] == record["perplexity_random"] for record in part):
+            continue  # the same curve as below
         style = {"color": COLORS["current"], "alpha": 1 - 0.4 * number}
         _line(axes, part, "perplexity", None, label=f"under {stage}", marker="o", **style)
     _line(
@@ -68,6 +66,35 @@ def _perplexity(axes: Axes, evals: list[dict[str, Any]]) -> None:
     if evals:
         axes.set_yscale("log")
         axes.legend(frameon=False, fontsize=8)
+
+
+def nats_marks(axes: Axes, train: list[dict[str, Any]], k: int) -> None:
+    """Marks what nats per hidden base mean: untrained, copies and guesses, base composition.
+
+    A model that knows nothing pays log 4**k for a token, so its line moves with the
+    number of hidden bases per masked token: loss / nats_per_hidden_base.
+
+    Args:
+      axes: those of the curve.
+      train: records of the log.
+      k: bases per token.
+    """
+    style = {"color": COLORS["mark"], "linestyle": ":", "linewidth": 1}
+    known = [record for record in train if record["loss"] and record["nats_per_hidden_base"]]
+    step = [record["step"] for record in known]
+    nats = [k * math.log(4) * record["nats_per_hidden_base"] / record["loss"] for record in known]
+    axes.plot(step, nats, **style)
+    marks = [
+        ("copies and guesses", GUESS_NATS, "bottom"),
+        ("base composition", COMPOSITION_NATS, "top"),
+    ]
+    for _, value, _ in marks:
+        axes.axhline(value, **style)
+    for text, value, side in [*marks, *(("untrained", value, "bottom") for value in nats[-1:])]:
+        axes.annotate(
+            text, (1, value), xycoords=("axes fraction", "data"),
+            ha="right", va=side, fontsize=8, color=COLORS["mark"],
+        )  # fmt: skip
 
 
 def _line(

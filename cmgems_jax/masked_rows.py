@@ -24,7 +24,7 @@ class MaskedBatch(NamedTuple):
     ids: jax.Array  # int32 (R, M, L), true
     corrupted: jax.Array  # int32 (R, M, L)
     masked: jax.Array  # bool (R, M, L), after dropping
-    dropped: jax.Array  # int32 (R, M), masked positions for which there was no room
+    dropped: jax.Array  # int32 (R, M), those beyond masking.max_predictions
 
 
 class Rows(NamedTuple):
@@ -39,26 +39,26 @@ class Rows(NamedTuple):
 def max_predictions(config: Config, num_rows: int) -> int:
     """Returns P, how many masked tokens of `num_rows` rows are predicted at most.
 
-    `masking.max_predictions` a row where that is set. Otherwise 6 standard
-    deviations above the mean, with the share of short rows (none where they are
-    packed) and the largest budget: so much room that the masks do not depend on how
-    rows are grouped. The excess over the budget is GeneMask's on short windows,
-    where all centers spread.
+    Room for all that the run's strategies mask under the largest budget, so that no
+    loss depends on how rows are grouped by accumulation and devices. The rows have it in
+    common: each by itself would need two to three times as much.
     """
-    tokens = config.data.num_tokens - 2
+    num_tokens = num_rows * (config.data.num_tokens - 2)
+    room = max(
+        masking.most_masked(
+            strategy,
+            config.largest_budget,
+            num_tokens,
+            config.tokens.k,
+            config.tokens.stride,
+            top_m=config.masking.top_m,
+        )
+        for strategy in (*curriculum.strategies(config.curriculum), "random")  # evaluations' own
+    )
     if config.masking.max_predictions:
-        return num_rows * min(config.masking.max_predictions, tokens)
-    k, stride, budget = config.tokens.k, config.tokens.stride, config.largest_budget
-    spread = len(masking.spread_offsets(k, stride))
-    used = " ".join(curriculum.strategies(config.curriculum))
-    excess = spread / masking.tokens_per_center("genemask", k, stride) if "genemask" in used else 1
-    excess = max(excess, config.masking.top_m) if "global" in used else excess
-    full = config.data.full_length_share if config.data.windows_a_row == 1 else 1
-    length, length_squared = tokens * (1 + full) / 2, tokens**2 * (1 + 2 * full) / 3
-    share = budget * excess
-    variance = share * spread * length + share**2 * (length_squared - length**2)
-    wanted = num_rows * share * length + 6 * math.sqrt(num_rows * variance)
-    return min(8 * math.ceil(wanted / 8), num_rows * tokens)
+        most = config.masking.max_predictions * config.data.windows_a_row
+        room = min(room, num_rows * most)
+    return min(8 * math.ceil(room / 8), num_tokens)
 
 
 def mask_batch(
@@ -71,7 +71,6 @@ def mask_batch(
     ranks_V: jax.Array,
     config: Config,
     growth: int | jax.Array = 0,
-    num_parts: int = 1,
 ) -> MaskedBatch:
     """Returns masked and corrupted windows; masks depend on the key and the index alone.
 
@@ -86,7 +85,6 @@ def mask_batch(
       ranks_V: int32 (4**k,), PMI ranks.
       config: the run's config.
       growth: of `masking.random_mask`.
-      num_parts: equal parts of the rows that have room for `max_predictions` each.
     """
     spans = {"k": config.tokens.k, "stride": config.tokens.stride}
     flat = merge_axes(batch)  # W windows
@@ -96,10 +94,8 @@ def mask_batch(
 
     operands = (mask_keys_W, ids_WL, budget, jnp.int32(growth))
     wanted_WL = _draw(which, operands, strategies, ranks_V, config)
-    num_rows, windows_a_row = batch.index.shape
-    room = max_predictions(config, num_rows // num_parts)
-    wanted_AX = wanted_WL.reshape(num_parts, -1)
-    masked_WL = jax.vmap(masking.keep_first, (0, None))(wanted_AX, room).reshape(ids_WL.shape)
+    most = config.masking.max_predictions or ids_WL.shape[1]
+    masked_WL = jax.vmap(masking.keep_first, (0, None))(wanted_WL, most)
     corrupt = functools.partial(corruption.corrupt, by=config.masking.corruption, **spans)
     masked = MaskedBatch(
         ids=ids_WL,
@@ -107,7 +103,7 @@ def mask_batch(
         masked=masked_WL,
         dropped=(wanted_WL & ~masked_WL).sum(axis=1, dtype=jnp.int32),
     )
-    return jax.tree.map(lambda x: x.reshape(num_rows, windows_a_row, *x.shape[1:]), masked)
+    return jax.tree.map(lambda x: x.reshape(*batch.index.shape, *x.shape[1:]), masked)
 
 
 def _draw(
@@ -180,7 +176,10 @@ def mask_sums(batch: Batch, masked: MaskedBatch, config: Config) -> dict[str, ja
         corruption.hidden_bases, k=config.tokens.k, stride=config.tokens.stride
     )
     covered_RML = jax.vmap(jax.vmap(cover))(masked.ids, masked.corrupted, eligible_RML)
+    is_window_RM = eligible_RML.any(axis=2)
     sums = {
+        "windows": is_window_RM.sum(dtype=jnp.int32),
+        "unmasked_windows": (is_window_RM & ~masked.masked.any(axis=2)).sum(dtype=jnp.int32),
         "predicted": masked.masked.sum(dtype=jnp.int32),
         "eligible": eligible_RML.sum(dtype=jnp.int32),
         "dropped_positions": masked.dropped.sum(dtype=jnp.int32),

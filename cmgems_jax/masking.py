@@ -12,10 +12,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+from scipy import special
 
 from cmgems_jax import ranking, vocabulary
 from cmgems_jax.ranking import INELIGIBLE_RANK
 
+OVERFLOW = 1e-9  # chance that a draw masks more than `most_masked`
 NUM_GROWTHS = 5  # equal parts of a run, in each of which `random_mask` may mask 2 tokens more
 
 
@@ -51,10 +53,36 @@ def tokens_per_center(strategy: str, k: int, stride: int = 1) -> float:
 
 
 def center_rate(
-    strategy: str, budget: float | jax.Array, k: int, stride: int = 1
+    strategy: str,
+    budget: float | jax.Array,
+    k: int,
+    stride: int = 1,
+    *,
+    top_m: float = 1.0,
+    growth: float | jax.Array = 0.0,
 ) -> float | jax.Array:
     """Returns the share of eligible tokens to draw as centers, for a budget of masked tokens."""
-    return budget / tokens_per_center(strategy, k, stride)
+    per_center = tokens_per_center(strategy, k, stride)
+    if strategy == "random_mask":
+        per_center += growth
+    return budget / per_center * (top_m if strategy.startswith("global") else 1)
+
+
+def most_masked(
+    strategy: str, budget: float, num_tokens: int, k: int, stride: int = 1, *, top_m: float = 1.0
+) -> int:
+    """Returns how many of `num_tokens` tokens are masked at most, but for an `OVERFLOW` of draws.
+
+    A center masks one span at most, so the binomial number of centers bounds the masks
+    of any sequences of that many tokens together, whatever stands in them.
+    """
+    longest = {
+        "random": len(window_offsets(k, stride)),
+        "random_mask": len(window_offsets(k, stride)) + 2 * (NUM_GROWTHS - 1),
+    }.get(strategy, len(spread_offsets(k, stride)))
+    rate = center_rate(strategy, budget, k, stride, top_m=top_m, growth=NUM_GROWTHS - 1)
+    num_centers = special.bdtrik(1 - OVERFLOW, num_tokens, min(1.0, rate))
+    return min(longest * math.ceil(num_centers), num_tokens)
 
 
 def expand_to_spans(
@@ -230,15 +258,14 @@ def draw(
     """
     eligible_L = ids_L >= vocabulary.NUM_SPECIAL
     rule = strategy.removesuffix("_by_position")
-    rate = center_rate(strategy, budget, k, stride) * (top_m if rule == "global" else 1)
+    if strategy == "random_mask":
+        key, width_key = jax.random.split(key)
+    widening = jnp.asarray(growth, jnp.float32)
+    rate = center_rate(strategy, budget, k, stride, top_m=top_m, growth=widening)
     centers_L = (jax.random.uniform(key, ids_L.shape) < rate) & eligible_L
     if strategy == "random":
         return random(centers_L, eligible_L, k=k, stride=stride)
     if strategy == "random_mask":
-        center_key, width_key = jax.random.split(key)
-        mean_width = tokens_per_center(strategy, k, stride) + jnp.asarray(growth, jnp.float32)
-        rate = budget / mean_width
-        centers_L = (jax.random.uniform(center_key, ids_L.shape) < rate) & eligible_L
         return random_mask(width_key, centers_L, eligible_L, growth, k=k, stride=stride)
     if strategy == "random_spans":
         return expand_to_spans(centers_L, eligible_L, spread_offsets(k, stride))

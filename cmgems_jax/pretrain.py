@@ -113,7 +113,7 @@ def pretrain(
                 raise faults.out_of_memory(error, config) or error from None
             progress.summary(log, config, state, clock)
     if parallel.is_first():
-        curves.draw(workdir / "metrics.jsonl", workdir / "curves.png")
+        curves.draw(workdir / "metrics.jsonl", workdir / "curves.png", config.tokens.k)
     last = workdir / checkpoints.FOLDER / str(config.num_steps)
     print(f"checkpoint: {last}\ncurves: {workdir / 'curves.png'}", flush=True)
     return state
@@ -253,6 +253,7 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> TrainState:
     last = len(steps.eval_strategies(config)) - 1
     before = parallel.to_host(state.curriculum)
     is_random = curriculum.strategy_name(before, config.curriculum) == "random"
+    is_random &= before.budget == np.float32(config.masking.budget)  # an adaptive one grows
     with run.clock("eval"):
         sums = run.evaluate(state, int(before.stage))
         now = progress.perplexity(sums)

@@ -87,6 +87,8 @@ def training(
         "padding": sums["padding"] / (num_steps * config.batch_size * config.data.num_tokens),
         "bases_per_second": bases_per_second,
         "dropped_positions": int(sums["dropped_positions"]),
+        # a checkpoint may hold steps that were logged without these sums
+        "windows_without_mask": ratio(sums.get("unmasked_windows", 0), sums.get("windows", 0)),
     }
     log.write("train", step, **values)
     print(progress_line(step, config.num_steps, values, pace_s), flush=True)
@@ -125,6 +127,8 @@ def evaluation(
     line = f"eval {step:>7,}/{config.num_steps:,}  perplexity {perplexity:,.2f} under {strategy}"
     if strategy != "random":
         line += f", {under_random:,.2f} under random"
+    elif under_random != perplexity:
+        line += f", {under_random:,.2f} at masking.budget={config.masking.budget:g}"
     if math.isfinite(drop):
         line += f", change {-drop:+,.2f}"
     print(line, flush=True)

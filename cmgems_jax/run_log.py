@@ -161,7 +161,8 @@ def progress_line(step: int, num_steps: int, values: dict[str, Any], seconds_a_s
     return (
         f"step {step:>7,}/{num_steps:,}  loss {values['loss']:.3f}  "
         f"ppl {math.exp(min(values['loss'], 50)):,.1f}  {values['stage']}  "
-        f"masked {values['masked_fraction']:.1%}  "
+        f"masked {values['masked_fraction']:.1%}, "
+        f"none in {values['windows_without_mask']:.1%} of windows  "
         f"nats/hidden base {values['nats_per_hidden_base']:.3f}  "
         + (f"{rate / 1e3:,.1f} kbases/s  " if math.isfinite(rate) else "")
         + f"{seconds_a_step:.3f} s/step  ETA {eta}"

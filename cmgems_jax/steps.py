@@ -88,18 +88,18 @@ def train_step(
     hard = curriculum.is_hard(
         state.curriculum, jax.random.fold_in(step_key, _STAGE_KEY), state.step, config=config
     )
+    budget = curriculum.budget(state.curriculum, hard, config)
     num_parts, num_rows = batch.index.shape[:2]
     flat = masked_rows.merge_axes(batch)
     masked = masked_rows.mask_batch(
         jax.random.fold_in(step_key, _MASK_KEY),
         flat,
         hard,
-        state.curriculum.budget,
+        budget,
         strategies=curriculum.strategies(config.curriculum),
         ranks_V=jnp.asarray(ranks_V),
         config=config,
         growth=_growth(state.step, config),
-        num_parts=num_parts,
     )
     rows = masked_rows.lay_in_rows(masked)
     dropout_keys = _dropout_keys(step_key, flat.index, config)
@@ -119,7 +119,7 @@ def train_step(
     return _updated(state, grads, hard, transform), sums | {
         "hard": hard.astype(jnp.float32),
         "grad_norm": optax.tree.norm(grads),
-        "budget": state.curriculum.budget,
+        "budget": budget,
     }
 
 

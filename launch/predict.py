@@ -6,7 +6,7 @@
 
 A record longer than the classifier's sequences is cut into overlapping windows; its
 probabilities are the mean over them. With --windows each window has a row of its own
-(record, start, end, probabilities; 0-based, end excluded).
+(record, start_0based, end_excluded, probabilities).
 """
 
 from pathlib import Path

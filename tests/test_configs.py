@@ -198,6 +198,22 @@ REFUSED = {
         Config(eval_every=0, curriculum=CurriculumConfig(name="hard_to_easy")),
         ["curriculum.name='hard_to_easy'", "never switch", "eval_every"],
     ),
+    "stages of a curriculum without any": (
+        Config(curriculum=CurriculumConfig(name="fixed", budget_schedule="by_stage")),
+        ["budget_schedule=by_stage", "no effect", "curriculum.name=fixed", "masking.budget"],
+    ),
+    "a hard budget without its schedule": (
+        Config(curriculum=CurriculumConfig(hard_budget=0.3)),
+        ["curriculum.hard_budget=0.3", "no effect", "budget_schedule=by_stage", "0.15"],
+    ),
+    "a budget that cannot grow": (
+        Config(curriculum=CurriculumConfig(budget_schedule="adaptive", budget_max=0.15)),
+        ["budget_schedule=adaptive", "no effect", "masking.budget=0.15", "larger maximum"],
+    ),
+    "an adaptive budget without evaluations": (
+        Config(eval_every=0, curriculum=CurriculumConfig(name="fixed", budget_schedule="adaptive")),
+        ["budget_schedule='adaptive'", "never raise", "eval_every=0", "budget_schedule=constant"],
+    ),
     "threshold of zero": (
         Config(curriculum=CurriculumConfig(threshold=0.0)),
         ["curriculum.threshold=0.0", "never switch", "more than 0", "curriculum.name=fixed"],

@@ -87,6 +87,16 @@ def test_a_budget_by_stage_changes_with_the_stage():
     assert history == [(0, 0.15), (1, 0.25)]
 
 
+@pytest.mark.parametrize("name", ["cm_gems", "cm_step", "hard_to_easy"])
+def test_a_hard_batch_has_the_hard_budget_by_stage(name):
+    """`cm_step` draws the strategy for each batch, and its stage never changes."""
+    settings = CurriculumConfig(name=name, budget_schedule="by_stage", hard_budget=0.25)
+    config = Config(curriculum=settings)
+    state = curriculum.init(config)
+    budgets = [float(curriculum.budget(state, hard, config)) for hard in (False, True)]
+    assert budgets == pytest.approx([0.15, 0.25])
+
+
 def test_an_adaptive_budget_grows_at_each_stall_after_the_switch_up_to_its_maximum():
     stalls = [10, 10, 8, 8, 7, 7, 6, 6, 5, 5]
     history = run(stalls, budget_schedule="adaptive", budget_step=0.1, budget_max=0.3)

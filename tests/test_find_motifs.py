@@ -114,10 +114,14 @@ def test_the_command_writes_table_logos_meme_regions_and_maps(classifier, held_o
     regions = pyarrow.csv.read_csv(output / "regions.tsv", parse_options=options).to_pylist()
     for region in regions[:20]:
         bases_M = pair.bases_NM[pair.names.index(region["record"])]
-        assert vocabulary.decode(bases_M[region["start"] : region["end"]]) == region["sequence"]
+        assert (
+            vocabulary.decode(bases_M[region["start_0based"] : region["end_excluded"]])
+            == region["sequence"]
+        )
     assert {path.name for path in (output / "mutagenesis").iterdir()} == {"r3.png", "r3.tsv"}
     header, *lines = open_lines(output / "mutagenesis" / "r3.tsv")
-    assert header.split("\t") == ["position", "reference", "A", "C", "G", "T"]
+    assert header.split("\t") == ["position_0based", "reference", "A", "C", "G", "T"]
+    assert [int(line.split("\t")[0]) for line in lines] == list(range(len(lines)))
     change_M4 = attribution.mutagenesis(classifier, pair.bases_NM[3], 1, batch_size=128)
     values = np.array([line.split("\t")[2:] for line in lines], float)
     np.testing.assert_allclose(values, change_M4[:, [0, 2, 3, 1]], atol=1e-3)  # six digits of 10

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import random as python_random
 
 import jax
@@ -529,6 +530,22 @@ def test_top_m_multiplies_the_number_of_globals_tokens():
         masked = draw_many(ids_L, ranks_V, 500, **options)
         error = np.sqrt(num_tokens * 0.1 * top_m / 500)
         assert abs(masked.sum(axis=1).mean() - 0.1 * top_m * num_tokens) < 5 * error
+
+
+@pytest.mark.parametrize(
+    "strategy, longest, mean",
+    [("random", 6, 6), ("global", 11, 11), ("genemask", 11, 8.5), ("random_mask", 14, 10)],
+)
+def test_the_most_that_is_masked_is_exceeded_in_one_draw_of_a_billion(strategy, longest, mean):
+    """A center masks `longest` tokens at most; the tail of their number is summed term by term."""
+    num_tokens, rate = 2_000, 0.15 / mean
+    num_centers, remainder = divmod(masking.most_masked(strategy, 0.15, num_tokens, 6), longest)
+    assert remainder == 0
+    terms = [
+        math.comb(num_tokens, n) * rate**n * (1 - rate) ** (num_tokens - n)
+        for n in range(num_centers, num_centers + 100)
+    ]
+    assert sum(terms[1:]) <= 1e-9 < sum(terms)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
 from scipy import stats
 
 from cmgems_jax import vocabulary
@@ -195,8 +197,8 @@ def test_frequencies_information_and_consensus_follow_their_definitions():
 
 def test_meme_format_holds_every_motif_in_the_order_acgt(tmp_path):
     bases_NM, is_positive_N, scores_NM = planted()
-    found, _, _ = motifs.find(bases_NM, is_positive_N, scores_NM, Settings())
-    motif_report.write_meme(found, bases_NM, tmp_path / "m.meme")
+    found, _, tests = motifs.find(bases_NM, is_positive_N, scores_NM, Settings())
+    motif_report.write_meme(found, len(tests.p_K), bases_NM, tmp_path / "m.meme")
     lines = (tmp_path / "m.meme").read_text().splitlines()
     assert lines[0] == "MEME version 4" and "ALPHABET= ACGT" in lines
     background = lines[lines.index("Background letter frequencies") + 1].split()
@@ -205,9 +207,20 @@ def test_meme_format_holds_every_motif_in_the_order_acgt(tmp_path):
     at = next(i for i, line in enumerate(lines) if line.startswith("letter-probability"))
     assert lines[at - 1].startswith(f"MOTIF 1_{MOTIF}")
     assert lines[at].startswith("letter-probability matrix: alength= 4 w= 8 nsites= ")
+    e_value = float(lines[at].rpartition("E= ")[2])
+    assert e_value == pytest.approx(tests.p_K[0] * len(tests.p_K), rel=0.01) and e_value > 0
     matrix = np.array([line.split() for line in lines[at + 1 : at + 9]], float)
     np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-5)
     assert "".join("ACGT"[column] for column in matrix.argmax(axis=1)) == MOTIF
+
+
+def test_positions_of_a_map_begin_with_0_and_are_those_of_its_letters():
+    axes, norm = Figure().subplots(), TwoSlopeNorm(0, -1, 1)
+    bases_P = vocabulary.encode("ACGTACGTACGTACGT")
+    motif_figures._draw_cells(axes, np.zeros((16, 4)), bases_P, 80, 80, norm)
+    letters = {text.get_position()[0]: text.get_text() for text in axes.texts}
+    assert letters == dict(enumerate("ACGTACGTACGTACGT", 80))
+    assert axes.get_xticks().tolist() == [80, 90]
 
 
 def test_logo_and_map_are_drawn_for_every_shape(tmp_path):

@@ -81,7 +81,7 @@ def test_each_window_has_its_own_row_and_the_record_is_their_mean(classifier, tm
     predict.predict(classifier, fasta, tmp_path / "records.tsv")
     predict.predict(classifier, fasta, tmp_path / "windows.tsv", each_window=True)
     header, rows = rows_of(tmp_path / "windows.tsv")
-    assert header[:4] == ["record", "start", "end", "prediction"]
+    assert header[:4] == ["record", "start_0based", "end_excluded", "prediction"]
     expected = [(name, *place) for name, bases in records.items() for place in slow_windows(bases)]
     assert [(row[0], int(row[1]), int(row[2])) for row in rows] == expected
     for record in rows_of(tmp_path / "records.tsv")[1]:
@@ -229,7 +229,7 @@ def test_parquet_holds_the_same_embeddings(embedded):
         np.array(table["embedding"].to_pylist()), np.concatenate([tokens[name] for name in records])
     )
     starts = [place for bases in records.values() for place in range(len(bases) - 2)]
-    assert table["start"].to_pylist() == starts
+    assert table["start_0based"].to_pylist() == starts
 
 
 def test_a_record_without_a_known_kmer_has_no_mean_and_is_refused(embedder, tmp_path):

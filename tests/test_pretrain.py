@@ -1,5 +1,6 @@
 """The loop end to end, on a model that trains in seconds: records, switch, resume, refusals."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from cmgems_jax import checkpoints, parallel, pretrain, run_log, signals, synthetic
+from cmgems_jax import checkpoints, parallel, pretrain, progress, run_log, signals, synthetic
 from cmgems_jax.config import (
     Config,
     CurriculumConfig,
@@ -25,6 +26,7 @@ from cmgems_jax.errors import InputError
 TRAIN_FIELDS = {
     "loss", "learning_rate", "grad_norm", "stage", "mask_budget", "masked_fraction",
     "nats_per_hidden_base", "bases_per_second", "dropped_positions", "padding",
+    "windows_without_mask",
 }  # fmt: skip
 TIMES = {
     "bases_per_second", "seconds_by_part", "total_seconds", "input_wait_seconds", "device_hours",
@@ -286,6 +288,39 @@ def test_more_steps_in_a_runs_folder_are_refused_with_the_command_that_trains_th
         pretrain.pretrain(small_config(genome, num_steps=24), workdir)
     assert "num_steps: 12 before, 24 now" in str(error.value)
     assert "the same command with another --workdir trains all the steps" in str(error.value)
+
+
+def test_perplexity_random_keeps_the_configs_budget_while_an_adaptive_one_grows(genome, tmp_path):
+    """The same masks at each evaluation: those of a run whose budget stays."""
+    settings = {"name": "fixed", "threshold": 1e9}
+    records = []
+    for schedule in ("constant", "adaptive"):
+        chosen = CurriculumConfig(**settings, budget_schedule=schedule)
+        # a rate of 0: the model stays as it is, so only the masks can change a perplexity
+        still = OptimizerConfig(peak_lr=0.0, warmup_steps=0, weight_decay=0.0)
+        config = small_config(genome, curriculum=chosen, optimizer=still)
+        pretrain.pretrain(config, tmp_path / schedule)
+        log = run_log.read(tmp_path / schedule / "metrics.jsonl")
+        records.append([record for record in log if record["kind"] == "eval"])
+    constant, adaptive = records
+    assert [record["mask_budget"] for record in adaptive] == pytest.approx([0.15, 0.15, 0.2, 0.2])
+    under_random = [record["perplexity_random"] for record in adaptive]
+    assert under_random == [record["perplexity_random"] for record in constant]
+    assert adaptive[-1]["perplexity"] != under_random[-1]
+
+
+def test_steps_that_a_checkpoint_holds_without_newer_sums_are_logged(genome, tmp_path):
+    config = small_config(genome)
+    names = (
+        "loss_sum", "right", "predicted", "eligible", "dropped_positions", "hidden_covered",
+        "bases", "padding", "hard", "grad_norm", "budget",
+    )  # fmt: skip
+    old = dict.fromkeys(names, 1.0)
+    sums = progress.add([old, old | {"windows": 4.0, "unmasked_windows": 1.0}])
+    with contextlib.closing(run_log.RunLog(tmp_path, 0)) as log:
+        progress.training(log, config, 2, sums, num_steps=2, bases_per_second=1.0, pace_s=1.0)
+    (record,) = run_log.read(tmp_path / "metrics.jsonl")
+    assert record["loss"] == 1 and record["windows_without_mask"] is None
 
 
 def test_a_curriculum_that_did_not_switch_says_so_in_the_summary(genome, tmp_path, capsys):

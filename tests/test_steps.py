@@ -71,10 +71,11 @@ def on_device(batch: Batch) -> Batch:
     return Batch(*(jnp.asarray(x) for x in batch))
 
 
-def masks(config: Config, which: int, strategies: tuple[str, ...], seed: int = 0):
+def masks(config: Config, which: int, strategies: tuple[str, ...], *, batch: Batch | None = None):
     """Returns a masked batch."""
+    batch = batch or random_batch(config)
     return masked_rows.mask_batch(
-        jax.random.key(seed), on_device(random_batch(config)), jnp.int32(which), jnp.float32(0.15),
+        jax.random.key(0), on_device(batch), jnp.int32(which), jnp.float32(0.15),
         strategies=strategies, ranks_V=jnp.asarray(RANKS), config=config,
     )  # fmt: skip
 
@@ -95,33 +96,25 @@ def test_ids_begin_with_cls_and_end_with_sep_behind_the_last_token():
     np.testing.assert_array_equal(both, [expected, expected])
 
 
-def test_positions_beyond_the_room_are_counted_and_left_as_they_are():
+def test_max_predictions_holds_in_every_window_by_itself():
+    """The first ones stay; the rest is counted and neither corrupted nor predicted."""
     config = small_config()
+    free = masks(config, 0, ("random", "random"))
+    assert free.dropped.sum() == 0
     config.masking.max_predictions = 3
     limited = masks(config, 0, ("random", "random"))
-    config.masking.max_predictions = 60
-    free = masks(config, 0, ("random", "random"))
-    room = 3 * config.batch_size
-    assert limited.masked.sum() == room < free.masked.sum()
+    pairs = zip(*(np.asarray(x.masked).reshape(-1, 64) for x in (limited, free)), strict=True)
+    for limited_L, free_L in pairs:
+        np.testing.assert_array_equal(np.flatnonzero(limited_L), np.flatnonzero(free_L)[:3])
     np.testing.assert_array_equal(
-        np.flatnonzero(limited.masked), np.flatnonzero(free.masked)[:room]
+        limited.dropped, free.masked.sum(axis=2) - limited.masked.sum(axis=2)
     )
-    assert limited.dropped.sum() == free.masked.sum() - room
+    assert limited.dropped.sum() > 0
+    assert limited.masked.sum() <= masked_rows.max_predictions(config, config.batch_size) == 96
     untouched = ~np.asarray(limited.masked)
     np.testing.assert_array_equal(
         np.asarray(limited.corrupted)[untouched], np.asarray(limited.ids)[untouched]
     )
-
-
-def test_every_part_of_an_accumulated_batch_has_room_of_its_own():
-    config = small_config()
-    config.masking.max_predictions = 2
-    masked = masked_rows.mask_batch(
-        jax.random.key(0), on_device(random_batch(config)), jnp.int32(0), jnp.float32(0.15),
-        num_parts=4,
-        strategies=("random", "random"), ranks_V=jnp.asarray(RANKS), config=config,
-    ).masked  # fmt: skip
-    np.testing.assert_array_equal(masked.reshape(4, -1).sum(axis=1), [8, 8, 8, 8])
 
 
 def test_the_switch_picks_the_strategy_that_its_index_names():
@@ -182,6 +175,23 @@ def test_the_stage_in_the_state_decides_what_the_step_masks(cm_gems):
     assert hidden[0] != hidden[1]
 
 
+def test_cm_step_masks_a_hard_batch_by_the_hard_budget():
+    """By the law of `cm_step` step 0 is easy, and one behind the last is hard."""
+    settings = CurriculumConfig(name="cm_step", budget_schedule="by_stage", hard_budget=0.4)
+    config = small_config(accumulation_steps=1, curriculum=settings)
+    _, train, _ = steps.make(config, RANKS)
+    for step, hard, budget, (least, most) in (
+        (0, 0, 0.15, (0.1, 0.2)),
+        (config.num_steps, 1, 0.4, (0.25, 0.45)),
+    ):
+        state, _, _ = steps.make(config, RANKS)
+        state = state.replace(step=parallel.replicate(np.array(step, np.int32)))
+        _, metrics = train(state, sharded(config))
+        assert float(metrics["hard"]) == hard
+        assert float(metrics["budget"]) == pytest.approx(budget)
+        assert least < metrics["predicted"] / metrics["eligible"] < most
+
+
 def test_every_device_holds_the_same_state_after_steps(cm_gems):
     """pmap accepts out_axes=None for values that differ: only the shards show it."""
     config, _, train, _ = cm_gems
@@ -195,11 +205,13 @@ def test_every_device_holds_the_same_state_after_steps(cm_gems):
             np.testing.assert_array_equal(shard, shards[0])
 
 
-def test_accumulation_in_parts_gives_the_same_update():
+@pytest.mark.parametrize("max_predictions", [0, 3])
+def test_accumulation_in_parts_gives_the_same_update(max_predictions):
     """Tolerance: sums of float32 gradients in another order, through 3 AdamW steps."""
     results = []
     for parts in (1, 4):
         config = small_config(accumulation_steps=parts)
+        config.masking.max_predictions = max_predictions
         state, train, _ = steps.make(config, RANKS)
         for seed in range(3):
             state, metrics = train(state, sharded(config, seed))
@@ -297,6 +309,22 @@ def test_rows_of_padding_add_nothing(cm_gems):
     assert {name: float(value) for name, value in sums.items()} == dict.fromkeys(sums, 0.0)
 
 
+@pytest.mark.parametrize(
+    "strategy, tokens_per_center", [("random", 6), ("genemask", 8.5), ("global", 11)]
+)
+def test_windows_without_a_mask_are_those_without_a_center(strategy, tokens_per_center):
+    """Of 70 6-mers (1 - rate)**70: 17 %, 29 %, 38 %; within 5 binomial standard deviations."""
+    config = small_config(
+        batch_size=1_000, data=DataConfig(num_tokens=72, windows_a_row=2),
+        model=ModelConfig(num_positions=72),
+    )  # fmt: skip
+    batch = packing.full_rows(config, config.batch_size)
+    sums = masked_rows.mask_sums(batch, masks(config, 0, (strategy, strategy), batch=batch), config)
+    share = (1 - 0.15 / tokens_per_center) ** 70
+    assert sums["windows"] == 1_000
+    assert abs(sums["unmasked_windows"] / 1_000 - share) < 5 * np.sqrt(share * (1 - share) / 1_000)
+
+
 @pytest.mark.parametrize("name", ["cm_gems", "fixed", "hard_to_easy"])
 @pytest.mark.parametrize("num_tokens, windows_a_row", [(64, 1), (64, 2), (512, 1), (512, 2)])
 def test_the_room_for_predictions_is_not_reached_and_not_wasteful(name, num_tokens, windows_a_row):
@@ -310,12 +338,14 @@ def test_the_room_for_predictions_is_not_reached_and_not_wasteful(name, num_toke
         masked = jax.jit(
             functools.partial(
                 masked_rows.mask_batch, strategies=curriculum.strategies(config.curriculum),
-                ranks_V=jnp.asarray(RANKS), config=config, num_parts=2_000 // 50,
+                ranks_V=jnp.asarray(RANKS), config=config,
             )
-        )(jax.random.key(1), batch, which, jnp.float32(0.15))  # fmt: skip
-        assert masked.dropped.sum() == 0
-        filled = masked.masked.sum() / (40 * masked_rows.max_predictions(config, 50))
-        assert 0.3 < filled < 0.9
+        )(jax.random.key(1), batch, which, jnp.float32(0.15)).masked  # fmt: skip
+        for num_rows in (1, 50):
+            num_masked = masked.reshape(2_000 // num_rows, -1).sum(axis=1)
+            assert num_masked.max() <= masked_rows.max_predictions(config, num_rows)
+        filled = num_masked.mean() / masked_rows.max_predictions(config, 50)
+        assert 0.2 < filled < 0.9
 
 
 def test_room_grows_with_the_largest_budget_that_the_curriculum_can_reach():

@@ -165,6 +165,19 @@ def test_masks_by_position_show_as_places_masked_again_and_again(tmp_path):
         assert 0.05 < one.share < 0.25 and one.num_windows == 350
 
 
+def test_masks_of_the_hard_strategy_are_described_at_its_own_budget(tmp_path):
+    """Shares of random masks at .05, and of GLOBAL's at .3, less the overlaps."""
+    synthetic.write_genome(tmp_path / "small.fa", 200_000, seed=1)
+    config = small_config(tmp_path / "small.fa")
+    fields = {"curriculum.name": "cm_step", "curriculum.budget_schedule": "by_stage"}
+    fields |= {"masking.budget": 0.05, "curriculum.hard_budget": 0.3, "data.num_tokens": 32}
+    config = config_lib.replace(config, fields | {"tokens.k": 6})
+    windows.prepare(config, tmp_path / "data")
+    easy, hard = masks.describe(config, tmp_path / "data", pmi_table.ranks_for(config, []))
+    assert (easy.strategy, hard.strategy) == ("random", "global")
+    assert 0.03 < easy.share < 0.06 and 0.15 < hard.share < 0.3
+
+
 # A small study from end to end.
 
 

@@ -71,7 +71,7 @@ def embed(
       output: .npz or .parquet. mean, cls: arrays (or columns) ids (N,) and embeddings
         float32 (N, D). tokens: npz has one array float32 (T, D) a record under its
         name, row t for the k-mer that starts at base t * tokens.stride; parquet one row
-        a k-mer: record, start, embedding.
+        a k-mer: record, start_0based, embedding.
       pooling: "mean" over the record's k-mers without ambiguous letters; "cls", the
         state of [CLS], mean over windows; "tokens", every k-mer, [UNK] included.
       window: bases of a window; None = the longest that the model takes.
@@ -204,7 +204,7 @@ def _write_tokens_parquet(found: Found, output: Path, size: int, cut: Cut) -> st
     schema = pa.schema(
         [
             ("record", pa.string()),
-            ("start", pa.int64()),
+            ("start_0based", pa.int64()),
             ("embedding", pa.list_(pa.float32(), size)),
         ]
     )
@@ -215,4 +215,4 @@ def _write_tokens_parquet(found: Found, output: Path, size: int, cut: Cut) -> st
             for place, state_D in enumerate(_owned(window, states_TD)):
                 add((window.record, first + place * cut.token_stride, state_D))
                 num_rows += 1
-    return f"{num_rows:,} rows: record, start, embedding ({size},) float32"
+    return f"{num_rows:,} rows: record, start_0based, embedding ({size},) float32"

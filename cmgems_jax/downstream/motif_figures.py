@@ -28,8 +28,8 @@ def draw_logo(motif: Motif, title: str, path: Path) -> None:
     figure = Figure(figsize=(max(4.6, 1.2 + 0.55 * len(heights)), 2.6), layout="constrained")
     axes = figure.subplots()
     logomaker.Logo(heights, ax=axes, color_scheme=_COLORS, vpad=0.02, width=0.92)
-    axes.set(ylim=(0, 2), yticks=(0, 1, 2), ylabel="bits", xlabel="position")
-    axes.set_xticks(range(len(heights)), range(1, len(heights) + 1))
+    axes.set(ylim=(0, 2), yticks=(0, 1, 2), ylabel="bits", xlabel="position (from 0)")
+    axes.set_xticks(range(len(heights)))
     axes.set_title(title, loc="left", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=_DPI)
@@ -59,7 +59,7 @@ def draw_mutagenesis(change_M4: np.ndarray, bases_M: np.ndarray, title: str, pat
         _draw_means(bars, mean_M[part], part.start, width, mean_M)
         image = _draw_cells(cells, change_M4[part], bases_M[part], part.start, width, norm)
     grid[0].set_title(title, loc="left", fontsize=10)
-    grid[-1].set_xlabel("position (bases); dots: the base that stands there")
+    grid[-1].set_xlabel("position (bases, from 0); dots: the base that stands there")
     bar = figure.colorbar(image, ax=grid.tolist(), shrink=min(1, 3 / (1.75 * num_rows)), pad=0.01)
     bar.set_label("change of log-odds (nats)")
     figure.savefig(path, dpi=_DPI)
@@ -69,12 +69,12 @@ def _draw_means(
     axes: Axes, mean_P: np.ndarray, start: int, width: int, every_M: np.ndarray
 ) -> None:
     """Bars: the mean change at each place; below zero where the base supports the class."""
-    places = start + np.arange(len(mean_P)) + 1
+    places = start + np.arange(len(mean_P))
     axes.bar(places, mean_P, width=0.85, color=np.where(mean_P < 0, "#1b6ca8", "#d1495b"))
-    axes.hlines(0, start + 0.5, start + len(mean_P) + 0.5, color="#6b6b6b", linewidth=0.6)
+    axes.hlines(0, start - 0.5, start + len(mean_P) - 0.5, color="#6b6b6b", linewidth=0.6)
     low, high = min(0, every_M.min()), max(0, every_M.max())
     margin = 0.05 * max(high - low, 1e-6)
-    axes.set(xlim=(start + 0.5, start + width + 0.5), ylim=(low - margin, high + margin))
+    axes.set(xlim=(start - 0.5, start + width - 0.5), ylim=(low - margin, high + margin))
     axes.set_ylabel("mean", fontsize=8, labelpad=2)
     axes.tick_params(axis="y", labelsize=7)
     axes.set_xticks([])
@@ -93,9 +93,9 @@ def _draw_cells(
     end = start + len(bases_P)
     image = axes.imshow(
         change_P4[:, ORDER].T, cmap="RdBu_r", norm=norm, aspect="auto", interpolation="nearest",
-        extent=(start + 0.5, end + 0.5, 3.5, -0.5),
+        extent=(start - 0.5, end - 0.5, 3.5, -0.5),
     )  # fmt: skip
-    for place, base in enumerate(bases_P.tolist(), start + 1):
+    for place, base in enumerate(bases_P.tolist(), start):
         letter = (vocabulary.ALPHABETS["dna"] + "N")[base]
         axes.text(
             place, -0.62, letter, ha="center", va="bottom", fontsize=7, family="monospace",
@@ -103,10 +103,10 @@ def _draw_cells(
         )  # fmt: skip
         if letter in LETTERS:
             axes.plot(place, LETTERS.index(letter), ".", color="#3c3c3c", markersize=2.5)
-    axes.set(xlim=(start + 0.5, start + width + 0.5))
+    axes.set(xlim=(start - 0.5, start + width - 0.5))
     axes.set_yticks(range(4), list(LETTERS), fontsize=7, family="monospace")
     step = 10 if width > 30 else 5
-    axes.set_xticks([place for place in range(start + step, end + 1, step)])
+    axes.set_xticks(range(start, end, step))
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[:].set_visible(False)
     return image

@@ -36,8 +36,8 @@ _MOTIF_COLUMNS = pa.schema(
 _REGION_COLUMNS = pa.schema(
     [
         ("record", pa.string()),
-        ("start", pa.int64()),  # 0-based
-        ("end", pa.int64()),  # excluded
+        ("start_0based", pa.int64()),
+        ("end_excluded", pa.int64()),
         ("set", pa.string()),
         ("sequence", pa.string()),
         ("mean_score", pa.float64()),
@@ -89,7 +89,7 @@ def make(
             )
             motif_figures.draw_logo(motif, title, folder / _logo_name(rank, motif))
         _write_table(found, folder / "motifs.tsv")
-        write_meme(found, contrast.bases_NM, folder / "motifs.meme")
+        write_meme(found, len(tests.p_K), contrast.bases_NM, folder / "motifs.meme")
         _write_regions(contrast, regions_R3, scores_NM, folder / "regions.tsv")
         if mapped:
             (folder / "mutagenesis").mkdir()
@@ -168,11 +168,15 @@ def _write_table(found: Sequence[Motif], path: Path) -> None:
             )
 
 
-def write_meme(found: Sequence[Motif], bases_NM: np.ndarray, path: Path) -> None:
+def write_meme(found: Sequence[Motif], num_tests: int, bases_NM: np.ndarray, path: Path) -> None:
     """Writes the motifs in MEME's minimal format, version 4, as tomtom and fimo read it.
+
+    A motif's E value is its seed's: how many of the tested k-mers would by chance be as
+    significant. MEME's readers take a file without one for E = 0.
 
     Args:
       found: motifs.
+      num_tests: k-mers that were tested.
       bases_NM: uint8 (N, M), whose composition is the background.
       path: the file.
     """
@@ -189,7 +193,7 @@ def write_meme(found: Sequence[Motif], bases_NM: np.ndarray, path: Path) -> None
             "",
             f"MOTIF {rank}_{motif.consensus} {motif.seed}",
             f"letter-probability matrix: alength= 4 w= {len(motif.frequencies_W4)} "
-            f"nsites= {motif.num_sites} E= 0",
+            f"nsites= {motif.num_sites} E= {motif.p * num_tests:.2e}",
         ]
         lines += [
             " ".join(f"{value:.6f}" for value in row)
@@ -230,8 +234,8 @@ def _write_map(
     title = f"{contrast.names[row]} ({side}): change of the {what} by every substitution"
     motif_figures.draw_mutagenesis(change_M4, bases_M, title, folder / f"{name}.png")
     letters = list(motif_figures.LETTERS)
-    columns = [("position", pa.int64()), ("reference", pa.string())]
+    columns = [("position_0based", pa.int64()), ("reference", pa.string())]
     schema = pa.schema([*columns, *((letter, pa.float64()) for letter in letters)])
     with outputs.table(folder / f"{name}.tsv", schema) as add:
         for place, change_4 in enumerate(change_M4[:, motif_figures.ORDER].tolist()):
-            add((place + 1, vocabulary.decode(bases_M[place : place + 1]), *change_4))
+            add((place, vocabulary.decode(bases_M[place : place + 1]), *change_4))

@@ -51,7 +51,7 @@ def predict(
       classifier: from `classifier.load_classifier`.
       fasta: files; ambiguous letters become [UNK] tokens.
       output: .tsv or .parquet with columns record, windows, prediction and p_LABEL for
-        each label; with `each_window`: record, start, end (0-based, end excluded) and
+        each label; with `each_window`: record, start_0based, end_excluded and
         the rest.
       window: bases of a window; None = as many as the classifier was trained on at most.
       stride: bases between the starts of neighbouring windows; None = half a window.
@@ -93,7 +93,7 @@ def predict(
 
 def _schema(label_names: Sequence[str], each_window: bool) -> pa.Schema:
     """Names and types of the columns."""
-    place = [("start", pa.int64()), ("end", pa.int64())] if each_window else []
+    place = [("start_0based", pa.int64()), ("end_excluded", pa.int64())] if each_window else []
     counts = [] if each_window else [("windows", pa.int64())]
     return pa.schema(
         [

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cmgems_jax import vocabulary
+from cmgems_jax import curves, vocabulary
 from cmgems_jax.pmi_table import PmiTable
 from cmgems_jax.report import svg
 from cmgems_jax.studies import study_report
@@ -41,8 +41,14 @@ def pmi(table: PmiTable, name: str) -> str:
         return svg.markup(figure, name, f"NPMI of {table.k}-mers: {', '.join(letters[:5])} first")
 
 
-def run_curves(records: list[dict[str, Any]], name: str) -> str:
-    """Returns perplexity, loss, masked share and nats per hidden base by step."""
+def run_curves(records: list[dict[str, Any]], name: str, k: int) -> str:
+    """Returns perplexity, loss, masked share and nats per hidden base by step.
+
+    Args:
+      records: of metrics.jsonl.
+      name: of the figure.
+      k: bases per token.
+    """
     train = [record for record in records if record["kind"] == "train"]
     evals = [record for record in records if record["kind"] == "eval"]
     switches = [record["step"] for record in records if record["kind"] == "switch"]
@@ -51,7 +57,7 @@ def run_curves(records: list[dict[str, Any]], name: str) -> str:
         axes = figure.subplots(2, 2)
         for stage in dict.fromkeys(record["stage"] for record in evals):
             part = [record for record in evals if record["stage"] == stage]
-            if stage != "random":
+            if any(record["perplexity"] != record["perplexity_random"] for record in part):
                 _line(axes[0, 0], part, "perplexity", label=f"under {stage}", marker="o")
         _line(axes[0, 0], evals, "perplexity_random", label="under random", marker="s")
         axes[0, 0].set(title="perplexity, held-out windows", yscale="log")
@@ -64,6 +70,7 @@ def run_curves(records: list[dict[str, Any]], name: str) -> str:
         ):
             _line(place, train, column)
             place.set_title(title)
+        curves.nats_marks(axes[1, 0], train, k)
         axes[1, 1].set_ylim(bottom=0)
         for place in axes.flat:
             place.set_xlabel("step")

@@ -145,7 +145,8 @@ def _run(path: Path, name: str) -> list[Section]:
     records = run_log.read(path / "metrics.jsonl")
     last = [record for record in records if record["kind"] == "summary"]
     intro = f"{path.resolve().name}: {config.num_steps:,} steps, {config.curriculum.name}"
-    run = Section("Pretraining", intro, figures=[figures.run_curves(records, f"{name}c")])
+    figure = figures.run_curves(records, f"{name}c", config.tokens.k)
+    run = Section("Pretraining", intro, figures=[figure])
     run.sentences = [record["why"] for record in records if record["kind"] == "switch"]
     run.tables.append(("Settings that differ from the defaults", _settings(config)))
     if last:

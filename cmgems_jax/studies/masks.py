@@ -36,7 +36,8 @@ class MaskStatistics:
 def describe(config: Config, data_dir: Path, ranks_V: np.ndarray) -> list[MaskStatistics]:
     """Returns the statistics of every strategy of a run's curriculum, in order.
 
-    Of `random_mask`, equal parts of the windows are masked as in each part of a run.
+    The budget is the one that a run begins the stage with. Of `random_mask`, equal parts
+    of the windows are masked as in each part of a run.
 
     Args:
       config: of the run.
@@ -50,14 +51,21 @@ def describe(config: Config, data_dir: Path, ranks_V: np.ndarray) -> list[MaskSt
     if not len(full):
         return []
     bases_WN = validation.read(full)
+    begin = curriculum.init(config)
     return [
-        _of_strategy(name, config, bases_WN, ranks_V)
-        for name in dict.fromkeys(curriculum.strategies(config.curriculum))
+        _of_strategy(
+            name,
+            config,
+            bases_WN,
+            ranks_V,
+            curriculum.budget(begin, stage == curriculum.HARD, config),
+        )
+        for stage, name in enumerate(dict.fromkeys(curriculum.strategies(config.curriculum)))
     ]
 
 
 def _of_strategy(
-    strategy: str, config: Config, bases_WN: np.ndarray, ranks_V: np.ndarray
+    strategy: str, config: Config, bases_WN: np.ndarray, ranks_V: np.ndarray, budget: jax.Array
 ) -> MaskStatistics:
     """Masks every window once."""
     program = jax.jit(
@@ -79,7 +87,7 @@ def _of_strategy(
             jax.random.key(config.seed),
             Batch(jnp.asarray(part_WN[:, None]), jnp.asarray(index)),
             jnp.int32(0),
-            jnp.float32(config.masking.budget),
+            budget,
             growth=jnp.int32(growth),
         )
         ids_WL, corrupted_WL, masked_WL = (np.asarray(x)[:, 0] for x in masked[:3])

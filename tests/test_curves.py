@@ -1,0 +1,50 @@
+"""The marks in a run's picture."""
+
+import math
+
+import pytest
+from matplotlib.figure import Figure
+
+from cmgems_jax import curves
+from cmgems_jax.report import figures
+
+
+def record(kind: str, step: int, **values: object) -> dict[str, object]:
+    """Returns a record of a log."""
+    train = {"loss": 6.0, "nats_per_hidden_base": 3.0, "masked_fraction": 0.1, "mask_budget": 0.1}
+    return {"kind": kind, "step": step, **train, **values}
+
+
+def test_the_marks_are_untrained_guesses_and_composition():
+    """Log 4,096 per token of two, then five hidden bases; log 4 per base; GRCh38's entropy."""
+    axes = Figure().subplots()
+    curves.nats_marks(axes, [record("train", 1), record("train", 2, nats_per_hidden_base=1.2)], 6)
+    untrained, guesses, composition = (line.get_ydata() for line in axes.lines)
+    assert untrained == pytest.approx([math.log(4096) / 2, math.log(4096) / 5])
+    assert guesses == pytest.approx([math.log(4)] * 2)
+    assert composition == pytest.approx([1.368] * 2)
+    texts = {text.get_text() for text in axes.texts}
+    assert texts == {"untrained", "copies and guesses", "base composition"}
+
+
+def test_a_log_without_a_finite_loss_has_its_marks_too():
+    axes = Figure().subplots()
+    curves.nats_marks(axes, [record("train", 1, loss=None, nats_per_hidden_base=None)], 6)
+    assert len(axes.texts) == 2
+
+
+def test_the_page_has_the_marks_of_the_runs_own_picture():
+    drawn = figures.run_curves([record("train", 1), record("train", 2)], "a", 6)
+    assert all(text in drawn for text in ("untrained", "copies and guesses", "base composition"))
+
+
+@pytest.mark.parametrize("other, num_lines", [(5.0, 1), (6.0, 2)])
+def test_perplexity_under_random_is_drawn_once_unless_it_differs(other, num_lines):
+    """It differs where an adaptive budget grew."""
+    axes = Figure().subplots()
+    evals = [
+        record("eval", step, stage="random", perplexity=5.0, perplexity_random=other)
+        for step in (1, 2)
+    ]
+    curves._perplexity(axes, evals)
+    assert len(axes.lines) == num_lines
