@@ -68,7 +68,7 @@ def _cut(folder: Path) -> dict[int, Path]:
     """Writes the files of all sizes; returns them by their bases."""
     longest = _CONTIG_MBP.value * 1_000_000
     wanted = sorted(int(float(size) * 1e6) for size in _MBP.value)
-    contigs = [c.bases for c in genome.read_contigs(_FASTA.value, unique_names=False)]
+    contigs = [c.bases for c in genome.read_contigs(_FASTA.value)]
     bases = np.concatenate(contigs)
     files = {}
     for size in wanted:

@@ -38,18 +38,13 @@ class Corpus:
         }
 
 
-def count(
-    paths: Sequence[str], k: int, *, unique_names: bool = True, progress: bool = False
-) -> Corpus:
+def count(paths: Sequence[str], k: int, *, progress: bool = False) -> Corpus:
     """Returns the counts of files; arguments as in `genome.read_contigs`."""
     tally, num_short = genome.Tally(), 0
 
     def contig_bases() -> Iterator[np.ndarray]:
         nonlocal num_short
-        contigs = genome.read_contigs(
-            paths, tally=tally, progress=progress, unique_names=unique_names
-        )
-        for contig in contigs:
+        for contig in genome.read_contigs(paths, tally=tally, progress=progress):
             num_short += len(contig.bases) < k
             yield contig.bases
 

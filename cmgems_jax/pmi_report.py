@@ -37,7 +37,6 @@ def make(
     segmentation: str,
     min_count: int,
     output: Path,
-    unique_names: bool = True,
     beam: Beam | None = None,
 ) -> PmiTable:
     """Writes OUTPUT/pmi.csv, summary.json and pmi.png, and prints a summary.
@@ -49,7 +48,6 @@ def make(
       segmentation: "published" or "full", see `pmi.pmi`.
       min_count: the constant c of NPMI.
       output: a new or empty folder, or one that this command made before.
-      unique_names: refuse a record name that stands twice in a file.
       beam: count by a Beam pipeline; None = in this process.
 
     Raises:
@@ -64,7 +62,7 @@ def make(
     outputs.check_folder(output, OUTPUTS, MARKS)
     start = time.perf_counter()
     if fasta:
-        found = _count(fasta, k, unique_names, beam, output)
+        found = _count(fasta, k, beam, output)
         ngrams, read = list(found.counts), found.summary()
     else:
         ngrams, read = _load_counts(counts, k), {"sha256": {counts: genome.sha256(counts)}}
@@ -98,14 +96,12 @@ def _load_counts(path: str, k: int) -> list[np.ndarray]:
     return pmi.counts_from_kmers(kmer_counts)
 
 
-def _count(
-    fasta: Sequence[str], k: int, unique_names: bool, beam: Beam | None, output: Path
-) -> Corpus:
+def _count(fasta: Sequence[str], k: int, beam: Beam | None, output: Path) -> Corpus:
     """Returns n-gram counts of genome files, counted here or by a Beam pipeline."""
     if beam is None:
-        found = corpus.count(fasta, k, unique_names=unique_names, progress=True)
+        found = corpus.count(fasta, k, progress=True)
     else:
-        found = beam_counts.count(fasta, k, unique_names=unique_names, settings=beam, beside=output)
+        found = beam_counts.count(fasta, k, settings=beam, beside=output)
     if not found.counts[k - 1].sum():
         raise InputError(f"{','.join(fasta)}: no contig of {k} bases or more")
     return found

@@ -26,13 +26,6 @@ _SEGMENTATION = flags.DEFINE_enum(
 _MIN_COUNT = flags.DEFINE_integer(
     "min_count", pmi.MIN_COUNT, "The constant c of NPMI: how much rare k-mers are discounted."
 )
-_DUPLICATE_NAMES = flags.DEFINE_enum(
-    "duplicate_names",
-    "refuse",
-    ["refuse", "keep"],
-    "Two records of one name in a file: refuse them (as a rule a base would count double), or "
-    "keep both.",
-)
 _BEAM = command.define_beam_flags()
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)
 
@@ -49,7 +42,6 @@ def main() -> None:
         min_count=_MIN_COUNT.value,
         output=Path(_OUTPUT.value),
         beam=_BEAM(),
-        unique_names=_DUPLICATE_NAMES.value == "refuse",
     )
 
 

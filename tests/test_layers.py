@@ -16,10 +16,12 @@ LAYERS = (
     # layer 0: no arrays on a device
     (
         "errors",
+        "input_files",
         "roll_call",
         "vocabulary",
         "config",
         "config_checks",
+        "fasta",
         "genome",
         "outputs",
         "beam_run",
