@@ -23,7 +23,7 @@ from benchmarks import result
 from cmgems_jax import command, genome, pmi, vocabulary
 from cmgems_jax.errors import InputError
 
-_FASTA = flags.DEFINE_list("fasta", None, "FASTA files, as for launch.count_pmi.", required=True)
+_FASTA = command.define_paths("fasta", None, "FASTA files, as for launch.count_pmi.", required=True)
 _K = flags.DEFINE_integer("k", 6, "Bases a k-mer.", lower_bound=3, upper_bound=8)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed repeats of each.", lower_bound=1)
 _THREADS = flags.DEFINE_integer("threads", 2, "Of jellyfish.", lower_bound=1)

@@ -21,7 +21,7 @@ from benchmarks import result
 from cmgems_jax import command, genome, vocabulary
 from cmgems_jax.errors import InputError
 
-_FASTA = flags.DEFINE_list("fasta", None, "FASTA files.", required=True)
+_FASTA = command.define_paths("fasta", None, "FASTA files.", required=True)
 _MBP = flags.DEFINE_list("mbp", ["1", "10", "31", "133"], "Sizes, millions of bases.")
 _CONTIG_MBP = flags.DEFINE_integer("contig_mbp", 50, "Longest contig.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed repeats of each.", lower_bound=1)

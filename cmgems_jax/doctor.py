@@ -102,7 +102,7 @@ def _config(config: Config) -> str:
 
 def _genome(config: Config, workdir: Path) -> str:
     """Returns where the windows come from."""
-    folder = Path(config.data.dir or workdir / "data")
+    folder = config.data_dir(workdir)
     if (folder / windows.SUMMARY_NAME).is_file():
         return f"prepared in {folder}: {len(windows.open(folder, 'train')):,} training windows"
     if config.fasta_paths:

@@ -46,7 +46,9 @@ def expand_list(text: str) -> list[str]:
     """
     if os.path.exists(expand(text)):
         return [expand(text)]
-    cells = (cell.strip() for row in csv.reader([text], skipinitialspace=True) for cell in row)
+    cells = (
+        cell.strip() for row in csv.reader(text.splitlines(), skipinitialspace=True) for cell in row
+    )
     paths: list[str] = []
     for path in map(expand, filter(None, cells)):
         matches = [] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))

@@ -72,7 +72,7 @@ def pretrain(
     parallel.in_first(lambda: checkpoints.refuse_other_run(workdir, config))
     clock = run_log.Clock()
     with clock("data"):
-        folder = Path(config.data.dir or workdir / "data")
+        folder = config.data_dir(workdir)
         parallel.in_first(lambda: windows.prepare(config, folder))
         if not parallel.is_first():  # finds it there, unless the folder is not shared
             windows.prepare(config, folder)

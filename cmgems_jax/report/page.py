@@ -151,7 +151,7 @@ def _run(path: Path, name: str) -> list[Section]:
     if last:
         rows = [[part, f"{value:,.1f}"] for part, value in last[-1]["seconds_by_part"].items()]
         run.tables.append(("Seconds by part", [["part", "seconds"], *rows]))
-    data_dir = Path(config.data.dir or path / "data")
+    data_dir = config.data_dir(path)
     if (data_dir / windows.SUMMARY_NAME).is_file() and config.pmi_source != "corpus":
         ranks_V = pmi_table.ranks_for(config, [])
         found = pd.DataFrame(map(dataclasses.asdict, masks.describe(config, data_dir, ranks_V)))
