@@ -1,12 +1,12 @@
 """n-gram counts of genome files and what was read for them; parts add up exactly."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from cmgems_jax import genome, pmi
+from cmgems_jax import genome, input_files, pmi
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,9 @@ class Corpus:
         }
 
 
-def count(paths: Sequence[str], k: int, *, progress: bool = False) -> Corpus:
+def count(paths: genome.Paths, k: int, *, progress: bool = False) -> Corpus:
     """Returns the counts of files; arguments as in `genome.read_contigs`."""
+    paths = input_files.listed(paths)
     tally, num_short = genome.Tally(), 0
 
     def contig_bases() -> Iterator[np.ndarray]:

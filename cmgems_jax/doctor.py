@@ -38,7 +38,7 @@ class Finding:
     text: str
 
 
-def examine(config: Config, workdir: Path) -> list[Finding]:
+def examine(config: Config, workdir: Path | str) -> list[Finding]:
     """Runs every check, the later ones as far as the earlier ones allow, and prints the table.
 
     Trains two steps on random bases, and saves and restores them in a temporary
@@ -51,6 +51,7 @@ def examine(config: Config, workdir: Path) -> list[Finding]:
     Returns:
       One finding a check, in order.
     """
+    workdir = Path(workdir)
     findings: list[Finding] = []
 
     def check(name: str, look: Callable[[], str]) -> None:

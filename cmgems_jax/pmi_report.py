@@ -1,6 +1,7 @@
 """The PMI command: counts, table, summary and picture in one folder, whole or not at all."""
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from cmgems_jax import (
     beam_run,
     corpus,
     genome,
+    input_files,
     outputs,
     pmi,
     pmi_table,
@@ -31,12 +33,12 @@ _NUM_DRAWN = 15
 
 def make(
     *,
-    fasta: Sequence[str],
-    counts: str,
+    fasta: genome.Paths,
+    counts: Path | str,
     k: int,
     segmentation: str,
     min_count: int,
-    output: Path,
+    output: Path | str,
     beam: Beam | None = None,
 ) -> PmiTable:
     """Writes OUTPUT/pmi.csv, summary.json and pmi.png, and prints a summary.
@@ -53,6 +55,7 @@ def make(
     Raises:
       InputError: bad settings or input; nothing is written, nothing lost.
     """
+    fasta, counts, output = input_files.listed(fasta), os.fspath(counts), Path(output)
     _check_settings(fasta, counts, k, segmentation, min_count)
     if beam is None:
         genome.check_files(fasta)

@@ -51,7 +51,7 @@ class _Run:
 
 
 def pretrain(
-    config: Config, workdir: Path, *, resume: str = "auto", fallback: bool = False
+    config: Config, workdir: Path | str, *, resume: str = "auto", fallback: bool = False
 ) -> TrainState:
     """Trains to `config.num_steps` and returns the last state; goes on where it was stopped.
 
@@ -67,6 +67,7 @@ def pretrain(
       TrainingError: numbers are not finite, or a checkpoint cannot be written.
       SystemExit: with `EXIT_STOPPED`, after SIGTERM or SIGINT and a checkpoint.
     """
+    workdir = Path(workdir)
     config_checks.validate(config)
     parallel.check_batch_size(config.batch_size, config.accumulation_steps)
     parallel.in_first(lambda: checkpoints.refuse_other_run(workdir, config))

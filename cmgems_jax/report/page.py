@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from cmgems_jax import __version__, outputs, pmi, pmi_table, run_log
+from cmgems_jax import __version__, input_files, outputs, pmi, pmi_table, run_log
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.data import windows
@@ -36,7 +36,7 @@ class Section:
     tables: list[tuple[str, list[list[str]]]] = dataclasses.field(default_factory=list)
 
 
-def write(inputs: Sequence[Path], output: Path) -> None:
+def write(inputs: Sequence[Path | str], output: Path | str) -> None:
     """Writes one HTML file that needs no other.
 
     Args:
@@ -47,6 +47,7 @@ def write(inputs: Sequence[Path], output: Path) -> None:
     Raises:
       InputError: a folder is none of these, or the file cannot be made.
     """
+    inputs, output = list(map(Path, input_files.listed(inputs))), Path(output)
     outputs.check_file(output, (".html",))
     kinds = [(_kind(path), path) for path in inputs]
     sections: list[Section] = []
