@@ -66,7 +66,7 @@ def read_config(workdir: Path) -> Config:
 
 def evaluation_batches(run_config: Config, workdir: Path) -> Iterator[Masked]:
     """Yields the run's evaluation batches under `random`, masked as the run masks them."""
-    folder = Path(run_config.data.dir or workdir / "data")
+    folder = run_config.data_dir(workdir)
     which = jnp.int32(len(steps.eval_strategies(run_config)) - 1)
     # `random` looks at no ranks and takes its budget from the config.
     ranks = np.arange(1, 4**run_config.tokens.k + 1, dtype=np.int32)

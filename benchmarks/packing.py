@@ -12,7 +12,6 @@ ratio of bases a second of its own CPU time says more.
 import dataclasses
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -62,7 +61,7 @@ def stepper(
 def main() -> None:
     """Runs the benchmark."""
     config = command.config_of(_CONFIG)
-    folder = Path(config.data.dir or Path(_WORKDIR.value) / "data")
+    folder = config.data_dir(_WORKDIR.value)
     windows.prepare(config, folder)
     training = windows.open(folder, "train")
     runs: dict[str, Callable[[int], dict[str, np.ndarray]]] = {}

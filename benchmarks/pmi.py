@@ -8,7 +8,6 @@ and picture; jellyfish gets `gzip -dc` through a pipe and dumps its counts as te
 jellyfish (apt-get install jellyfish) ours are timed alone. All counts are compared.
 """
 
-import functools
 import shutil
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from benchmarks import result
 from cmgems_jax import command, genome, pmi, vocabulary
 from cmgems_jax.errors import InputError
 
-_FASTA = flags.DEFINE_list("fasta", None, "FASTA files, as for launch.count_pmi.", required=True)
+_FASTA = command.define_paths("fasta", None, "FASTA files, as for launch.count_pmi.", required=True)
 _K = flags.DEFINE_integer("k", 6, "Bases a k-mer.", lower_bound=3, upper_bound=8)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed repeats of each.", lower_bound=1)
 _THREADS = flags.DEFINE_integer("threads", 2, "Of jellyfish.", lower_bound=1)
@@ -34,8 +33,7 @@ _HASH_SIZE = "1M"  # of jellyfish; more than there are 8-mers
 def main() -> None:
     """Runs the benchmark."""
     tally = genome.Tally()
-    read = functools.partial(genome.read_contigs, _FASTA.value, unique_names=False)
-    contigs = [contig.bases for contig in read(tally=tally)]
+    contigs = [contig.bases for contig in genome.read_contigs(_FASTA.value, tally=tally)]
     counts = pmi.count_ngrams(contigs, _K.value)[-1]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -86,7 +84,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 def _read_and_count(path: Path) -> None:
     """Counts an unpacked file from its text on."""
-    contigs = genome.read_contigs([str(path)], unique_names=False)
+    contigs = genome.read_contigs(path)
     pmi.count_ngrams((contig.bases for contig in contigs), _K.value)
 
 
@@ -96,7 +94,6 @@ def _ours(folder: Path) -> None:
         f"--fasta={','.join(_FASTA.value)}",
         f"--k={_K.value}",
         f"--output={folder / 'pmi'}",
-        "--duplicate_names=keep",
     ]
     _run([sys.executable, "-m", "launch.count_pmi", *flag_values])
 

@@ -13,7 +13,6 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -39,7 +38,7 @@ def main() -> None:
     """Runs the benchmark."""
     config = command.config_of(_CONFIG)
     config.accumulation_steps = 1
-    folder = Path(config.data.dir or Path(_WORKDIR.value) / "data")
+    folder = config.data_dir(_WORKDIR.value)
     windows.prepare(config, folder)
     training = windows.open(folder, "train")
     chosen = np.random.default_rng(0).permutation(len(training))[:_NUM_WINDOWS]

@@ -20,15 +20,12 @@ _NAME = "counts.pickle"
 _Part = tuple[Corpus, tuple[Refusal, ...]]
 
 
-def count(
-    paths: Sequence[str], k: int, *, unique_names: bool, settings: Beam, beside: Path
-) -> Corpus:
+def count(paths: Sequence[str], k: int, *, settings: Beam, beside: Path) -> Corpus:
     """Returns the counts of all files, made by a Beam pipeline.
 
     Args:
       paths: FASTA or .2bit files that every worker sees.
       k: bases of the longest n-grams.
-      unique_names: as in `genome.read_contigs`.
       settings: runner and its options.
       beside: the result passes through a folder beside this path, unless the
         options name a remote temp_location.
@@ -43,7 +40,7 @@ def count(
             import apache_beam as beam
 
             files = pipeline | "files" >> beam.Create(list(enumerate(paths)))
-            parts = files | beam.Reshuffle() | "count" >> beam.Map(_count_file, k, unique_names)
+            parts = files | beam.Reshuffle() | "count" >> beam.Map(_count_file, k)
             total = parts | "add" >> beam.CombineGlobally(_add)
             _ = total | "save" >> beam.Map(beam_run.save, result)
 
@@ -53,11 +50,11 @@ def count(
     return dataclasses.replace(whole, sha256={path: whole.sha256[path] for path in paths})
 
 
-def _count_file(item: tuple[int, str], k: int, unique_names: bool) -> _Part:
+def _count_file(item: tuple[int, str], k: int) -> _Part:
     """Returns the counts of one file, or what is wrong with it."""
 
     def work(copy: str) -> Corpus:
-        part = corpus.count([copy], k, unique_names=unique_names)
+        part = corpus.count([copy], k)
         return dataclasses.replace(part, sha256={item[1]: part.sha256[copy]})
 
     part, refusals = beam_run.attempt(item, work)

@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from cmgems_jax import beam_run, terminal
+from cmgems_jax import beam_run, input_files, terminal
 from cmgems_jax import config as config_lib
 from cmgems_jax.errors import InputError, TrainingError, did_you_mean
 
@@ -48,6 +48,7 @@ def _stop(message: str, status: int = EXIT_BAD_INPUT) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags; an unknown config field is named with its nearest neighbour."""
+    argv = [argv[0], *map(_expand_home, argv[1:])]
     try:
         return flags.FLAGS(argv)
     except flags.DuplicateFlagError as error:
@@ -62,6 +63,13 @@ def _parse(argv: list[str]) -> list[str]:
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         _stop(_explain(argv, error))
     raise AssertionError("unreachable")
+
+
+def _expand_home(argument: str) -> str:
+    """Replaces a ~ that begins a flag's value or an item of it: shells leave it in --flag=~/x."""
+    return re.sub(
+        r'(?<=[=,])(\s*"?)(~[^/,"]*)', lambda m: m[1] + input_files.expand(m[2]), argument
+    )
 
 
 def _config_flag(argv: list[str]) -> str:
@@ -86,6 +94,20 @@ def _explain(argv: list[str], error: Exception) -> str:
             f"config file: unknown field {match.group(1)!r}.{did_you_mean(match.group(1), leaves)}"
         )
     return f"config: {error}"
+
+
+class _PathsParser(flags.ArgumentParser):
+    """A list of files, as `input_files.expand_list` reads it."""
+
+    def parse(self, argument: str | list[str]) -> list[str]:
+        return argument if isinstance(argument, list) else input_files.expand_list(argument)
+
+
+def define_paths(name: str, default: list[str] | None, text: str, **options: Any) -> Any:
+    """Defines a flag of files with commas, quotes and patterns; returns its holder."""
+    return flags.DEFINE(
+        _PathsParser(), name, default, text, serializer=flags.CsvListSerializer(","), **options
+    )
 
 
 def define_start_flags() -> Callable[[], dict[str, Any]]:

@@ -14,7 +14,7 @@ _LEAST_S = 0.1  # of compilation; shorter programs are not kept (jax: 1.0)
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
-def use(workdir: Path) -> None:
+def use(workdir: Path | str) -> None:
     """Keeps compiled programs in WORKDIR/compile_cache from now on.
 
     Nothing changes where jax was told another folder (JAX_COMPILATION_CACHE_DIR) or
@@ -25,6 +25,7 @@ def use(workdir: Path) -> None:
     Args:
       workdir: made by the first program that is kept.
     """
+    workdir = Path(workdir)
     if jax.config.jax_compilation_cache_dir is not None:
         return
     parent = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
@@ -35,12 +36,13 @@ def use(workdir: Path) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_S)
 
 
-def use_of(checkpoint: Path) -> None:
+def use_of(checkpoint: Path | str) -> None:
     """Does the same in the work folder that a checkpoint belongs to, where there is one.
 
     Args:
       checkpoint: WORKDIR, or WORKDIR/checkpoints/STEP.
     """
+    checkpoint = Path(checkpoint)
     for workdir in (checkpoint, checkpoint.absolute().parent.parent):
         if (workdir / checkpoints.FOLDER).is_dir():
             use(workdir)

@@ -7,9 +7,10 @@ DNABERT-6 with the CM-GEMS curriculum as published (ECAI 2024, section 4).
 
 import dataclasses
 import typing
+from pathlib import Path
 from typing import Any
 
-from cmgems_jax import vocabulary
+from cmgems_jax import input_files, vocabulary
 from cmgems_jax.errors import InputError, did_you_mean
 
 STRATEGIES = (
@@ -29,7 +30,8 @@ CURRICULA = ("cm_gems", "cm_step", "hard_to_easy", "fixed")
 class DataConfig:
     """Where the bases come from and how they are cut into windows."""
 
-    fasta: str = ""  # FASTA (.gz, bgzip) or .2bit files, separated by commas
+    fasta: str = ""  # FASTA (.gz, bgzip) or .2bit files, separated by commas; patterns such as
+    # *.fa.gz too; a name that holds a comma stands in double quotes
     dir: str = ""  # folder of the prepared TFDS data set; "" = WORKDIR/data
     num_tokens: int = 512  # positions a window, [CLS] and [SEP] included (paper: 512)
     full_length_share: float = 0.5  # windows of full length; the others are shorter (paper: 0.5)
@@ -153,13 +155,17 @@ class Config:
     def pmi_source(self) -> str:
         """`pmi.table` with "auto" resolved: "grch38", "corpus" or a path."""
         if self.pmi.table != "auto":
-            return self.pmi.table
+            return input_files.expand(self.pmi.table)
         return "grch38" if self.tokens.k == 6 else "corpus"
 
     @property
     def fasta_paths(self) -> list[str]:
         """The files of `data.fasta`."""
-        return [path for path in self.data.fasta.split(",") if path]
+        return input_files.expand_list(self.data.fasta)
+
+    def data_dir(self, workdir: str | Path) -> Path:
+        """Returns the folder of the prepared windows of a run in `workdir`."""
+        return Path(input_files.expand(self.data.dir or Path(workdir) / "data"))
 
     @property
     def largest_budget(self) -> float:

@@ -1,12 +1,12 @@
 """n-gram counts of genome files and what was read for them; parts add up exactly."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from cmgems_jax import genome, pmi
+from cmgems_jax import genome, input_files, pmi
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,18 +38,14 @@ class Corpus:
         }
 
 
-def count(
-    paths: Sequence[str], k: int, *, unique_names: bool = True, progress: bool = False
-) -> Corpus:
+def count(paths: genome.Paths, k: int, *, progress: bool = False) -> Corpus:
     """Returns the counts of files; arguments as in `genome.read_contigs`."""
+    paths = input_files.listed(paths)
     tally, num_short = genome.Tally(), 0
 
     def contig_bases() -> Iterator[np.ndarray]:
         nonlocal num_short
-        contigs = genome.read_contigs(
-            paths, tally=tally, progress=progress, unique_names=unique_names
-        )
-        for contig in contigs:
+        for contig in genome.read_contigs(paths, tally=tally, progress=progress):
             num_short += len(contig.bases) < k
             yield contig.bases
 

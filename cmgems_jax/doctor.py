@@ -38,7 +38,7 @@ class Finding:
     text: str
 
 
-def examine(config: Config, workdir: Path) -> list[Finding]:
+def examine(config: Config, workdir: Path | str) -> list[Finding]:
     """Runs every check, the later ones as far as the earlier ones allow, and prints the table.
 
     Trains two steps on random bases, and saves and restores them in a temporary
@@ -51,6 +51,7 @@ def examine(config: Config, workdir: Path) -> list[Finding]:
     Returns:
       One finding a check, in order.
     """
+    workdir = Path(workdir)
     findings: list[Finding] = []
 
     def check(name: str, look: Callable[[], str]) -> None:
@@ -102,7 +103,7 @@ def _config(config: Config) -> str:
 
 def _genome(config: Config, workdir: Path) -> str:
     """Returns where the windows come from."""
-    folder = Path(config.data.dir or workdir / "data")
+    folder = config.data_dir(workdir)
     if (folder / windows.SUMMARY_NAME).is_file():
         return f"prepared in {folder}: {len(windows.open(folder, 'train')):,} training windows"
     if config.fasta_paths:

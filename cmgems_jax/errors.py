@@ -1,6 +1,8 @@
-"""The error that a user can mend, and nothing else."""
+"""What the user is told: errors that they can mend, and notes."""
 
 import difflib
+import functools
+import sys
 from collections.abc import Iterable
 
 
@@ -25,3 +27,9 @@ class TrainingError(RuntimeError):
     Commands print the message behind `error: ` and exit with status 1; what was
     saved before stays.
     """
+
+
+@functools.cache  # files are read several times, and a note is made once
+def note(text: str) -> None:
+    """Prints on stderr what the user should know and need not mend; the same text once."""
+    print(f"note: {text}", file=sys.stderr, flush=True)

@@ -5,27 +5,23 @@ split at ambiguous letters and never joined across them, which would invent
 k-mers. Memory is bounded by the longest record.
 """
 
-import contextlib
+import codecs
+import collections
 import dataclasses
-import gzip
 import hashlib
+import itertools
 import math
 import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
 
 import numpy as np
-import pysam
 import twobitreader
 
-from cmgems_jax import terminal, vocabulary
-from cmgems_jax.errors import InputError
+from cmgems_jax import fasta, input_files, terminal, vocabulary
+from cmgems_jax.errors import InputError, note
 
-# IUPAC nucleotide letters beyond A C G T U, and the gaps of alignments.
-AMBIGUOUS_LETTERS = np.zeros(256, bool)
-AMBIGUOUS_LETTERS[np.frombuffer(b"NRYSWKMBDHVXnryswkmbdhvx-.", np.uint8)] = True
 _CHUNK = 1 << 24  # letters coded at a time
 _TWOBIT_MAGICS = (b"\x1a\x41\x27\x43", b"\x43\x27\x41\x1a")
 # What the reader raises on damaged files.
@@ -40,9 +36,8 @@ _TWOBIT_ERRORS = (
     TypeError,
     ValueError,
 )
-_GZIP_MAGIC = b"\x1f\x8b"
-# The empty block that ends every bgzip file (SAM specification, section 4.1.2).
-_BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+_EXPECTED = "a FASTA or .2bit file"
+Paths = str | os.PathLike | Sequence[str | os.PathLike]  # one path, or several
 _BASES_PER_GZIP_BYTE = 3.4  # of DNA as text; for the estimate of the time left
 
 
@@ -79,22 +74,16 @@ def add_tallies(tallies: Iterable[Tally]) -> Tally:
     return Tally(*(sum(column) for column in zip(*rows, strict=True)))
 
 
-def check_files(paths: Sequence[str]) -> None:
+def check_files(paths: Paths) -> None:
     """Looks at the head of every file, before any work starts.
 
     Raises:
-      InputError: a file is missing, unreadable, empty, named twice, or does not
-        begin like FASTA or .2bit.
+      InputError: a file is missing, no regular file, unreadable, empty, packed in a way
+        that is not read, named twice, or does not begin like FASTA or .2bit.
     """
+    paths = input_files.listed(paths)
     for path in paths:
-        if not os.path.exists(path):
-            raise InputError(f"{path}: no such file")
-        if os.path.isdir(path):
-            raise InputError(f"{path}: is a folder; expected a FASTA or .2bit file")
-        try:
-            head = _head(path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        head = input_files.read_head(path, _EXPECTED)
         if not head.startswith(_TWOBIT_MAGICS):
             _check_fasta_head(path, head)
     seen: dict[str, str] = {}
@@ -107,36 +96,9 @@ def check_files(paths: Sequence[str]) -> None:
         seen[real_path] = path
 
 
-def _head(path: str) -> bytes:
-    """Returns the first bytes of a file, unpacked; InputError for a broken gzip."""
-    with open(path, "rb") as file:
-        head = file.read(4096)
-        if head.startswith(_GZIP_MAGIC) and head[12:14] == b"BC":
-            _check_bgzip_end(path, file)
-    if not head.startswith(_GZIP_MAGIC):
-        return head
-    try:
-        with gzip.open(path) as file:
-            return file.read(4096)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path}: broken gzip ({error}); the download may be incomplete, fetch it again"
-        ) from None
-
-
-def _check_bgzip_end(path: str, file: BinaryIO) -> None:
-    """A bgzip file cut between two blocks unpacks without an error: only its end tells."""
-    file.seek(-min(len(_BGZIP_END), os.path.getsize(path)), os.SEEK_END)
-    if file.read() != _BGZIP_END:
-        raise InputError(
-            f"{path}: bgzip file without its end block: truncated; fetch it again, or if it is "
-            "whole, pack it anew (gzip -dc FILE | bgzip)"
-        )
-
-
 def _check_fasta_head(path: str, head: bytes) -> None:
     """Raises `InputError` unless the first letter is that of a FASTA record."""
-    text = head.lstrip()
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if not text:
         raise InputError(f"{path}: empty; expected FASTA records, each with a '>name' line")
     if text.startswith(b">"):
@@ -149,21 +111,18 @@ def _check_fasta_head(path: str, head: bytes) -> None:
     elif any(byte < 9 or byte > 126 for byte in text[:200]):
         found = "binary data"
     else:
-        found = f"{text[:20].decode()!r} before the first record"
+        found = f"{text[:20].decode('latin-1')!r} before the first record"
     raise InputError(
         f"{path}: line 1: expected '>' and a record name (FASTA) or a .2bit file, found {found}"
     )
 
 
 def read_contigs(
-    paths: Sequence[str],
-    *,
-    min_length: int = 1,
-    tally: Tally | None = None,
-    progress: bool = False,
-    unique_names: bool = True,
+    paths: Paths, *, min_length: int = 1, tally: Tally | None = None, progress: bool = False
 ) -> Iterator[Contig]:
     """Yields the contigs of several files, in their order.
+
+    A name that stands twice in a file is noted, for as a rule its bases count double.
 
     Args:
       paths: FASTA (plain, gzip, bgzip) or .2bit files, upper or lower case, any
@@ -171,21 +130,20 @@ def read_contigs(
       min_length: bases; shorter pieces are dropped and counted.
       tally: counts what was read.
       progress: shows a bar with the time left, when it takes over a few seconds.
-      unique_names: refuse a name that stands twice in a file: as a rule a record that
-        would count double.
 
     Yields:
       Contigs; their bases are views that stay valid.
 
     Raises:
-      InputError: naming file and record: broken gzip, no record, duplicate names,
-        letters that are not nucleotides, or no usable base in a file.
+      InputError: naming file and record: broken gzip, no record, letters that are not
+        nucleotides, or no usable base in a file.
     """
+    paths = input_files.listed(paths)
     check_files(paths)
     tally = Tally() if tally is None else tally
-    total = sum(_estimate_bases(path) for path in paths)
+    numbers = itertools.count(1)
     with terminal.bar(
-        total=total,
+        total=sum(map(_estimate_bases, paths)),
         unit="b",
         unit_scale=True,
         desc="reading bases",
@@ -193,41 +151,42 @@ def read_contigs(
     ) as bar:
         for path in paths:
             bases_before = tally.bases + tally.dropped_bases
-            names: set[str] = set()
-            for name, codes in _records(path):
-                if name in names and unique_names:
-                    raise InputError(
-                        f"{path}: record '{name}': a second record of this name; "
-                        "names must be unique in a file (launch.count_pmi takes "
-                        "--duplicate_names=keep)"
-                    )
-                names.add(name)
+            counts: collections.Counter[str] = collections.Counter()
+            for name, codes in _named_records(path, numbers):
+                counts[name] += 1
                 yield from _split(path, name, codes, min_length, tally)
                 bar.update(len(codes))
+            if repeated := [name for name, count in counts.items() if count > 1]:
+                note(
+                    f"{path}: {len(repeated):,} names stand more than once ({repeated[0]}, ...); "
+                    "all their records are taken, and bases that stand twice count double"
+                )
             if tally.bases + tally.dropped_bases == bases_before:
-                what = "no base but ambiguous letters (N)" if names else "no record"
+                what = "no base but ambiguous letters (N)" if counts else "no record"
                 raise InputError(f"{path}: {what}; expected FASTA records with A, C, G, T")
 
 
-def read_records(paths: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+def read_records(paths: Paths) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the records of several files, whole: ambiguous letters keep their places.
 
     Args:
       paths: FASTA (plain, gzip, bgzip) or .2bit files, as for `read_contigs`.
 
     Yields:
-      The name, up to the first blank, and uint8 (n,) base codes, `AMBIGUOUS`
-      where the letter is no single base.
+      The name, up to the first blank (`unnamed_1`, ... where there is none), and
+      uint8 (n,) base codes, `AMBIGUOUS` where the letter is no single base.
 
     Raises:
       InputError: naming file and record: broken gzip, no record, letters that are
         not nucleotides, or a name that stands twice in these files.
     """
+    paths = input_files.listed(paths)
     check_files(paths)
     path_of: dict[str, str] = {}
+    numbers = itertools.count(1)
     for path in paths:
         num_before = len(path_of)
-        for name, codes in _records(path):
+        for name, codes in _named_records(path, numbers):
             if name in path_of:
                 raise InputError(
                     f"{path}: record '{name}': a second record of this name (the first is in "
@@ -244,7 +203,7 @@ def _estimate_bases(path: str) -> int:
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         head = file.read(4)
-    if head.startswith(_GZIP_MAGIC):
+    if head.startswith(input_files.GZIP_MAGIC):
         return int(size * _BASES_PER_GZIP_BYTE)
     return size * 4 if head in _TWOBIT_MAGICS else size
 
@@ -282,50 +241,37 @@ def _edges(codes: np.ndarray) -> np.ndarray:
     return np.concatenate(edges) if edges else np.zeros(0, np.int64)
 
 
-def _records(path: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (name, base codes) of each record."""
+def _named_records(path: str, numbers: Iterator[int]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (name, base codes) of each record; those without a name get one, and it is told."""
+    made_up = []
     with open(path, "rb") as file:
         is_twobit = file.read(4) in _TWOBIT_MAGICS
-    yield from _twobit_records(path) if is_twobit else _fasta_records(path)
+    for name, codes in _twobit_records(path) if is_twobit else _fasta_records(path):
+        if not name:
+            name = f"unnamed_{next(numbers)}"
+            made_up.append(name)
+        yield name, codes
+    if made_up:
+        note(
+            f"{path}: {len(made_up):,} records have no name; they are called {made_up[0]} to "
+            f"{made_up[-1]}"
+        )
 
 
 def _fasta_records(path: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (name, base codes) by htslib."""
-    _refuse_zero_bytes(path)
-    pysam.set_verbosity(0)  # its messages on stderr repeat our errors
+    """Yields (name, base codes); says how far reading came where the file is damaged."""
     num_read, last = 0, None
-    with contextlib.closing(pysam.FastxFile(path)) as file:
-        records = iter(file)
-        while True:
-            try:
-                record = next(records, None)
-            except (ValueError, OSError, UnicodeDecodeError) as error:
-                where = f"after record '{last}'" if last else "at the first record"
-                raise InputError(
-                    f"{path}: reading stopped {where}, {num_read} records in: the file is "
-                    f"truncated or damaged ({error}); fetch it again (gzip -t checks it)"
-                ) from None
-            if record is None:
-                return
-            if record.quality is not None:
-                raise InputError(f"{path}: record '{record.name}': FASTQ; expected FASTA")
-            last = record.name or f"number {num_read + 1}"
-            num_read += 1
-            yield last, _encode(path, last, record.sequence or "")
-
-
-def _refuse_zero_bytes(path: str) -> None:
-    """htslib's records end at a zero byte: a half-filled download would lose bases unseen."""
-    with open(path, "rb") as file:
-        if file.read(2) == _GZIP_MAGIC:
-            return  # its checksum guards it
-        file.seek(0)
-        for number, part in enumerate(iter(lambda: file.read(_CHUNK), b"")):
-            if (place := part.find(b"\0")) >= 0:
-                raise InputError(
-                    f"{path}: byte {number * _CHUNK + place + 1:,} is zero: the file is damaged "
-                    "(an interrupted download?); fetch it again"
-                )
+    try:
+        with input_files.open_unpacked(path) as file:
+            for last, codes in fasta.records(path, file):
+                num_read += 1
+                yield last, codes
+    except (EOFError, OSError, zlib.error) as error:
+        where = f"after record '{last}'" if num_read else "at the first record"
+        raise InputError(
+            f"{path}: reading stopped {where}, {num_read} records in: the file is "
+            f"truncated or damaged ({error}); fetch it again (gzip -t checks it)"
+        ) from None
 
 
 def _twobit_records(path: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -348,28 +294,7 @@ def _twobit_records(path: str) -> Iterator[tuple[str, np.ndarray]]:
         ) from None
 
 
-def _encode(path: str, name: str, sequence: str) -> np.ndarray:
-    """Returns base codes; InputError at a letter that no nucleotide sequence has."""
-    codes = np.empty(len(sequence), np.uint8)
-    for start in range(0, len(sequence), _CHUNK):
-        letters = sequence[start : start + _CHUNK].encode("latin-1", "replace")
-        part = vocabulary.encode(letters)
-        codes[start : start + len(part)] = part
-        if part.max() < vocabulary.AMBIGUOUS:
-            continue
-        unknown = np.flatnonzero(part == vocabulary.AMBIGUOUS)
-        illegal = ~AMBIGUOUS_LETTERS[np.frombuffer(letters, np.uint8)[unknown]]
-        if illegal.any():
-            place = int(unknown[illegal.argmax()])
-            raise InputError(
-                f"{path}: record '{name}': letter {chr(letters[place])!r} at position "
-                f"{start + place + 1:,}: expected nucleotides (A C G T U N and IUPAC codes); "
-                "is this protein, or not a sequence file?"
-            )
-    return codes
-
-
-def sha256(path: str) -> str:
+def sha256(path: str | os.PathLike) -> str:
     """Returns the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,13 +15,14 @@ TABLE_SUFFIXES = (".tsv", ".parquet")
 _ROW_GROUP = 16_384  # rows in memory before they are written to a parquet file
 
 
-def check_file(path: Path, suffixes: Sequence[str]) -> None:
+def check_file(path: Path | str, suffixes: Sequence[str]) -> None:
     """Raises `InputError` where a file cannot be made, before any work.
 
     Args:
       path: the file; one that exists will be replaced.
       suffixes: of the formats that can be written.
     """
+    path = Path(path)
     if path.suffix not in suffixes:
         raise InputError(
             f"--output={path}: unknown kind of file {path.suffix!r}; expected a name that ends in "
@@ -36,8 +37,9 @@ def check_file(path: Path, suffixes: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
+def replaced_file(path: Path | str) -> Iterator[Path]:
     """Yields a hidden path beside `path` that takes its place when the block succeeds."""
+    path = Path(path)
     path = path.resolve()  # of a link, the file is replaced and the link stays
     partial = path.with_name(f".{path.name}.incomplete-{os.getpid()}")
     try:
@@ -48,13 +50,14 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def table(path: Path, schema: pa.Schema) -> Iterator[Callable[[Sequence], None]]:
+def table(path: Path | str, schema: pa.Schema) -> Iterator[Callable[[Sequence], None]]:
     """Yields a function that takes one row; the rows go to a file that appears when all are in.
 
     Args:
       path: .tsv (floats with six digits) or .parquet (written in row groups).
       schema: names and types of the columns.
     """
+    path = Path(path)
     with replaced_file(path) as partial:
         opened = _tsv if path.suffix == ".tsv" else _parquet
         with opened(partial, schema) as add:
@@ -99,7 +102,7 @@ def _parquet(path: Path, schema: pa.Schema) -> Iterator[Callable[[Sequence], Non
         flush()
 
 
-def check_folder(output: Path, names: Sequence[str], marks: Sequence[str]) -> None:
+def check_folder(output: Path | str, names: Sequence[str], marks: Sequence[str]) -> None:
     """Raises `InputError` where a folder cannot be made, or holds something else.
 
     Args:
@@ -107,6 +110,7 @@ def check_folder(output: Path, names: Sequence[str], marks: Sequence[str]) -> No
       names: of everything that the command may write in it.
       marks: those that it always writes; a folder with all of them is its own.
     """
+    output = Path(output)
     if output.exists() and not output.is_dir():
         raise InputError(f"--output={output}: is a file; give a folder")
     parent = next(path for path in output.absolute().parents if path.exists())
@@ -125,8 +129,9 @@ def check_folder(output: Path, names: Sequence[str], marks: Sequence[str]) -> No
 
 
 @contextlib.contextmanager
-def replaced_folder(output: Path) -> Iterator[Path]:
+def replaced_folder(output: Path | str) -> Iterator[Path]:
     """Yields a hidden folder beside `output` that takes its place when the block succeeds."""
+    output = Path(output)
     output = output.resolve()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """The PMI command: counts, table, summary and picture in one folder, whole or not at all."""
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from cmgems_jax import (
     beam_run,
     corpus,
     genome,
+    input_files,
     outputs,
     pmi,
     pmi_table,
@@ -31,13 +33,12 @@ _NUM_DRAWN = 15
 
 def make(
     *,
-    fasta: Sequence[str],
-    counts: str,
+    fasta: genome.Paths,
+    counts: Path | str,
     k: int,
     segmentation: str,
     min_count: int,
-    output: Path,
-    unique_names: bool = True,
+    output: Path | str,
     beam: Beam | None = None,
 ) -> PmiTable:
     """Writes OUTPUT/pmi.csv, summary.json and pmi.png, and prints a summary.
@@ -49,12 +50,12 @@ def make(
       segmentation: "published" or "full", see `pmi.pmi`.
       min_count: the constant c of NPMI.
       output: a new or empty folder, or one that this command made before.
-      unique_names: refuse a record name that stands twice in a file.
       beam: count by a Beam pipeline; None = in this process.
 
     Raises:
       InputError: bad settings or input; nothing is written, nothing lost.
     """
+    fasta, counts, output = input_files.listed(fasta), os.fspath(counts), Path(output)
     _check_settings(fasta, counts, k, segmentation, min_count)
     if beam is None:
         genome.check_files(fasta)
@@ -64,7 +65,7 @@ def make(
     outputs.check_folder(output, OUTPUTS, MARKS)
     start = time.perf_counter()
     if fasta:
-        found = _count(fasta, k, unique_names, beam, output)
+        found = _count(fasta, k, beam, output)
         ngrams, read = list(found.counts), found.summary()
     else:
         ngrams, read = _load_counts(counts, k), {"sha256": {counts: genome.sha256(counts)}}
@@ -98,14 +99,12 @@ def _load_counts(path: str, k: int) -> list[np.ndarray]:
     return pmi.counts_from_kmers(kmer_counts)
 
 
-def _count(
-    fasta: Sequence[str], k: int, unique_names: bool, beam: Beam | None, output: Path
-) -> Corpus:
+def _count(fasta: Sequence[str], k: int, beam: Beam | None, output: Path) -> Corpus:
     """Returns n-gram counts of genome files, counted here or by a Beam pipeline."""
     if beam is None:
-        found = corpus.count(fasta, k, unique_names=unique_names, progress=True)
+        found = corpus.count(fasta, k, progress=True)
     else:
-        found = beam_counts.count(fasta, k, unique_names=unique_names, settings=beam, beside=output)
+        found = beam_counts.count(fasta, k, settings=beam, beside=output)
     if not found.counts[k - 1].sum():
         raise InputError(f"{','.join(fasta)}: no contig of {k} bases or more")
     return found

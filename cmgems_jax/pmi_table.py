@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import importlib.resources
+import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TextIO
 
 import numpy as np
 
-from cmgems_jax import genome, pmi, vocabulary
+from cmgems_jax import genome, input_files, pmi, vocabulary
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
 
@@ -44,10 +45,10 @@ def make(
     return PmiTable(k, counts[k - 1], plain, scores, pmi.rank(scores))
 
 
-def write(table: PmiTable, path: Path) -> None:
+def write(table: PmiTable, path: Path | str) -> None:
     """Writes a CSV sorted by rank; pmi and npmi of k-mers that do not occur are empty."""
     kmers = vocabulary.kmers(table.k)
-    with path.open("w", newline="") as file:
+    with open(path, "w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(COLUMNS)
         for code in np.argsort(table.rank).tolist():
@@ -56,7 +57,7 @@ def write(table: PmiTable, path: Path) -> None:
             rows.writerow([kmers[code], table.count[code], *text, table.rank[code]])
 
 
-def read(path: Path, k: int) -> PmiTable:
+def read(path: Path | str, k: int) -> PmiTable:
     """Returns a table that `write` wrote.
 
     Raises:
@@ -97,7 +98,7 @@ def read(path: Path, k: int) -> PmiTable:
     return table
 
 
-def read_counts(path: Path) -> np.ndarray:
+def read_counts(path: Path | str) -> np.ndarray:
     """Returns k-mer counts from a CSV with columns kmer,count: int64 (4**k,) by code.
 
     k is the length of the first k-mer.
@@ -146,7 +147,7 @@ def ranks_for(config: Config, fasta_paths: Sequence[str]) -> np.ndarray:
     """
     k, settings = config.tokens.k, config.pmi
     if config.pmi_source not in ("grch38", "corpus"):
-        return read(Path(config.pmi_source), k).rank
+        return read(config.pmi_source, k).rank
     if config.pmi_source == "grch38":
         counts = pmi.counts_from_kmers(grch38_counts())
     else:
@@ -157,10 +158,8 @@ def ranks_for(config: Config, fasta_paths: Sequence[str]) -> np.ndarray:
 
 def _open(path: Path, what: str) -> TextIO:
     """Opens a text file for reading."""
-    try:
-        return path.open(newline="", encoding="utf-8-sig", errors="replace")
-    except OSError as error:
-        raise InputError(f"{path}: cannot read {what} ({error.strerror})") from None
+    content = input_files.read_unpacked(path, what)
+    return io.TextIOWrapper(io.BytesIO(content), newline="", encoding="utf-8-sig", errors="replace")
 
 
 def _rows(

@@ -51,7 +51,7 @@ class _Run:
 
 
 def pretrain(
-    config: Config, workdir: Path, *, resume: str = "auto", fallback: bool = False
+    config: Config, workdir: Path | str, *, resume: str = "auto", fallback: bool = False
 ) -> TrainState:
     """Trains to `config.num_steps` and returns the last state; goes on where it was stopped.
 
@@ -67,12 +67,13 @@ def pretrain(
       TrainingError: numbers are not finite, or a checkpoint cannot be written.
       SystemExit: with `EXIT_STOPPED`, after SIGTERM or SIGINT and a checkpoint.
     """
+    workdir = Path(workdir)
     parallel.check_devices()
     config_checks.validate(config, num_devices=jax.device_count())
     parallel.in_first(lambda: checkpoints.refuse_other_run(workdir, config))
     clock = run_log.Clock(jax.device_count())
     with clock("data"):
-        folder = Path(config.data.dir or workdir / "data")
+        folder = config.data_dir(workdir)
         parallel.in_first(lambda: windows.prepare(config, folder))
         if not parallel.is_first():  # finds it there, unless the folder is not shared
             windows.prepare(config, folder)

@@ -84,7 +84,7 @@ def draw_contigs(
     return np.ascontiguousarray(base_NC[:num_bases].T)
 
 
-def write_genome(path: Path, num_bases: int, seed: int) -> None:
+def write_genome(path: Path | str, num_bases: int, seed: int) -> None:
     """Writes a FASTA file drawn from GRCh38's 6-mer counts; a file of that genome is left alone.
 
     The first header names seed and size, by which the file is recognised. It is
@@ -95,6 +95,7 @@ def write_genome(path: Path, num_bases: int, seed: int) -> None:
       num_bases: bases in all, in contigs of equal length (to one base).
       seed: the same seed gives the same file.
     """
+    path = Path(path)
     num_contigs = min(MAX_CONTIGS, max(2, num_bases // CONTIG_BASES))
     headers = [
         f">synthetic_{index + 1} seed={seed} bases={num_bases} 5th-order chain of GRCh38's 6-mers\n"

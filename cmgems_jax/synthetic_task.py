@@ -62,7 +62,7 @@ def _plant(
         )
 
 
-def write(folder: Path, *, num_train: int, num_test: int, seed: int) -> None:
+def write(folder: Path | str, *, num_train: int, num_test: int, seed: int) -> None:
     """Writes train.tsv and test.tsv (columns sequence, label) into `folder`, which is made.
 
     Args:
@@ -74,6 +74,7 @@ def write(folder: Path, *, num_train: int, num_test: int, seed: int) -> None:
     Raises:
       InputError: `folder` holds other files of these names.
     """
+    folder = Path(folder)
     rng = np.random.default_rng(seed)
     texts = {}
     for name, num_rows in (("train.tsv", num_train), ("test.tsv", num_test)):

@@ -13,7 +13,7 @@ from absl import flags
 
 from cmgems_jax import command, pmi
 
-_FASTA = flags.DEFINE_list("fasta", [], "FASTA (plain, gzip, bgzip) or .2bit files.")
+_FASTA = command.define_paths("fasta", [], "FASTA (plain, gzip, bgzip) or .2bit files.")
 _COUNTS = flags.DEFINE_string("counts", "", "CSV with columns kmer,count, in place of --fasta.")
 _K = flags.DEFINE_integer("k", 6, "Bases a k-mer, 3 to 8.")
 _SEGMENTATION = flags.DEFINE_enum(
@@ -25,13 +25,6 @@ _SEGMENTATION = flags.DEFINE_enum(
 )
 _MIN_COUNT = flags.DEFINE_integer(
     "min_count", pmi.MIN_COUNT, "The constant c of NPMI: how much rare k-mers are discounted."
-)
-_DUPLICATE_NAMES = flags.DEFINE_enum(
-    "duplicate_names",
-    "refuse",
-    ["refuse", "keep"],
-    "Two records of one name in a file: refuse them (as a rule a base would count double), or "
-    "keep both.",
 )
 _BEAM = command.define_beam_flags()
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)
@@ -49,7 +42,6 @@ def main() -> None:
         min_count=_MIN_COUNT.value,
         output=Path(_OUTPUT.value),
         beam=_BEAM(),
-        unique_names=_DUPLICATE_NAMES.value == "refuse",
     )
 
 

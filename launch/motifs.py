@@ -21,8 +21,8 @@ _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a fine-tuned classifier.", required=True
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)
-_POSITIVES = flags.DEFINE_list("positives", [], "FASTA files of the class.")
-_NEGATIVES = flags.DEFINE_list("negatives", [], "FASTA files of other sequences.")
+_POSITIVES = command.define_paths("positives", [], "FASTA files of the class.")
+_NEGATIVES = command.define_paths("negatives", [], "FASTA files of other sequences.")
 _TASK = flags.DEFINE_string("task", "", "Name or folder of a task, in place of FASTA files.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder that holds fewshot/ and gue/.")
 _LABEL = flags.DEFINE_string("label", "", "Name of the class; default: the classifier's last.")

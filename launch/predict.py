@@ -18,7 +18,7 @@ from cmgems_jax import command
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a fine-tuned classifier.", required=True
 )
-_FASTA = flags.DEFINE_list(
+_FASTA = command.define_paths(
     "fasta", None, "FASTA (plain, gzip, bgzip) or .2bit files.", required=True
 )
 _OUTPUT = flags.DEFINE_string("output", None, "File to make, .tsv or .parquet.", required=True)

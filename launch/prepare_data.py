@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from cmgems_jax import command, config_checks
+from cmgems_jax import command, config_checks, input_files
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -38,7 +38,7 @@ def main() -> None:
 
     config = command.config_of(_CONFIG)
     config_checks.validate(config)
-    data_dir = _DATA_DIR.value or config.data.dir
+    data_dir = _DATA_DIR.value or input_files.expand(config.data.dir)
     if not data_dir:
         raise InputError("where should the data set go? Give --data_dir=DIR")
     if beam := _BEAM():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cmgems_jax import command
+from cmgems_jax import command, input_files
 
 _INPUT = flags.DEFINE_multi_string("input", None, "Folders, with commas or by more flags.")
 _OUTPUT = flags.DEFINE_string("output", None, "The .html file.")
@@ -23,7 +23,7 @@ def main() -> None:
     """Runs the command."""
     from cmgems_jax.report import page
 
-    folders = [Path(path) for given in _INPUT.value for path in given.split(",")]
+    folders = [Path(path) for given in _INPUT.value for path in input_files.expand_list(given)]
     page.write(folders, Path(_OUTPUT.value))
 
 

@@ -107,9 +107,7 @@ def test_real_genomes_give_the_local_windows_and_counts(tmp_path):
     windows.prepare(config, tmp_path / "local")
     beam_windows.prepare(config, str(tmp_path / "beam"), PROCESSES)
     assert_same_folders(tmp_path / "local", tmp_path / "beam")
-    found = beam_counts.count(
-        paths, 6, unique_names=True, settings=PROCESSES, beside=tmp_path / "counts"
-    )
+    found = beam_counts.count(paths, 6, settings=PROCESSES, beside=tmp_path / "counts")
     assert_same_corpus(found, corpus.count(paths, 6))
 
 
@@ -148,9 +146,7 @@ def test_bad_files_are_refused_as_they_are_locally_and_nothing_is_left(genomes, 
         beam_windows.prepare(config, str(tmp_path / "data"), INSIDE)
     assert str(beamed.value) == str(local.value) and "a.fa" in str(local.value)
     with pytest.raises(InputError, match="a.fa: record 'p'"):
-        beam_counts.count(
-            config.fasta_paths, 4, unique_names=True, settings=INSIDE, beside=tmp_path / "counts"
-        )
+        beam_counts.count(config.fasta_paths, 4, settings=INSIDE, beside=tmp_path / "counts")
     (tmp_path / "short.fa").write_text(">x\nACGTACGTACGT\n")
     short = make_config([str(tmp_path / "short.fa")])
     with pytest.raises(InputError, match="too little data"):
@@ -194,9 +190,7 @@ def test_remote_files_are_read_and_written_through_beams_file_systems(
     with pytest.raises(InputError, match="holds a data set already"):
         beam_windows.prepare(config, "bucket://made", INSIDE)
     settings = Beam("DirectRunner", (*INSIDE.options, "temp_location=bucket://tmp"))
-    found = beam_counts.count(
-        remote, 4, unique_names=True, settings=settings, beside=tmp_path / "none" / "x"
-    )
+    found = beam_counts.count(remote, 4, settings=settings, beside=tmp_path / "none" / "x")
     for one, other in zip(found.counts, corpus.count(genomes, 4).counts, strict=True):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(InputError, match="bucket://absent.fa: cannot be read"):

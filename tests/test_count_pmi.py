@@ -98,13 +98,11 @@ def test_pieces_too_short_for_a_kmer_are_reported(tmp_path):
     assert summary["bases"] == 13 and summary["kmers_counted"] == 5
 
 
-def test_records_of_one_name_are_refused_or_kept_as_told(tmp_path):
+def test_records_of_one_name_are_all_counted_and_noted_once(tmp_path, capsys):
     path = tmp_path / "a.fa"
     path.write_text(">x\nACGTA\n>x\nCCCC\n")
-    with pytest.raises(InputError, match="second record of this name.*--duplicate_names=keep"):
-        make(tmp_path / "out", fasta=[str(path)])
-    table = make(tmp_path / "out", fasta=[str(path)], unique_names=False)
-    assert table.count.sum() == 2 + 1
+    assert make(tmp_path / "out", fasta=[str(path)]).count.sum() == 2 + 1
+    assert capsys.readouterr().err.count("1 names stand more than once (x, ...)") == 1
 
 
 def test_counts_of_a_file_give_the_table_of_the_genome_but_for_contig_ends(fasta, tmp_path):
@@ -126,7 +124,7 @@ def test_counts_of_a_file_give_the_table_of_the_genome_but_for_contig_ends(fasta
         ({"fasta": ["missing.fa"], "k": 9}, "--k=9: expected 3 to 8"),
         ({"fasta": ["missing.fa"], "segmentation": "paper"}, "expected published or full"),
         ({"fasta": ["missing.fa"], "min_count": 1}, "--min_count=1: expected 2 or more"),
-        ({"counts": "missing.csv"}, "missing.csv: cannot read"),
+        ({"counts": "missing.csv"}, "missing.csv: no such file"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(tmp_path, changes, message):

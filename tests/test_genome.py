@@ -1,6 +1,8 @@
 """Readers of genome files: every format gives the same bases, every bad file one clear error."""
 
+import bz2
 import gzip
+import lzma
 import os
 import struct
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cmgems_jax import genome, vocabulary
+from cmgems_jax import fasta, genome, input_files, vocabulary
 from cmgems_jax.errors import InputError
 
 RECORDS = {"chr1": "ACGTNNacgtACGTRA", "chr2": "GGGGCCCCTTTTAAAA"}
@@ -134,6 +136,138 @@ def test_the_same_record_name_in_two_files_is_fine(tmp_path):
     assert read(*paths) == CONTIGS * 2
 
 
+# As people have them; each stands for {"chr1": "ACGTNACGTAC", "chr2": "GGGGCC"}.
+ODD = {
+    "blank lines": b"\n>chr1\r\n\r\nACGTN\r\n\r\nACGTAC\r\n>chr2\r\nGGGGCC",
+    "an empty record before": b">chr0\r\n\r\n>chr1\r\nACGTNACGTAC\r\n>chr2\r\nGGGGCC\r\n",
+    "blanks at the ends of lines": b">chr1\nACGTN \nACGTAC\t\n>chr2\nGGGGCC \t\n",
+    "blocks of letters": b">chr1\nACG TNA CGT AC\n>chr2\n  GGG\tG\vC\fC\n",
+    "old Macintosh": b">chr1\rACGTN\rACGTAC\r>chr2\rGGGGCC\r",
+    "a mark at the start": b"\xef\xbb\xbf>chr1\nACGTNACGTAC\n>chr2\nGGGGCC\n",
+    "marks at starts of lines": b">chr1\nACGTN\n\xef\xbb\xbfACGTAC\n\xef\xbb\xbf>chr2\nGGGGCC\n",
+    "no-break spaces": ">chr1\nACGTN\u00a0ACGTAC\n>chr2\nGG\u2009GGCC\n".encode(),
+    "a Latin-1 description": ">chr1 M\u00fcller\nACGTNACGTAC\n>chr2\nGGGGCC\n".encode("latin-1"),
+    "a Japanese description": ">chr1 \u904b\nACGTNACGTAC\n>chr2\nGGGGCC\n".encode("shift-jis"),
+    "a > in a description": b">chr1 a>b >c\nACGTNACGTAC\n>chr2 ->\nGGGGCC\n",
+    "a blank behind >": b"> chr1 text\nACGTNACGTAC\n>\tchr2\nGGGGCC\n",
+    "a blank before >": b" >chr1 text\nACGTNACGTAC\n\t>chr2\nGGGGCC\n",
+    "a description behind a tab": b">chr1\ttext\nACGTNACGTAC\n>chr2\nGGGGCC\n",
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("form", ODD)
+def test_white_space_marks_and_encodings_change_neither_names_nor_bases(
+    tmp_path, monkeypatch, form, packed
+):
+    path = write(tmp_path / "a.fa", gzip.compress(ODD[form]) if packed else ODD[form])
+    for chunk in (1, 7, 1 << 20):
+        monkeypatch.setattr(fasta, "_CHUNK", chunk)
+        monkeypatch.setattr(input_files, "_PART", chunk)
+        assert read(path) == [("chr1", 0, "ACGT"), ("chr1", 5, "ACGTAC"), ("chr2", 0, "GGGGCC")]
+        records = {name: vocabulary.decode(bases) for name, bases in genome.read_records(path)}
+        assert records.pop("chr0", "") == ""
+        assert records == {"chr1": "ACGTNACGTAC", "chr2": "GGGGCC"}
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_bases_survive_any_white_space_between_them(tmp_path, data):
+    """White space is drawn between all letters; the bases are those of the clean file."""
+    space = st.text("\n\r\t \v\f\u00a0\u2028\u3000\ufeff", max_size=3)
+    letters = data.draw(st.lists(st.sampled_from("ACGTNacgtu"), min_size=1, max_size=30))
+    text = ">x\n" + "".join(letter + data.draw(space) for letter in letters)
+    ((name, bases),) = genome.read_records(write(tmp_path / "a.fa", text.encode()))
+    clean = "".join(letters).upper().replace("U", "T")
+    assert (name, vocabulary.decode(bases)) == ("x", clean)
+
+
+def test_records_without_a_name_get_one_that_is_unique_over_files_and_told(tmp_path, capsys):
+    one = write(tmp_path / "a.fa", b">\nACGT\n>x\nAC\n> \nGG\n")
+    two = write(tmp_path / "b.fa", b">\nTT\n")
+    names = [name for name, _ in genome.read_records([one, two])]
+    assert names == ["unnamed_1", "x", "unnamed_2", "unnamed_3"]
+    assert [contig.record for contig in genome.read_contigs([one, two])] == names
+    told = capsys.readouterr().err
+    assert told.count(f"note: {one}: 2 records have no name; they are called unnamed_1") == 1
+    assert told.count(f"note: {two}: 1 records have no name") == 1
+
+
+def test_a_name_that_stands_twice_is_a_note_where_names_are_no_keys(tmp_path, capsys):
+    path = write(tmp_path / "a.fa", b">x\nACGT\n>y\nAC\n>x\nGG\n")
+    assert read(path) == [("x", 0, "ACGT"), ("y", 0, "AC"), ("x", 0, "GG")]
+    assert f"{path}: 1 names stand more than once (x, ...)" in capsys.readouterr().err
+    with pytest.raises(InputError, match="record 'x': a second record of this name"):
+        list(genome.read_records([path]))
+
+
+def pack(text: bytes, form: str, folder: Path) -> bytes:
+    """Returns the text as gzip, as two members of it, or as bgzip."""
+    if form == "bgzip":
+        pysam.tabix_compress(write(folder / "plain", text), str(folder / "packed"))
+        return (folder / "packed").read_bytes()
+    half = len(text) // 2 if form == "two members" else len(text)
+    return b"".join(gzip.compress(part) for part in (text[:half], text[half:]) if part)
+
+
+@pytest.mark.parametrize("part", [1, 100, 1 << 14])
+@pytest.mark.parametrize("form", ["gzip", "two members", "bgzip"])
+def test_zeros_behind_the_last_gzip_member_are_nothing_and_junk_is_noted(
+    tmp_path, monkeypatch, capsys, form, part
+):
+    monkeypatch.setattr(input_files, "_PART", part)
+    packed = pack(fasta_text(RECORDS), form, tmp_path)
+    path = write(tmp_path / "zeros.fa.gz", packed + b"\0" * 300)
+    assert read(path) == CONTIGS and not capsys.readouterr().err
+    path = write(tmp_path / "junk.fa.gz", packed + b"\0\0junk")
+    assert read(path) == CONTIGS
+    assert capsys.readouterr().err.count(f"note: {path}: what stands behind the gzip data") == 1
+
+
+def test_a_bgzip_cut_between_two_blocks_is_refused_behind_a_whole_one_too(tmp_path):
+    """`cat` of a whole file and a cut one: only the last block tells."""
+    whole = pack(fasta_text(RECORDS), "bgzip", tmp_path)
+    path = write(tmp_path / "a.fa.gz", whole + whole[:-28])
+    assert "without its end block" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (bz2.compress(b">x\nACGT\n"), "bunzip2 -k {}"),
+        (lzma.compress(b">x\nACGT\n"), "unxz -k {}"),
+        (bytes.fromhex("28b52ffd2400"), "unzstd {}"),
+        (b"PK\x03\x04\x14\0", "unzip {}"),
+        (gzip.compress(gzip.compress(b">x\nACGT\n")), "gunzip -k {}"),
+        (">x\nACGT\n".encode("utf-16"), "iconv -f UTF-16 -t UTF-8 {} > NEW_FILE"),
+        (b"a.fa".ljust(257, b"\0") + b"ustar".ljust(255, b"\0"), "tar -xf {}"),
+    ],
+    ids=["bz2", "xz", "zst", "zip", "gzip twice", "utf-16", "tar"],
+)
+def test_other_packings_are_named_with_the_command_that_unpacks(tmp_path, content, message):
+    path = write(tmp_path / "a.fa", content)
+    assert refusal(path).endswith(f"it first: {message.format(path)}")
+
+
+def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.fa")  # opening it would wait for a writer
+    assert "is a pipe, and is read more than once" in refusal(str(tmp_path / "pipe.fa"))
+    reading, writing = os.pipe()  # as <(...) and /dev/stdin behind |
+    try:
+        assert "is a pipe" in refusal(f"/dev/fd/{reading}")
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert "no regular file" in refusal(os.devnull)
+
+
+def test_a_path_may_be_text_or_a_path_and_stand_alone(tmp_path):
+    path = Path(write(tmp_path / "a.fa", fasta_text(RECORDS)))
+    for paths in (path, str(path), [path], [str(path)]):
+        assert len(list(genome.read_contigs(paths))) == len(CONTIGS)
+        assert len(list(genome.read_records(paths))) == len(RECORDS)
+
+
 BAD = {
     "empty": (b"", "empty; expected FASTA records"),
     "blank": (b"\n \n\n", "empty; expected FASTA records"),
@@ -144,7 +278,6 @@ BAD = {
     "protein": (b">p53\nMEEPQSDPSVEPPLSQ\n", "record 'p53': letter 'E' at position 2"),
     "only N": (b">x\nNNNNNN\n", "no base but ambiguous letters"),
     "no sequence": (b">x\n>y\n", "no base but ambiguous letters"),
-    "duplicate": (b">x\nACGT\n>y\nAC\n>x\nGG\n", "record 'x': a second record of this name"),
 }
 
 
@@ -198,7 +331,7 @@ def test_a_bgzip_cut_between_two_blocks_is_refused(tmp_path):
 
 def test_a_zero_byte_never_ends_a_record_unseen(tmp_path, monkeypatch):
     """As an interrupted download leaves them; byte 21 lies in the second chunk."""
-    monkeypatch.setattr(genome, "_CHUNK", 16)
+    monkeypatch.setattr(fasta, "_CHUNK", 16)
     path = write(tmp_path / "a.fa", b">x\nACGTACGTACGTACGT\n\0\0\0ACGT\n")
     assert "byte 21 is zero" in refusal(path)
 

@@ -17,10 +17,12 @@ LAYERS = (
     (
         "errors",
         "terminal",
+        "input_files",
         "roll_call",
         "vocabulary",
         "config",
         "config_checks",
+        "fasta",
         "genome",
         "outputs",
         "beam_run",

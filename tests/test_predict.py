@@ -13,7 +13,7 @@ from random_classifier import MODEL, make_classifier, slow_ids, slow_logits
 from cmgems_jax import bert, checkpoints, optimizer, steps, vocabulary
 from cmgems_jax.config import Config, TokensConfig
 from cmgems_jax.downstream import embed, predict, sliding
-from cmgems_jax.downstream.classifier import save_classifier
+from cmgems_jax.downstream.classifier import load_classifier, save_classifier
 from cmgems_jax.downstream.embed import Embedder
 from cmgems_jax.errors import InputError
 
@@ -312,6 +312,25 @@ def test_the_commands_write_their_files_and_print_shapes(classifier, tmp_path):
     found = command("embed", *shared, f"--output={tmp_path / 'out.npz'}", "--pooling=cls")
     assert found.returncode == 0, found.stderr
     assert "cls: embeddings (9, 16) float32, ids (9,)" in found.stdout
+
+
+def test_paths_may_be_text_and_a_single_file_is_a_list_of_one(classifier, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_fasta(Path("a.fa"), [20, 12])
+    save_classifier("fine", classifier, task="t", recipe={}, source="run")
+    predict.predict(load_classifier("fine"), "a.fa", "text.tsv")
+    predict.predict(load_classifier(Path("fine")), [Path("a.fa")], Path("path.tsv"))
+    assert Path("text.tsv").read_bytes() == Path("path.tsv").read_bytes()
+    embed.embed(embed.load("fine"), "a.fa", "text.npz")
+    assert np.load("text.npz")["ids"].tolist() == ["r0", "r1"]
+
+
+def test_the_names_of_records_are_told_apart_where_they_are_keys(classifier, tmp_path):
+    """The first word behind > and its blanks; made up, and told, where there is none."""
+    (tmp_path / "a.fa").write_text("> promA chr1:100-160\nACGTACGT\n>\nACGTACGA\n>\nACGTACGC\n")
+    predict.predict(classifier, tmp_path / "a.fa", tmp_path / "out.tsv")
+    names = [row[0] for row in rows_of(tmp_path / "out.tsv")[1]]
+    assert names == ["promA", "unnamed_1", "unnamed_2"]
 
 
 def test_the_commands_exit_with_2_and_one_line_on_bad_input(tmp_path):

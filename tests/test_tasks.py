@@ -3,6 +3,7 @@
 import collections
 import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,7 @@ BAD_FILES = {
     "two label columns": ("sequence,label,class\nACGTACGT,0,1\n", "row 1: columns"),
     "three columns without header": ("ACGTACGT\tx\t0\n", "row 1: columns"),
     "zero bytes": (f"{HEAD}\0\0\t1\n", "zero bytes"),
-    "utf-16": (HEAD.encode("utf-16"), "no UTF-8 text"),
+    "utf-16": (HEAD.encode("utf-16"), "text in UTF-16; convert it first: iconv"),
     "truncated gzip": (gzip.compress(HEAD.encode() * 50)[:-12], "broken gzip"),
     "damaged gzip": (b"\x1f\x8b" + b"\xff" * 50, "broken gzip"),
 }
@@ -142,12 +143,27 @@ def test_a_bad_file_is_one_line_that_names_file_and_row(case, tmp_path):
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
-def test_a_gz_that_is_no_gzip_and_a_folder_are_named(tmp_path):
-    (tmp_path / "a.tsv.gz").write_text(HEAD)
-    with pytest.raises(InputError, match="a.tsv.gz: not a gzip file"):
-        task_files.read_examples(tmp_path / "a.tsv.gz")
-    with pytest.raises(InputError, match="cannot be read"):
-        task_files.read_examples(tmp_path)
+def test_the_content_not_the_name_says_that_a_file_is_packed(tmp_path):
+    text = table(ROWS).encode()
+    for name, content in (("a.tsv.gz", text), ("b.tsv", gzip.compress(text))):
+        (tmp_path / name).write_bytes(content)
+        assert len(task_files.read_examples(tmp_path / name).label_texts) == len(ROWS)
+
+
+def test_what_is_no_regular_file_is_named_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.tsv")
+    for path, message in ((tmp_path, "is a folder"), (tmp_path / "pipe.tsv", "is a pipe")):
+        with pytest.raises(InputError, match=message):
+            task_files.read_examples(path)
+
+
+@pytest.mark.parametrize("behind", [b"\0" * 600, b"junk"], ids=["zeros", "junk"])
+def test_what_stands_behind_the_gzip_data_is_nothing(tmp_path, capsys, behind):
+    path = tmp_path / "a.tsv.gz"
+    path.write_bytes(gzip.compress(table(ROWS).encode()) + behind)
+    assert len(task_files.read_examples(path).label_texts) == len(ROWS)
+    told = capsys.readouterr().err
+    assert told.count("behind the gzip data") == (behind == b"junk")
 
 
 def test_the_table_holds_five_few_shot_tasks_and_the_28_sets_of_gue():

@@ -62,7 +62,7 @@ class _Planned:
     refusals: tuple[Refusal, ...] = ()
 
 
-def prepare(config: Config, data_dir: str, settings: Beam) -> None:
+def prepare(config: Config, data_dir: Path | str, settings: Beam) -> None:
     """Makes the data set of a config as `windows.prepare` does, by a Beam pipeline.
 
     Args:
@@ -74,6 +74,7 @@ def prepare(config: Config, data_dir: str, settings: Beam) -> None:
     Raises:
       InputError: as `windows.prepare`.
     """
+    data_dir = str(data_dir)
     if not beam_run.is_remote(data_dir):
         make = functools.partial(_make, settings=settings)
         windows.prepare(config, Path(data_dir), make=make)

@@ -6,25 +6,22 @@ the same base codes.
 
 import csv
 import dataclasses
-import gzip
 import io
 import itertools
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax import genome, vocabulary
+from cmgems_jax import fasta, input_files, vocabulary
 from cmgems_jax.errors import InputError
 
 SEQUENCE_COLUMNS = ("sequence", "seq", "dna", "text")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "y")
 _DELIMITERS = "\t,;"
-_GZIP_MAGIC = b"\x1f\x8b"
 # IUPAC nucleotide letters, and the gaps of alignments; in blank-separated text also blanks.
-_LETTERS = genome.AMBIGUOUS_LETTERS | (vocabulary.CODE_OF_LETTER != vocabulary.AMBIGUOUS)
+_LETTERS = fasta.AMBIGUOUS_LETTERS | (vocabulary.CODE_OF_LETTER != vocabulary.AMBIGUOUS)
 
 
 @dataclasses.dataclass
@@ -82,21 +79,9 @@ def read_examples(path: Path | str, *, min_bases: int = 1) -> Rows:
 
 def _text(path: str) -> str:
     """Returns the file's content, unpacked."""
+    content = input_files.read_unpacked(path, "TSV or CSV")
     try:
-        content = Path(path).read_bytes()
-        if content.startswith(_GZIP_MAGIC):
-            content = gzip.decompress(content)
-        elif path.endswith(".gz") and content:
-            raise InputError(f"{path}: not a gzip file; unpacked already? then drop the .gz")
         text = content.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path}: broken gzip ({error}); the download may be incomplete, fetch it again"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: byte {error.start + 1:,} is no UTF-8 text; expected TSV or CSV "

@@ -29,7 +29,7 @@ _FEW_CLASSES = 20  # that many are never taken for numbers to regress
 
 
 def read(
-    folder: Path, *, k: int, shots: int | None, cache_dir: Path | None
+    folder: Path | str, *, k: int, shots: int | None, cache_dir: Path | None
 ) -> tuple[dict[str, Examples], list[str]]:
     """Returns the splits of a folder; without a train file, train is what dev holds.
 
@@ -47,6 +47,7 @@ def read(
     Raises:
       InputError: a missing file, a bad row, or labels that do not fit.
     """
+    folder = Path(folder)
     files = _files(folder)
     if cache_dir is None:
         return _read(files, k, shots)

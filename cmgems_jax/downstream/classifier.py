@@ -29,7 +29,7 @@ class TrainedClassifier:
 
 
 def save_classifier(
-    folder: Path,
+    folder: Path | str,
     classifier: TrainedClassifier,
     *,
     task: str,
@@ -45,6 +45,7 @@ def save_classifier(
       recipe: how it was trained, plain values.
       source: where the encoder came from.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)  # no record of other parameters
     flat = traverse_util.flatten_dict(classifier.params, sep=".")
@@ -64,12 +65,13 @@ def save_classifier(
     run_log.write_json(folder / RECORD, record)
 
 
-def load_classifier(folder: Path) -> TrainedClassifier:
+def load_classifier(folder: Path | str) -> TrainedClassifier:
     """Returns a classifier that `save_classifier` wrote.
 
     Raises:
       InputError: there is none, it is of another version, or it is damaged.
     """
+    folder = Path(folder)
     record = _read_record(folder)
     path = folder / TENSORS
     try:

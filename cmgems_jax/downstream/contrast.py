@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax import genome, vocabulary
+from cmgems_jax import genome, input_files, vocabulary
 from cmgems_jax.data import tasks
 from cmgems_jax.errors import InputError, did_you_mean
 
@@ -38,12 +38,13 @@ def find_label(wanted: str, label_names: Sequence[str]) -> int:
     return list(label_names).index(wanted)
 
 
-def from_fasta(positives: Sequence[str], negatives: Sequence[str]) -> Contrast:
+def from_fasta(positives: genome.Paths, negatives: genome.Paths) -> Contrast:
     """Returns the records of two lists of files.
 
     Raises:
       InputError: no file of one side, a bad file, a record's name twice, or too few.
     """
+    positives, negatives = input_files.listed(positives), input_files.listed(negatives)
     if not positives or not negatives:
         raise InputError(
             "give --positives=FASTA and --negatives=FASTA, or --task=NAME and --data_dir=DIR"

@@ -6,7 +6,7 @@ Axes: B windows, L token positions, T k-mers, D hidden.
 import dataclasses
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
-from cmgems_jax import bert, outputs, vocabulary
+from cmgems_jax import bert, genome, input_files, outputs, vocabulary
 from cmgems_jax.config import Config
 from cmgems_jax.downstream import classifier, pretrained, sliding
 from cmgems_jax.downstream.sliding import Cut, Survey, Window
@@ -34,7 +34,7 @@ class Embedder:
     max_tokens: int  # positions of a window at most, [CLS] and [SEP] included
 
 
-def load(path: Path) -> Embedder:
+def load(path: Path | str) -> Embedder:
     """Returns the encoder of a pretraining run's or a classifier's folder.
 
     A pretrained one takes windows as long as those it was pretrained on.
@@ -42,6 +42,7 @@ def load(path: Path) -> Embedder:
     Raises:
       InputError: neither.
     """
+    path = Path(path)
     if (path / classifier.RECORD).exists():
         trained = classifier.load_classifier(path)
         return Embedder(trained.config, trained.params["encoder"], trained.max_tokens)
@@ -51,8 +52,8 @@ def load(path: Path) -> Embedder:
 
 def embed(
     embedder: Embedder,
-    fasta: Sequence[str],
-    output: Path,
+    fasta: genome.Paths,
+    output: Path | str,
     *,
     pooling: str = "mean",
     window: int | None = None,
@@ -84,6 +85,7 @@ def embed(
     Raises:
       InputError: a bad flag or file; a former output stays as it was.
     """
+    fasta, output = input_files.listed(fasta), Path(output)
     outputs.check_file(output, SUFFIXES)
     config = embedder.config
     cut = sliding.make_cut(config.tokens, embedder.max_tokens, window, stride)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cmgems_jax import outputs, run_lock, run_log
+from cmgems_jax import input_files, outputs, run_lock, run_log
 from cmgems_jax.data import tasks
 from cmgems_jax.data.tasks import Task, TaskData
 from cmgems_jax.downstream import evaluation_report, methods, metrics, pretrained
@@ -48,7 +48,7 @@ class Settings:
 
 
 def evaluate(
-    checkpoints: Sequence[Path], data_dir: Path, output: Path, settings: Settings
+    checkpoints: Sequence[Path | str], data_dir: Path | str, output: Path | str, settings: Settings
 ) -> pd.DataFrame:
     """Runs a suite and writes results.csv, summary.csv, notes.json, report.md and results.png.
 
@@ -65,6 +65,8 @@ def evaluate(
     Raises:
       InputError: a setting, a checkpoint or a task cannot work; nothing is lost.
     """
+    data_dir, output = Path(data_dir), Path(output)
+    checkpoints = list(map(Path, input_files.listed(checkpoints)))
     chosen = _choose(data_dir, settings)
     models = _load(checkpoints)
     with run_lock.held(output):

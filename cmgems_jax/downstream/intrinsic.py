@@ -35,7 +35,7 @@ class Settings:
 
 
 def sweep(
-    checkpoint: Path, task: str, data_dir: Path, output: Path, settings: Settings
+    checkpoint: Path | str, task: str, data_dir: Path | str, output: Path | str, settings: Settings
 ) -> pd.DataFrame:
     """Fine-tunes in subspaces of growing dimension, and in full; writes a table and a picture.
 
@@ -55,6 +55,7 @@ def sweep(
     Raises:
       InputError: a path, a file or a dimension cannot work; nothing is written.
     """
+    checkpoint, data_dir, output = Path(checkpoint), Path(data_dir), Path(output)
     outputs.check_folder(output, OUTPUTS, OUTPUTS[:1])
     model = pretrained.load(checkpoint)
     data = tasks.load(task, data_dir, shots=settings.shots, k=model.config.tokens.k)

@@ -49,7 +49,7 @@ def make(
     classifier: TrainedClassifier,
     contrast: Contrast,
     label: int,
-    output: Path,
+    output: Path | str,
     settings: Settings,
     *,
     mapped: Sequence[int] = (),
@@ -73,6 +73,7 @@ def make(
     Raises:
       InputError: bad settings or sequences; nothing is written, nothing lost.
     """
+    output = Path(output)
     outputs.check_folder(output, OUTPUTS, _MARKS)
     check_settings(settings)
     attribution.check_length(classifier, contrast.bases_NM)

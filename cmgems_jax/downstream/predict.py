@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from cmgems_jax import bert, outputs, vocabulary
+from cmgems_jax import bert, genome, input_files, outputs, vocabulary
 from cmgems_jax.downstream import sliding
 from cmgems_jax.downstream.classifier import TrainedClassifier
 from cmgems_jax.downstream.sliding import Survey, Window
@@ -33,8 +33,8 @@ def logits_function(classifier: TrainedClassifier) -> Callable[[dict, jax.Array]
 
 def predict(
     classifier: TrainedClassifier,
-    fasta: Sequence[str],
-    output: Path,
+    fasta: genome.Paths,
+    output: Path | str,
     *,
     window: int | None = None,
     stride: int | None = None,
@@ -64,6 +64,7 @@ def predict(
     Raises:
       InputError: a bad flag or file; a former output stays as it was.
     """
+    fasta, output = input_files.listed(fasta), Path(output)
     outputs.check_file(output, outputs.TABLE_SUFFIXES)
     cut = sliding.make_cut(classifier.config.tokens, classifier.max_tokens, window, stride)
     survey = sliding.survey(fasta, cut)

@@ -73,8 +73,9 @@ def untrained(like: Pretrained, seed: int) -> Pretrained:
     return Pretrained(like.config, parallel.to_host(params), UNTRAINED)
 
 
-def locate(path: Path) -> tuple[Path, int]:
+def locate(path: Path | str) -> tuple[Path, int]:
     """Returns the work folder and the step to read. See `load` for `path` and errors."""
+    path = Path(path)
     if not path.is_dir():
         raise InputError(
             f"{path}: no such folder; expected the --workdir of a pretraining run, or "

@@ -33,7 +33,7 @@ class Settings:
 
 
 def train_classifier(
-    checkpoint: Path, task: str, data_dir: Path, output: Path, settings: Settings
+    checkpoint: Path | str, task: str, data_dir: Path | str, output: Path | str, settings: Settings
 ) -> dict[str, float]:
     """Trains, keeps the epoch that is best on dev, and writes the classifier and metrics.json.
 
@@ -50,6 +50,7 @@ def train_classifier(
     Raises:
       InputError: a path, a flag or a file cannot work; nothing is written then.
     """
+    checkpoint, data_dir, output = Path(checkpoint), Path(data_dir), Path(output)
     if output.exists() and (not output.is_dir() or (output / checkpoints.FOLDER).exists()):
         raise InputError(
             f"--output={output}: a file, or the folder of a pretraining run; give a folder to make"

@@ -110,7 +110,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _data(workdir: Path, config: Config) -> str:
     """Describes the genomes and windows."""
-    folder = Path(config.data.dir or workdir / "data")
+    folder = config.data_dir(workdir)
     summary = _read_json(folder / windows.SUMMARY_NAME)
     if not summary:
         return "Not recorded."

@@ -19,12 +19,12 @@ _FILES = (WEIGHTS, CONFIG, *tokenizer.FILES, card.NAME, CURVES)
 
 
 def export(
-    checkpoint: Path,
-    output: Path,
+    checkpoint: Path | str,
+    output: Path | str,
     *,
     overwrite: bool = False,
     task_head: bool | None = None,
-    evaluation: Path | None = None,
+    evaluation: Path | str | None = None,
     license_name: str = "apache-2.0",
 ) -> None:
     """Writes weights, config, tokenizer and model card.
@@ -41,6 +41,8 @@ def export(
     Raises:
       InputError: there is nothing to export, or `output` holds something else.
     """
+    checkpoint, output = Path(checkpoint), Path(output)
+    evaluation = None if evaluation is None else Path(evaluation)
     _check_output(output, overwrite)
     is_classifier = (checkpoint / classifier.RECORD).exists()
     if task_head is not None and task_head != is_classifier:

@@ -19,7 +19,7 @@ def check_name(repo: str) -> None:
 
 
 def push(
-    folder: Path,
+    folder: Path | str,
     repo: str,
     *,
     private: bool = False,
@@ -42,6 +42,7 @@ def push(
       InputError: no token, no network, no such owner, or not allowed; the export
         is left as it is.
     """
+    folder = Path(folder)
     check_name(repo)
     huggingface_hub.get_session().timeout = _TIMEOUT_S
     api = huggingface_hub.HfApi(endpoint=endpoint, token=token)

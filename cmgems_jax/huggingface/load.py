@@ -48,7 +48,7 @@ _UNUSED = ("position_ids", "cls.seq_relationship.")  # parts of names
 _MOST_NAMED = 8
 
 
-def import_model(path: Path, output: Path, *, stride: int = 1) -> None:
+def import_model(path: Path | str, output: Path | str, *, stride: int = 1) -> None:
     """Writes a HuggingFace folder as a run (a masked-LM) or as a classifier.
 
     Fine-tuning, evaluation, embedding and export then take `output` as they take our
@@ -63,6 +63,7 @@ def import_model(path: Path, output: Path, *, stride: int = 1) -> None:
       InputError: a file is missing or damaged, the network or the vocabulary is
         another one, or tensors are missing, unexpected or of another shape.
     """
+    path, output = Path(path), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output={output}: is there already; give a new folder")
     settings = _read_config(path / "config.json")

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from cmgems_jax import __version__, outputs, pmi, pmi_table, run_log
+from cmgems_jax import __version__, input_files, outputs, pmi, pmi_table, run_log
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.data import windows
@@ -36,7 +36,7 @@ class Section:
     tables: list[tuple[str, list[list[str]]]] = dataclasses.field(default_factory=list)
 
 
-def write(inputs: Sequence[Path], output: Path) -> None:
+def write(inputs: Sequence[Path | str], output: Path | str) -> None:
     """Writes one HTML file that needs no other.
 
     Args:
@@ -47,6 +47,7 @@ def write(inputs: Sequence[Path], output: Path) -> None:
     Raises:
       InputError: a folder is none of these, or the file cannot be made.
     """
+    inputs, output = list(map(Path, input_files.listed(inputs))), Path(output)
     outputs.check_file(output, (".html",))
     kinds = [(_kind(path), path) for path in inputs]
     sections: list[Section] = []
@@ -152,7 +153,7 @@ def _run(path: Path, name: str) -> list[Section]:
     if last:
         rows = [[part, f"{value:,.1f}"] for part, value in last[-1]["seconds_by_part"].items()]
         run.tables.append(("Seconds by part", [["part", "seconds"], *rows]))
-    data_dir = Path(config.data.dir or path / "data")
+    data_dir = config.data_dir(path)
     if (data_dir / windows.SUMMARY_NAME).is_file() and config.pmi_source != "corpus":
         ranks_V = pmi_table.ranks_for(config, [])
         found = pd.DataFrame(map(dataclasses.asdict, masks.describe(config, data_dir, ranks_V)))

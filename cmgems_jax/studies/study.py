@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from cmgems_jax import compile_cache, genome, run_lock, run_log
+from cmgems_jax import compile_cache, genome, input_files, run_lock, run_log
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.data import tasks
@@ -116,7 +116,7 @@ def plan(
     return Plan(study, preset, config, chosen, seeds, evaluation, task_dir)
 
 
-def run(wanted: Plan, output: Path, others: Sequence[Path] = ()) -> None:
+def run(wanted: Plan, output: Path | str, others: Sequence[Path | str] = ()) -> None:
     """Runs every unit that is not done, whichever process does it, and writes the tables.
 
     Args:
@@ -128,6 +128,7 @@ def run(wanted: Plan, output: Path, others: Sequence[Path] = ()) -> None:
     Raises:
       InputError: `output` holds another study, or one of `others` cannot be used.
     """
+    output, others = Path(output), list(map(Path, input_files.listed(others)))
     for other in others:
         _check_reusable(other, wanted)
     with run_lock.held(output / "claims" / "plan", wait=True):
@@ -180,8 +181,9 @@ def _progress(units: list[Unit], left: list[Unit], took_s: list[float]) -> str:
     return f"{done}; ETA {rest} by this process alone"
 
 
-def check_same(output: Path, wanted: Plan) -> None:
+def check_same(output: Path | str, wanted: Plan) -> None:
     """Writes study.json, or refuses a folder that holds another study."""
+    output = Path(output)
     now = {
         "study": wanted.study,
         "config": {n: v for n, v in config_lib.flatten(wanted.config).items() if n != "data.dir"},

@@ -1,0 +1,230 @@
+"""Files as people have them: how their paths are typed, what is no file, how they are packed."""
+
+import csv
+import glob
+import io
+import os
+import stat
+import zlib
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from cmgems_jax.errors import InputError, note
+
+GZIP_MAGIC = b"\x1f\x8b"
+# The empty block that ends every bgzip file (SAM specification, section 4.1.2).
+_BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+_BGZIP_TAIL = 1 << 20  # bytes; what stands behind the end block is shorter
+_GZIP_HEAD = 18  # bytes that tell bgzip from gzip
+_PART = 1 << 14  # packed bytes read at a time; what is whole before a damage is still given
+_HEAD = 4096
+# How a file begins that must be unpacked or converted first: what it is, and the command.
+_FOREIGN = (
+    (b"BZh", "packed with bzip2", "bunzip2 -k"),
+    (b"\xfd7zXZ\0", "packed with xz", "unxz -k"),
+    (b"\x28\xb5\x2f\xfd", "packed with zstd", "unzstd"),
+    (b"PK\x03\x04", "a zip archive (or a spreadsheet)", "unzip"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "7z x"),
+    (b"\x1f\x9d", "packed with compress", "gzip -dk"),
+    (GZIP_MAGIC, "packed twice", "gunzip -k"),
+    (b"\xff\xfe", "text in UTF-16", "iconv -f UTF-16 -t UTF-8"),
+    (b"\xfe\xff", "text in UTF-16", "iconv -f UTF-16 -t UTF-8"),
+)
+
+
+def expand(path: str | os.PathLike) -> str:
+    """Returns a path with a leading `~` or `~user` replaced, as a shell does."""
+    return os.path.expanduser(path)
+
+
+def expand_list(text: str) -> list[str]:
+    """Returns the paths of a list with commas.
+
+    Blanks around commas are dropped, a name that holds a comma stands in double quotes,
+    `~` is the home folder, and a pattern (`*`, `?`, `[...]`) stands for the files that match,
+    by name. A text that is itself the name of a file is that one file.
+    """
+    if os.path.exists(expand(text)):
+        return [expand(text)]
+    cells = (
+        cell.strip() for row in csv.reader(text.splitlines(), skipinitialspace=True) for cell in row
+    )
+    paths: list[str] = []
+    for path in map(expand, filter(None, cells)):
+        matches = [] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+        paths += matches or [path]
+    return paths
+
+
+def listed(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
+    """Returns paths as text; a single one counts as a list of one."""
+    single = isinstance(paths, (str, os.PathLike))
+    return [os.fspath(path) for path in ([paths] if single else paths)]
+
+
+def check(path: str | os.PathLike, expected: str) -> None:
+    """Raises `InputError` unless a path leads to a regular file.
+
+    A pipe gives its content once and blocks whoever opens it; files are read several times.
+
+    Args:
+      path: to look at; it is not opened.
+      expected: what the file should be, for the message.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        hint = "; no file matches" if glob.has_magic(os.fspath(path)) else ""
+        raise InputError(f"{path}: no such file{hint}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({reason})") from None
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path}: is a folder; expected {expected}")
+    if not stat.S_ISREG(mode):
+        kind = "a pipe" if stat.S_ISFIFO(mode) else "no regular file"
+        raise InputError(
+            f"{path}: is {kind}, and is read more than once; expected {expected}: keep the content "
+            "in a file first (COMMAND > FILE) and give that"
+        )
+
+
+def open_unpacked(path: str | os.PathLike) -> io.BufferedReader:
+    """Returns the unpacked bytes of a plain, gzip or bgzip file.
+
+    As with the program gzip, members that follow each other are one file, zeros behind the
+    last one are nothing, and anything else behind it is passed over with a note. Reading
+    raises `EOFError` or `zlib.error` where the gzip is cut off or damaged.
+    """
+    file = open(path, "rb")
+    try:
+        if not file.peek(2).startswith(GZIP_MAGIC):
+            return file
+        return io.BufferedReader(_Gunzip(os.fspath(path), file), 1 << 20)
+    except BaseException:
+        file.close()
+        raise
+
+
+def read_head(path: str | os.PathLike, expected: str) -> bytes:
+    """Returns the first 4,096 unpacked bytes of a file, before any long work.
+
+    Raises:
+      InputError: no regular file, unreadable, broken gzip, cut bgzip, or packed in another way.
+    """
+    check(path, expected)
+    try:
+        with open(path, "rb") as file:
+            if _is_bgzip(file.read(_GZIP_HEAD)):
+                file.seek(max(0, os.path.getsize(path) - _BGZIP_TAIL))
+                if _BGZIP_END not in file.read():
+                    raise _no_bgzip_end(path)
+        with open_unpacked(path) as file:
+            head = file.read(_HEAD)
+    except (EOFError, zlib.error) as error:
+        raise broken_gzip(path, error) from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    _refuse_foreign(path, head)
+    return head
+
+
+def read_unpacked(path: str | os.PathLike, expected: str) -> bytes:
+    """Returns all unpacked bytes of a file; raises as `read_head`."""
+    read_head(path, expected)
+    try:
+        with open_unpacked(path) as file:
+            return file.read()
+    except (EOFError, zlib.error) as error:
+        raise broken_gzip(path, error) from None
+
+
+def broken_gzip(path: str | os.PathLike, error: Exception) -> InputError:
+    """Returns what to say of a gzip file that ends early or is damaged."""
+    return InputError(
+        f"{path}: broken gzip ({error}); the download may be incomplete, fetch it again"
+    )
+
+
+def _refuse_foreign(path: str | os.PathLike, head: bytes) -> None:
+    """Raises `InputError` for a file that another program must unpack or convert."""
+    if head[257:262] == b"ustar":
+        raise InputError(f"{path}: a tar archive; unpack it first: tar -xf {path}")
+    for magic, kind, command in _FOREIGN:
+        if head.startswith(magic):
+            to = " > NEW_FILE" if command.startswith("iconv") else ""
+            verb = "convert" if to else "unpack"
+            raise InputError(f"{path}: {kind}; {verb} it first: {command} {path}{to}")
+
+
+def _is_bgzip(head: bytes) -> bool:
+    """True for the head of a bgzip block."""
+    return head.startswith(GZIP_MAGIC) and head[12:14] == b"BC"
+
+
+def _no_bgzip_end(path: str | os.PathLike) -> InputError:
+    """A bgzip file cut between two blocks unpacks without an error: only its end tells."""
+    return InputError(
+        f"{path}: bgzip file without its end block: truncated; fetch it again, or if it is "
+        "whole, pack it anew (gzip -dc FILE | bgzip)"
+    )
+
+
+class _Gunzip(io.RawIOBase):
+    """The content of a gzip file, of all its members."""
+
+    def __init__(self, path: str, file: BinaryIO) -> None:
+        """Starts at the first member."""
+        self._path, self._file = path, file
+        self._is_done = False
+        packed = file.read(_PART)
+        self._is_bgzip = _is_bgzip(packed)
+        self._start(packed)
+
+    def _start(self, packed: bytes) -> None:
+        """Begins a member."""
+        self._packed = packed
+        self._member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        self._is_empty = True  # as the last block of bgzip is
+
+    def readable(self) -> bool:
+        """Returns True."""
+        return True
+
+    def close(self) -> None:
+        """Closes the file too."""
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fills the buffer, as far as one piece goes; 0 at the end."""
+        while not self._is_done:
+            if self._member.eof:
+                self._next_member()
+                continue
+            packed = self._packed or self._file.read(_PART)
+            if not packed:
+                raise EOFError("it ends within its compressed data")
+            data = self._member.decompress(packed, len(buffer))
+            self._packed = self._member.unconsumed_tail
+            if data:
+                self._is_empty = False
+                buffer[: len(data)] = data
+                return len(data)
+        return 0
+
+    def _next_member(self) -> None:
+        """Begins what stands behind a member, or ends."""
+        rest = self._member.unused_data.lstrip(b"\0")
+        while not rest and (part := self._file.read(_PART)):
+            rest = part.lstrip(b"\0")
+        if len(rest) == 1:
+            rest += self._file.read(1)
+        if rest.startswith(GZIP_MAGIC):
+            self._start(rest)
+            return
+        self._is_done = True
+        if self._is_bgzip and not self._is_empty:
+            raise _no_bgzip_end(self._path)
+        if rest:
+            note(f"{self._path}: what stands behind the gzip data is no gzip; it is passed over")
