@@ -31,6 +31,7 @@ __all__ = [
 
 
 _NUM_CLASSES_NAMED = 20
+UNSEEN = "the choice of the epoch does not see it"  # what a class that dev lacks means
 
 
 class TooFewRows(InputError):
@@ -116,7 +117,7 @@ def _note_labels(data: TaskData) -> None:
     data.notes.append(f"{len(data.label_names):,} classes, rows of {'/'.join(splits)}: {listed}")
     note_absent(data, data.test, "test", "AUROC is not defined")
     if data.dev is not None:
-        note_absent(data, data.dev, "dev", "the choice of the epoch does not see it")
+        note_absent(data, data.dev, "dev", UNSEEN)
 
 
 def note_absent(data: TaskData, examples: Examples, split: str, what_follows: str) -> None:

@@ -97,7 +97,6 @@ def _tune(
         recipe,
         seed=GUE_SEED if is_gue else seed,
         dev=data.dev if is_gue else None,
-        metric=data.task.metric,
         long_sequences=long_sequences,
         first_draw=first_draw,
     )
