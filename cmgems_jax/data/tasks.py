@@ -1,6 +1,7 @@
 """Labelled tasks: what their files hold, what is to be known of it, and the draws of shots."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -21,6 +22,7 @@ __all__ = [
     "Task",
     "TaskData",
     "TooFewRows",
+    "digest",
     "draw_shots",
     "find",
     "find_all",
@@ -216,6 +218,16 @@ def keep_some_tests(data: TaskData, num_rows: int, seed: int) -> None:
     chosen = np.sort(np.random.default_rng(seed).permutation(num_all)[:num_rows])
     data.test = data.test.take(chosen)
     data.notes.append(f"scored on {num_rows:,} of {num_all:,} test rows, the same for every line")
+
+
+def digest(data: TaskData) -> str:
+    """Returns the SHA-256 of the rows and their classes, wherever their files lie."""
+    found = hashlib.sha256(repr(data.label_names).encode())
+    for examples in filter(None, (data.train, data.dev, data.test)):
+        found.update(repr(examples.bases_NM.shape).encode())
+        for column in (examples.bases_NM, examples.labels_N):
+            found.update(np.ascontiguousarray(column))
+    return found.hexdigest()
 
 
 def write_manifest(path: Path, data: TaskData, draws_DN: np.ndarray) -> None:
