@@ -18,13 +18,7 @@ import pandas as pd
 from cmgems_jax import outputs, run_lock, run_log
 from cmgems_jax.data import tasks
 from cmgems_jax.data.tasks import Task, TaskData
-from cmgems_jax.downstream import (
-    evaluation_report,
-    methods,
-    metrics,
-    position_limit,
-    pretrained,
-)
+from cmgems_jax.downstream import evaluation_report, methods, metrics, position_limit, pretrained
 from cmgems_jax.downstream.methods import Method
 from cmgems_jax.downstream.pretrained import Pretrained
 from cmgems_jax.errors import InputError, did_you_mean
@@ -271,7 +265,7 @@ def _check_same(
     Where models and rows lie is recorded, and may change: what they hold may not.
     """
     path = output / "suite.json"
-    now = {n: v for n, v in dataclasses.asdict(settings).items() if n not in ADDABLE}
+    now = _fixed(settings)
     now["checkpoints"] = [str(checkpoint.resolve()) for checkpoint in checkpoints]
     now["models"] = [
         {"name": model.name, "step": model.step, "sha256": pretrained.digest(model)}
@@ -282,11 +276,16 @@ def _check_same(
         for name, (data, _) in units.items()
     }
     if path.exists() and (output / "results.csv").exists():
-        before = dataclasses.asdict(Settings("")) | json.loads(path.read_text())
+        before = _fixed(Settings("")) | json.loads(path.read_text())
         _refuse_others(output, before, now)
         now["tasks"] = before.get("tasks", {}) | now["tasks"]
     run_log.write_json(path, now)
     run_log.write_json(output / "environment.json", run_log.environment())
+
+
+def _fixed(settings: Settings) -> dict[str, Any]:
+    """Returns the settings that all results of a folder share."""
+    return {n: v for n, v in dataclasses.asdict(settings).items() if n not in ADDABLE}
 
 
 def _refuse_others(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
