@@ -33,6 +33,8 @@ def run(main: Callable[[], None]) -> None:
         except KeyboardInterrupt:
             _stop("interrupted", EXIT_INTERRUPTED)
 
+    for flag in flags.FLAGS.get_key_flags_for_module(__name__):  # of `define_...`, for --help
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(guarded, flags_parser=_parse)
 
 
