@@ -36,6 +36,8 @@ def run(main: Callable[[], None]) -> None:
                 EXIT_INTERRUPTED,
             )
 
+    for flag in flags.FLAGS.get_key_flags_for_module(__name__):  # of `define_...`, for --help
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     terminal.make_streams_unfailing()
     app.run(guarded, flags_parser=_parse)
 
@@ -125,6 +127,31 @@ def define_start_flags() -> Callable[[], dict[str, Any]]:
         ),
     }  # fmt: skip
     return lambda: {name: flag.value for name, flag in defined.items()}
+
+
+def define_column_flags() -> Callable[[], dict[str, str]]:
+    """Defines the flags of a task's columns; returns a function of their values, by field."""
+    defined = {
+        name: flags.DEFINE_string(name, "", f"Header of the {what}; default: a usual name.")
+        for name, what in (("sequence_column", "sequences"), ("label_column", "labels"))
+    }
+    return lambda: {name: flag.value for name, flag in defined.items()}
+
+
+def define_task_flags() -> Callable[[], dict[str, Any]]:
+    """Defines the flags of a labelled task; returns a function of their values, by field."""
+    metrics, ways = ["accuracy", "macro_f1", "mcc", "auroc"], ["error", "truncate", "window"]
+    columns = define_column_flags()
+    defined = {
+        "metric": flags.DEFINE_enum(
+            "metric", "", ["", *metrics], 'The main one; "" = the task\'s.'
+        ),
+        "dedupe": flags.DEFINE_bool("dedupe", False, "Drop train rows that repeat or are in test."),
+        "long_sequences": flags.DEFINE_enum(
+            "long_sequences", "error", ways, "Beyond the model's positions."
+        ),
+    }
+    return lambda: columns() | {name: flag.value for name, flag in defined.items()}
 
 
 def define_beam_flags() -> Callable[[], beam_run.Beam | None]:

@@ -22,9 +22,7 @@ _SHOTS = flags.DEFINE_list("shots", ["10", "100"], "Few-shot: training rows a cl
 _DRAWS = flags.DEFINE_integer("draws", None, "Few-shot: draws (10). GUE: seeds (1).", 1)
 _MODE = flags.DEFINE_list("mode", ["finetune", "probe"], "finetune, probe, or both.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of draws and training.", lower_bound=0)
-_DEDUPE = flags.DEFINE_bool("dedupe", False, "Drop train rows that repeat or are in test.")
-_LONG_WAYS = ["error", "truncate", "window"]
-_LONG = flags.DEFINE_enum("long_sequences", "error", _LONG_WAYS, "Beyond the model's positions.")
+_TASK_FLAGS = command.define_task_flags()
 _PEAK_LR = flags.DEFINE_float("peak_lr", None, "Of fine-tuning, for the published one.", 0)
 _TEST_ROWS = flags.DEFINE_integer("test_rows", 0, "Predict at most so many; 0 = all.", 0)
 _AT_ONCE = flags.DEFINE_integer("draws_at_once", None, "Fine-tuned side by side; default: all.", 1)
@@ -44,12 +42,11 @@ def main() -> None:
         shots=command.integers("shots", _SHOTS.value),
         num_draws=_DRAWS.value or (10 if _SUITE.value == "fewshot" else 1),
         seed=_SEED.value,
-        dedupe=_DEDUPE.value,
-        long_sequences=_LONG.value,
         peak_lr=_PEAK_LR.value,
         test_rows=_TEST_ROWS.value,
         draws_at_once=_AT_ONCE.value,
         cache_dir=Path(_CACHE_DIR.value) if _CACHE_DIR.value else None,
+        **_TASK_FLAGS(),
     )
     checkpoints = [Path(path) for path in _CHECKPOINT.value]
     compile_cache.use_of(checkpoints[0])

@@ -5,10 +5,11 @@
     python -m launch.finetune --checkpoint=runs/a --task=my_task --output=runs/a_my_task
 
 A task is a published one in DATA_DIR, or a folder with train, test and, where there
-is one, dev as .tsv or .csv (.gz too). Published tasks take their published recipe. The
-epoch that is best on dev is kept; without a dev split a tenth of the train rows is held
-out for that. OUTPUT gets classifier.safetensors, classifier.json (for launch.predict, launch.embed
-and launch.motifs) and metrics.json. For many draws and comparisons: launch.evaluate.
+is one, dev (or val) as .tsv or .csv (.gz too). Published tasks take their published recipe.
+The epoch of the least loss on dev is kept; without a dev split a tenth of every class's train
+rows is held out for that. Interrupted (Ctrl-C), it keeps the best epoch so far. OUTPUT gets
+classifier.safetensors, classifier.json (for launch.predict, launch.embed and launch.motifs) and
+metrics.json. For many draws and comparisons: launch.evaluate.
 """
 
 from pathlib import Path
@@ -27,10 +28,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of order, head and dropout.", lower_bou
 _PEAK_LR = flags.DEFINE_float("peak_lr", None, "In place of the recipe's.", lower_bound=0)
 _EPOCHS = flags.DEFINE_integer("epochs", None, "In place of the recipe's.", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "In place of the recipe's.", lower_bound=1)
-_DEDUPE = flags.DEFINE_bool("dedupe", False, "Drop duplicates and train rows that are in test.")
-_LONG = flags.DEFINE_enum(
-    "long_sequences", "error", ["error", "truncate", "window"], "Beyond its positions."
-)
+_TASK_FLAGS = command.define_task_flags()
 flags.mark_flags_as_required(["checkpoint", "task", "output"])
 
 
@@ -44,8 +42,7 @@ def main() -> None:
         peak_lr=_PEAK_LR.value,
         num_epochs=_EPOCHS.value,
         batch_size=_BATCH_SIZE.value,
-        dedupe=_DEDUPE.value,
-        long_sequences=_LONG.value,
+        **_TASK_FLAGS(),
     )
     compile_cache.use_of(Path(_CHECKPOINT.value))
     train_classifier.train_classifier(

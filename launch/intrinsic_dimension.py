@@ -18,6 +18,7 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Work folder of a pretrain
 _TASK = flags.DEFINE_string("task", None, "Name of a published task, or folder of an own one.")
 _DATA_DIR = flags.DEFINE_string("data_dir", ".", "Folder that holds fewshot/ and gue/.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
+_COLUMNS = command.define_column_flags()
 _DIMENSIONS = flags.DEFINE_list("dimensions", ["10", "30", "100", "300", "1000"], "To try.")
 _SHOTS = flags.DEFINE_integer("shots", 100, "Training rows a class.", 1)
 _DRAWS = flags.DEFINE_integer("draws", 3, "Draws of them.", 1)
@@ -36,6 +37,7 @@ def main() -> None:
         num_draws=_DRAWS.value,
         seed=_SEED.value,
         test_rows=_TEST_ROWS.value,
+        **_COLUMNS(),
     )
     folders = Path(_DATA_DIR.value), Path(_OUTPUT.value)
     intrinsic.sweep(Path(_CHECKPOINT.value), _TASK.value, *folders, settings)

@@ -25,6 +25,7 @@ _POSITIVES = command.define_paths("positives", [], "FASTA files of the class.")
 _NEGATIVES = command.define_paths("negatives", [], "FASTA files of other sequences.")
 _TASK = flags.DEFINE_string("task", "", "Name or folder of a task, in place of FASTA files.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder that holds fewshot/ and gue/.")
+_COLUMNS = command.define_column_flags()
 _LABEL = flags.DEFINE_string("label", "", "Name of the class; default: the classifier's last.")
 _LIMIT = flags.DEFINE_integer("limit", 2_000, "Sequences of either side at most.", lower_bound=5)
 _MUTAGENESIS = flags.DEFINE_string("mutagenesis", "", "A record's name, or how many positives.")
@@ -43,7 +44,7 @@ def main() -> None:
     if _TASK.value:
         pair = contrast.from_task(
             _TASK.value, Path(_DATA_DIR.value), label, trained.label_names,
-            trained.config.tokens.k,
+            trained.config.tokens.k, **_COLUMNS(),
         )  # fmt: skip
     else:
         pair = contrast.from_fasta(_POSITIVES.value, _NEGATIVES.value)

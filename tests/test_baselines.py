@@ -1,5 +1,7 @@
 """Counts against a slow counter, probabilities against fitting one draw at a time."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -89,6 +91,34 @@ def test_sequences_shorter_than_k_are_counted_as_far_as_they_go():
         train, np.arange(20)[None], test, 2, seed=0, k=5
     )
     assert np.isfinite(probabilities_NC).all()
+
+
+def test_many_rows_are_counted_and_predicted_in_chunks_with_the_same_result(monkeypatch):
+    """60 bases a row: chunks of two rows, the last of one."""
+    train, test = make_examples(31, 0), make_examples(15, 1)
+    draws_DN = np.array([np.arange(31), np.arange(31)[::-1]])
+    whole = baselines.kmer_logistic(train, draws_DN, test, 2, seed=0)
+    counts_NF = baselines.count_kmers(train.bases_NM, 6)
+    monkeypatch.setattr(baselines, "_CHUNK_BASES", 130)
+    assert (baselines.count_kmers(train.bases_NM, 6) != counts_NF).nnz == 0
+    for (one_NC, k), (other_NC, other_k) in zip(
+        baselines.kmer_logistic(train, draws_DN, test, 2, seed=0), whole, strict=True
+    ):
+        assert k == other_k
+        np.testing.assert_allclose(one_NC, other_NC, rtol=1e-12)
+
+
+@pytest.mark.parametrize("k", [3, 6])
+def test_counting_takes_no_more_memory_than_is_told(k):
+    """Of the lists of one chunk, which come on top, a base takes about 170 bytes at k=6."""
+    bases_NM = np.random.default_rng(0).integers(0, 4, (8_000, 200), np.uint8)
+    list_bytes = 200 * baselines._CHUNK_BASES
+    tracemalloc.start()
+    counts_NF = baselines.count_kmers(bases_NM, k)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert counts_NF.shape == (8_000, baselines.num_features(k))
+    assert peak <= baselines.num_bytes(8_000, 200, k) + list_bytes
 
 
 def test_majority_says_the_shares_of_the_drawn_classes():

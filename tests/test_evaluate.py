@@ -1,5 +1,6 @@
 """A suite from end to end: the same draws for all, resumed where stopped, honest tables."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from cmgems_jax import pretrain, synthetic
 from cmgems_jax.downstream import evaluate, evaluation_report, methods
 from cmgems_jax.downstream.evaluate import Settings
+from cmgems_jax.downstream.pretrained import Pretrained
 from cmgems_jax.errors import InputError
 from tests.test_pretrain import small_config
 
@@ -137,6 +139,77 @@ def test_another_learning_rate_stands_beside_the_published_one(finished, inputs,
 def test_results_of_other_settings_are_refused(finished, inputs):
     with pytest.raises(InputError, match="num_draws: 2 before, 3 now"):
         evaluate.evaluate([inputs[0]], Path("."), finished[1], settings(inputs[1], num_draws=3))
+
+
+def test_another_step_or_other_rows_are_refused_with_a_table(
+    finished, inputs, tmp_path, monkeypatch
+):
+    """A copy of the same rows in another folder is the same task, and the suite goes on."""
+    (run, task), (results, output) = inputs, finished
+    monkeypatch.setattr(evaluate, "_run", None)
+    copy = tmp_path / "elsewhere" / "task"
+    shutil.copytree(task, copy)
+    again = evaluate.evaluate([run], Path("."), output, settings(copy))
+    pd.testing.assert_frame_equal(again, results)
+    text = (copy / "test.tsv").read_text().replace("\t0\n", "\t1\n", 1)
+    (copy / "test.tsv").write_text(text)
+    with pytest.raises(InputError, match=r"\n  rows of task, 4 shots: .*'folder': .*elsewhere"):
+        evaluate.evaluate([run], Path("."), output, settings(copy))
+    (model,) = evaluate._load([run])
+    later = dataclasses.replace(model, step=model.step + 1)
+    monkeypatch.setattr(evaluate, "_load", lambda _: [later])
+    with pytest.raises(InputError, match=rf"\n  models: .*'step': {model.step}.*{later.step}"):
+        evaluate.evaluate([run], Path("."), output, settings(task))
+
+
+def test_bad_input_leaves_no_settings_behind(inputs, tmp_path):
+    """One row is too long for the model: found before anything is written."""
+    run, task = inputs
+    shutil.copytree(task, tmp_path / "task")
+    with (tmp_path / "task" / "test.tsv").open("a") as file:
+        file.write("ACGT" * 100 + "\t1\n")
+    with pytest.raises(InputError, match="give --long_sequences=truncate or window"):
+        evaluate.evaluate([run], Path("."), tmp_path / "out", settings(tmp_path / "task"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_without_results_bind_nobody(inputs, tmp_path):
+    models = evaluate._load([inputs[0]])
+    for num_draws in (2, 3):
+        chosen = settings(inputs[1], num_draws=num_draws)
+        evaluate._check_same(tmp_path, chosen, [inputs[0]], models, {})
+    assert json.loads((tmp_path / "suite.json").read_text())["num_draws"] == 3
+
+
+def test_results_of_an_earlier_version_go_on_with_a_word(finished, inputs, tmp_path, capsys):
+    """It recorded the checkpoint's path alone, and knew fewer settings."""
+    shutil.copytree(finished[1], tmp_path / "out")
+    path = tmp_path / "out" / "suite.json"
+    new = ("models", "tasks", "metric", "sequence_column", "label_column")
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({name: saved[name] for name in saved if name not in new}))
+    evaluate.evaluate([inputs[0]], Path("."), tmp_path / "out", settings(inputs[1]))
+    assert "its results are taken to be of these" in capsys.readouterr().out
+    assert json.loads(path.read_text()) == saved
+
+
+def test_folders_named_1_and_na_are_done_once(inputs, tmp_path):
+    run, task = inputs
+    shutil.copytree(run, tmp_path / "1")
+    shutil.copytree(task, tmp_path / "NA")
+    chosen = settings(tmp_path / "NA", modes=("probe",), baselines=False)
+    for _ in range(2):
+        results = evaluate.evaluate([tmp_path / "1"], Path("."), tmp_path / "out", chosen)
+    assert len(results) == NUM_DRAWS
+    assert set(results.model) == {"1"} and set(results.task) == {"NA"}
+
+
+@pytest.mark.parametrize("names", [("untrained",), ("a", "a", "a_2")])
+def test_two_models_of_one_name_are_refused(names, monkeypatch):
+    models = iter([Pretrained(None, {}, name) for name in names])
+    monkeypatch.setattr(evaluate.pretrained, "load", lambda _: next(models))
+    with pytest.raises(InputError, match="two lines of the tables would be called"):
+        evaluate._load([Path(name) for name in names])
 
 
 def test_a_task_of_another_suite_is_refused_before_any_file(inputs, tmp_path):

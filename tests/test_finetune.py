@@ -1,12 +1,14 @@
 """Fine-tuning: draws side by side, batches, the choice of the epoch, long sequences, recipes."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import sklearn.metrics
 
 from cmgems_jax import bert, optimizer, vocabulary
 from cmgems_jax.config import Config, DataConfig, ModelConfig, TokensConfig
@@ -167,7 +169,7 @@ def test_a_separable_task_is_learnt_and_the_loss_falls():
     np.testing.assert_allclose(said.sum(axis=2), 1, atol=1e-6)
 
 
-def test_dev_keeps_each_draws_best_epoch():
+def test_dev_keeps_each_draws_epoch_of_the_least_loss():
     """The dev labels are swapped, so that what has been learnt the least is the best."""
     recipe = finetune.Recipe(peak_lr=1e-2, num_epochs=6, batch_size=4)
     dev = examples(30, seed=2)
@@ -176,10 +178,34 @@ def test_dev_keeps_each_draws_best_epoch():
         ENCODER, TRAIN, DRAWS, 2, recipe, seed=0, dev=dev, metric="accuracy"
     )
     said = finetune.probabilities(trained, dev)
+    losses_D = [sklearn.metrics.log_loss(dev.labels_N, said_NC) for said_NC in said]
     accuracy_D = (said.argmax(axis=2) == dev.labels_N).mean(axis=1)
-    assert trained.dev_scores_DE.shape == (5, 6)
-    np.testing.assert_allclose(accuracy_D, trained.dev_scores_DE.max(axis=1))
-    assert (trained.dev_scores_DE.max(axis=1) > trained.dev_scores_DE[:, -1]).any()
+    assert trained.dev_losses_DE.shape == trained.dev_scores_DE.shape == (5, 6)
+    np.testing.assert_allclose(losses_D, trained.dev_losses_DE.min(axis=1), rtol=1e-5)  # float32
+    assert (trained.dev_losses_DE.min(axis=1) < trained.dev_losses_DE[:, -1]).any()
+    best_D = trained.dev_losses_DE.argmin(axis=1)
+    np.testing.assert_allclose(accuracy_D, trained.dev_scores_DE[np.arange(5), best_D])
+
+
+def test_the_later_epoch_wins_a_tie_and_a_metric_that_is_no_number_is_recorded():
+    """Two draws: one's losses are 2, 1, 1 times ln 2, the other's 1, 1, 2."""
+    labels_N, bits = np.zeros(4, np.int32), [[2, 1], [1, 1], [1, 2]]
+    best = finetune._Best(2)
+    for epoch, bits_D in enumerate(bits):
+        right_D = 2.0 ** -np.array(bits_D)
+        said_DNC = np.tile(np.stack([right_D, 1 - right_D], axis=1)[:, None], (1, 4, 1))
+        state = types.SimpleNamespace(
+            params={"epoch": np.full((1, 2), epoch)},
+            programs=types.SimpleNamespace(
+                keep_better=lambda old, new, take: {
+                    "epoch": np.where(take, new["epoch"], old["epoch"])
+                }
+            ),
+        )
+        best.offer(state, said_DNC, labels_N, "auroc")
+    assert best.params["epoch"].tolist() == [[2, 1]]
+    np.testing.assert_allclose(np.column_stack(best.losses) / np.log(2), np.transpose(bits))
+    assert np.isnan(best.scores).all()
 
 
 def test_sequences_beyond_the_positions_are_refused_with_a_count():

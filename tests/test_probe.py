@@ -1,5 +1,7 @@
 """Frozen features against a slow loop; the probe against scikit-learn by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,9 @@ from sklearn.linear_model import LogisticRegression
 
 from cmgems_jax import bert, vocabulary
 from cmgems_jax.config import Config, ModelConfig, TokensConfig
-from cmgems_jax.downstream import probe
+from cmgems_jax.data.task_store import Examples
+from cmgems_jax.data.tasks import Task, TaskData
+from cmgems_jax.downstream import methods, probe
 from cmgems_jax.downstream.pretrained import Pretrained
 from cmgems_jax.errors import InputError
 
@@ -21,6 +25,33 @@ CONFIG = Config(
 MODEL = bert.Encoder(CONFIG.model, CONFIG.tokens)
 IDS = jnp.zeros((1, 8), jnp.int32)
 ENCODER = Pretrained(CONFIG, jax.jit(MODEL.init)(jax.random.key(0), IDS)["params"], "small")
+
+
+def test_features_that_no_memory_holds_are_refused_before_any_work(monkeypatch, capsys):
+    """DNABERT: 15 x 768 float32 a row; the drawn rows twice, once as they are fitted."""
+    many = Examples(
+        np.broadcast_to(np.uint8(0), (2_000_000, 200)), np.zeros(1), np.zeros(1), "big.tsv"
+    )
+    few = Examples(np.zeros((10, 200), np.uint8), np.zeros(10), np.zeros(10), "few.tsv")
+    data = TaskData(Task("big", "own", 2, "mcc"), many, None, few, ["0", "1"], [])
+    model = Pretrained(Config(), {}, "dnabert")
+    for modes, baselines, told in (
+        (("probe",), False, f"probe features of 4,000,010 rows: {4_000_010 * 46_080 / 2**30:.1f}"),
+        # 12 bytes for each of 4 + 16 + 64 + 200 + 200 + 200 k-mers at most.
+        ((), True, f"k-mer logistic regression of 2,000,000 rows: {2e6 * 684 * 12 / 2**30:.1f}"),
+    ):
+        for num_gib in (8, 999):
+            sizes = {"SC_PAGE_SIZE": 2**30, "SC_PHYS_PAGES": num_gib}
+            monkeypatch.setattr(methods.os, "sysconf", sizes.get)
+            check = functools.partial(
+                methods.check_memory, data, [model], modes, shots=0, num_draws=1,
+                baselines=baselines,
+            )  # fmt: skip
+            if num_gib == 8:
+                with pytest.raises(InputError, match=f"big.tsv: {told} GiB, but this machine has"):
+                    check()
+        check()
+        assert f"{told} GiB of memory" in capsys.readouterr().out
 
 
 def sequences() -> np.ndarray:

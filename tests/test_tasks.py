@@ -205,7 +205,6 @@ def test_integer_labels_are_ordered_by_value_and_others_by_letter(tmp_path):
     data = tasks.load(write_folder(tmp_path / "a", train=numbers, test=numbers), tmp_path, k=6)
     assert data.label_names == ["-1", "9", "10"]
     assert data.train.labels_N.tolist() == [2, 1, 0] * 2 and data.train.labels_N.dtype == np.int32
-    assert "classes: 0 = -1, 1 = 9, 2 = 10" in data.notes
     words = balanced(2, labels=("other", "enhancer"))
     data = tasks.load(write_folder(tmp_path / "b", train=words, test=words), tmp_path, k=6)
     assert data.label_names == ["enhancer", "other"] and data.test.labels_N.tolist() == [1, 0] * 2
@@ -221,7 +220,7 @@ def test_all_splits_are_padded_to_the_longest_sequence_of_the_task(tmp_path):
     data = tasks.load(folder, tmp_path, k=6)
     assert {split.bases_NM.shape[1] for split in (data.train, data.dev, data.test)} == {20}
     assert decoded(data.test.bases_NM)[-1] == "ACGT" * 5
-    assert data.notes == []
+    assert data.notes == ["2 classes, rows of train/dev/test: 0: 3/2/2, 1: 3/2/3"]
 
 
 def test_without_train_dev_is_trained_on_and_marked(tmp_path):
@@ -233,8 +232,80 @@ def test_without_train_dev_is_trained_on_and_marked(tmp_path):
 
 def test_a_class_that_test_lacks_is_noted(tmp_path):
     folder = write_folder(tmp_path, train=balanced(3), test=[("ACGTACGT", "1")])
-    notes = tasks.load(folder, tmp_path, k=6).notes
-    assert notes == ["test has no row of class 0: AUROC is not defined"]
+    *_, last = tasks.load(folder, tmp_path, k=6).notes
+    assert last == "test has no row of class 0: AUROC is not defined"
+    write_folder(folder, dev=[("ACGTACGT", "1")])
+    *_, last = tasks.load(folder, tmp_path, k=6).notes
+    assert last == "dev has no row of class 0: the choice of the epoch does not see it"
+
+
+def test_whole_numbers_are_one_class_however_a_file_writes_them(tmp_path):
+    folder = write_folder(
+        tmp_path,
+        train=balanced(3, labels=("0", "1")),
+        dev=balanced(2, 1, labels=("00", "+1")),
+        test=balanced(2, 2, labels=("0.0", "1.")),
+    )
+    data = tasks.load(folder, tmp_path, k=6)
+    assert data.label_names == ["0", "1"]
+    assert data.dev.labels_N.tolist() == data.test.labels_N.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("label", ["2.4", "-0.5", "1e-3", ".5", "2,4"])
+def test_a_decimal_is_no_class(label, tmp_path):
+    rows = [*balanced(3), ("ACGTACGTAA", label), ("ACGTACGTCC", label)]
+    folder = write_folder(tmp_path, train=rows, test=balanced(2, 1))
+    with pytest.raises(
+        InputError, match=f"train.tsv: row 8: label '{label}' is a decimal .*low, high"
+    ):
+        tasks.load(folder, tmp_path, k=6)
+
+
+@pytest.mark.parametrize("name", ["val.tsv", "valid.csv", "validation.tsv.gz", "Dev.tsv"])
+def test_a_validation_file_is_dev_under_any_of_its_names(name, tmp_path):
+    folder = write_folder(tmp_path / "task", train=balanced(3), test=balanced(2, 1))
+    write(folder / name, table(balanced(2, 2)))
+    data = tasks.load(folder, tmp_path, k=6)
+    assert decoded(data.dev.bases_NM) == [sequence for sequence, _ in balanced(2, 2)]
+    write(folder / "dev.csv", table(balanced(2, 2), ","))
+    with pytest.raises(InputError, match="; keep one of them"):
+        tasks.load(folder, tmp_path, k=6)
+
+
+def test_files_that_are_passed_over_are_named(tmp_path):
+    folder = write_folder(tmp_path, train=balanced(3), test=balanced(2, 1))
+    for name in ("dev_10.tsv", "more.tsv", ".hidden"):
+        (folder / name).write_text("")
+    assert tasks.load(folder, tmp_path, k=6).notes[0] == "files passed over: dev_10.tsv, more.tsv"
+    (folder / "test.tsv").rename(folder / "test.txt")
+    with pytest.raises(InputError, match="no file for test; .*there are dev_10.*, test.txt"):
+        tasks.load(folder, tmp_path, k=6)
+
+
+def test_columns_of_other_names_can_be_given_and_the_metric_too(tmp_path):
+    header = ("sequence", "score", "Probe DNA", "bound")
+    rows = [("TTTTTTTT", "0.5", sequence, label) for sequence, label in balanced(3)]
+    for split in ("train", "test"):
+        write(tmp_path / "task" / f"{split}.tsv", table(rows, header=header))
+    columns = tasks.Columns("Probe DNA", "bound")
+    cache = {"k": 6, "cache_dir": tmp_path / "cache"}
+    data = tasks.load("task", tmp_path, columns=columns, metric="auroc", **cache)
+    assert decoded(data.train.bases_NM) == [sequence for sequence, _ in balanced(3)]
+    assert data.train.labels_N.tolist() == [0, 1] * 3 and data.task.metric == "auroc"
+    first = tasks.load("task", tmp_path, columns=tasks.Columns(label="bound"), **cache).train
+    assert set(decoded(first.bases_NM)) == {"TTTTTTTT"}  # not what was stored for other columns
+    message = "columns 'sequence', 'score', .* one 'label', .*--sequence_column and --label_column"
+    with pytest.raises(InputError, match=message):
+        tasks.load("task", tmp_path, k=6)
+
+
+def test_two_folders_of_one_name_are_not_one_task(tmp_path):
+    for place in ("one", "two"):
+        write_folder(tmp_path / place / "mine", train=balanced(3), test=balanced(2, 1))
+    names = [str(tmp_path / place / "mine") for place in ("one", "two")]
+    assert [task.name for task in tasks.find_all([names[0], names[0]], tmp_path)] == ["mine"]
+    with pytest.raises(InputError, match="one/mine and .*two/mine: both are called 'mine'"):
+        tasks.find_all(names, tmp_path)
 
 
 def test_folders_and_labels_that_do_not_fit_are_one_line_errors(tmp_path):
@@ -247,7 +318,7 @@ def test_folders_and_labels_that_do_not_fit_are_one_line_errors(tmp_path):
             "train": good, "test": [("ACGTACGT", "1"), ("ACGTACGT", "7")]
         },
         "200 labels in 200 rows; expected classes": {
-            "train": [(s, str(i / 7)) for i, s in enumerate(random_sequences(200))], "test": good
+            "train": [(s, str(i)) for i, s in enumerate(random_sequences(200))], "test": good
         },
     }  # fmt: skip
     for number, (message, splits) in enumerate(cases.items()):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ from cmgems_jax import bert, checkpoints, steps, vocabulary
 from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig, TokensConfig
 from cmgems_jax.data import tasks
 from cmgems_jax.data.tasks import Task, TaskData
-from cmgems_jax.downstream import classifier, train_classifier
+from cmgems_jax.downstream import classifier, draw_programs, finetune, train_classifier
 from cmgems_jax.downstream.train_classifier import Settings
 from cmgems_jax.errors import InputError
 
@@ -61,13 +62,15 @@ def test_a_folder_of_text_becomes_a_classifier_whose_scores_can_be_had_again(
     output = tmp_path / "made"
     scores = train_classifier.train_classifier(run, str(task), tmp_path, output, SETTINGS)
     assert scores["accuracy"] > 0.9
-    assert "6 of 60 train rows held out to choose the epoch" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "6 of 60 train rows, a tenth of every class, held out to choose the epoch" in printed
+    assert "kept epoch 4 of 4: dev loss " in printed and "still improving" in printed
     record = json.loads((output / "metrics.json").read_text())
     assert record["rows"] == {"train": 54, "dev": 6, "test": 30}
     assert record["test"] == scores
     assert len(record["losses"]) == len(record["dev_mcc"]) == 4
     assert record["losses"][-1] < record["losses"][0]
-    assert record["dev_mcc"][record["epoch_kept"] - 1] == max(record["dev_mcc"])
+    assert record["dev_losses"][record["epoch_kept"] - 1] == min(record["dev_losses"])
 
     loaded = classifier.load_classifier(output)
     assert (loaded.config, loaded.max_tokens) == (CONFIG, 16)
@@ -80,6 +83,52 @@ def test_a_folder_of_text_becomes_a_classifier_whose_scores_can_be_had_again(
     saved = json.loads((output / "classifier.json").read_text())
     assert (saved["task"], saved["source"]) == ("easy", str(run))
     assert saved["recipe"]["peak_lr"] == 1e-2
+
+
+def test_the_held_out_tenth_has_every_class_and_one_row_alone_is_trained_on(capsys):
+    """4 % positives: of 200 rows 8, a tenth of which is one, and of the 192 others 19."""
+    labels_N = np.repeat(np.arange(3, dtype=np.int32), (192, 8, 1))
+    rows = tasks.Examples(np.zeros((201, 9), np.uint8), labels_N, np.arange(201), "x")
+    data = TaskData(Task("mine", "own", 3, "mcc"), rows, None, rows, ["a", "b", "c"], [])
+    for seed in range(4):
+        train, dev = train_classifier._splits(data, seed)
+        assert np.bincount(dev.labels_N, minlength=3).tolist() == [19, 1, 0]
+        assert np.bincount(train.labels_N, minlength=3).tolist() == [173, 7, 1]
+        assert sorted([*train.rows_N, *dev.rows_N]) == list(range(201))
+    assert data.notes[-1].startswith("the held-out tenth has no row of class c: ")
+    data.train = rows.take(np.array([0, 199, 200]))
+    with pytest.raises(InputError, match="one row a class, so none can be held out"):
+        train_classifier._splits(data, 0)
+
+
+@pytest.mark.parametrize(("num_chunks", "is_kept"), [(4, True), (0, False)])
+def test_an_interrupted_training_keeps_its_best_epoch_or_says_that_nothing_was_kept(
+    num_chunks, is_kept, run, task, tmp_path, capsys, monkeypatch
+):
+    """An epoch is 7 steps: in chunks of 3, the second epoch begins with the fourth chunk."""
+    monkeypatch.setattr(finetune, "_CHUNK_STEPS", 3)
+    asked, make = [], draw_programs.make
+
+    def make_interrupted(*arguments):
+        programs = make(*arguments)
+
+        def train(*values):
+            asked.append(1)
+            if len(asked) > num_chunks:
+                signal.raise_signal(signal.SIGINT)
+            return programs.train(*values)
+
+        return programs._replace(train=train)
+
+    monkeypatch.setattr(draw_programs, "make", make_interrupted)
+    output = tmp_path / "made"
+    with pytest.raises(KeyboardInterrupt):
+        train_classifier.train_classifier(run, str(task), tmp_path, output, SETTINGS)
+    assert len(asked) == num_chunks + 1
+    assert (output / "classifier.json").exists() == (output / "metrics.json").exists()
+    printed = capsys.readouterr().out
+    assert ("SIGINT ended the training" in printed) == is_kept == (output / "metrics.json").exists()
+    assert ("SIGINT in the first epoch: nothing was kept" in printed) == (not is_kept)
 
 
 def test_the_folder_of_a_run_is_no_output(run, task, tmp_path):

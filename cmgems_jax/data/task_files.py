@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,19 @@ LABEL_COLUMNS = ("label", "labels", "class", "target", "y")
 _DELIMITERS = "\t,;"
 # IUPAC nucleotide letters, and the gaps of alignments; in blank-separated text also blanks.
 _LETTERS = fasta.AMBIGUOUS_LETTERS | (vocabulary.CODE_OF_LETTER != vocabulary.AMBIGUOUS)
+_INTEGER = re.compile(r"([+-]?[0-9]{1,1000})(?:\.0*)?")  # int() refuses some thousand digits
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+[.,]?[0-9]*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """The names of a file's columns, as its header writes them; "" = one of the usual names."""
+
+    sequence: str = ""
+    label: str = ""
+
+
+USUAL_COLUMNS = Columns()
 
 
 @dataclasses.dataclass
@@ -34,31 +48,34 @@ class Rows:
     rows_N: np.ndarray  # int32 (N,), lines of the file; 1 is the first
 
 
-def read_examples(path: Path | str, *, min_bases: int = 1) -> Rows:
+def read_examples(
+    path: Path | str, *, min_bases: int = 1, columns: Columns = USUAL_COLUMNS
+) -> Rows:
     """Returns the rows of a labelled file.
 
     Columns are found by their names (`SEQUENCE_COLUMNS`, `LABEL_COLUMNS`), others
     are ignored; a file without header has two columns, sequence and label. Lower
     case counts as upper case, U as T; a letter that is no single base becomes
-    `vocabulary.AMBIGUOUS`.
+    `vocabulary.AMBIGUOUS`. For labels see `class_name`.
 
     Args:
       path: TSV or CSV, plain or gzip.
       min_bases: least bases of a sequence (one k-mer).
+      columns: their names, where they are not the usual ones.
 
     Returns:
       At least one row.
 
     Raises:
       InputError: naming file and row: no such file, damaged gzip, not text, no row,
-        wrong columns, no label, a sequence that is empty, too short or no
+        wrong columns, no label or a decimal for one, a sequence that is empty, too short or no
         nucleotides, or k-mers that do not overlap.
     """
     path = str(path)
     sequences: list[bytes] = []
     label_texts: list[str] = []
     lines: list[int] = []
-    for line, sequence, label in _fields(path, _text(path)):
+    for line, sequence, label in _fields(path, _text(path), columns):
         where = f"{path}: row {line}"
         letters = sequence.encode()
         if b" " in letters:
@@ -69,12 +86,33 @@ def read_examples(path: Path | str, *, min_bases: int = 1) -> Rows:
         if not label:
             raise InputError(f"{where}: no label; expected one behind every sequence")
         sequences.append(letters)
-        label_texts.append(label)
+        label_texts.append(class_name(label, where))
         lines.append(line)
     if not lines:
         raise InputError(f"{path}: no row; expected columns sequence and label, and rows")
     bases_NM = _encode(path, sequences, lines)
     return Rows(path, bases_NM, label_texts, np.array(lines, np.int32))
+
+
+def class_name(label: str, where: str) -> str:
+    """Returns the name of the class that a label stands for.
+
+    Programs write one whole number in several ways (`1`, `01`, `+1`, `1.0`), and the files of a
+    task come from several programs: each is the class `1`. Any other text is its own name.
+
+    Raises:
+      InputError: a decimal. That is a measurement, and every value would be a class.
+    """
+    whole = _INTEGER.fullmatch(label)
+    if whole:
+        return str(int(whole[1]))
+    if _DECIMAL.fullmatch(label):
+        raise InputError(
+            f"{where}: label {label!r} is a decimal number; expected classes (numbers to regress "
+            "are not supported): cut the values into classes (low, high), or write them with a "
+            "letter (c0.5) if they are names"
+        )
+    return label
 
 
 def _text(path: str) -> str:
@@ -94,7 +132,7 @@ def _text(path: str) -> str:
     return text
 
 
-def _fields(path: str, text: str) -> Iterator[tuple[int, str, str]]:
+def _fields(path: str, text: str, columns: Columns) -> Iterator[tuple[int, str, str]]:
     """Yields (line, sequence, label) of every row, stripped; blank lines are passed over."""
     head = text.lstrip().partition("\n")[0]
     delimiter = max(_DELIMITERS, key=head.count)
@@ -109,7 +147,7 @@ def _fields(path: str, text: str) -> Iterator[tuple[int, str, str]]:
     try:
         rows = (row for row in reader if row)
         first = [field.strip() for field in next(rows)]
-        places, is_header = _columns(path, first)
+        places, is_header = _columns(path, first, columns)
         if not is_header:
             rows = itertools.chain([first], rows)
         for row in rows:
@@ -125,21 +163,24 @@ def _fields(path: str, text: str) -> Iterator[tuple[int, str, str]]:
         ) from None
 
 
-def _columns(path: str, first: Sequence[str]) -> tuple[tuple[int, int], bool]:
+def _columns(path: str, first: Sequence[str], columns: Columns) -> tuple[tuple[int, int], bool]:
     """Returns the places of sequence and label, and whether the first row is a header."""
-    names = [name.lower() for name in first]
     places = [
-        [place for place, name in enumerate(names) if name in known]
-        for known in (SEQUENCE_COLUMNS, LABEL_COLUMNS)
+        [n for n, name in enumerate(first) if (name == own if own else name.lower() in usual)]
+        for own, usual in ((columns.sequence, SEQUENCE_COLUMNS), (columns.label, LABEL_COLUMNS))
     ]
     if all(len(found) == 1 for found in places):
         return (places[0][0], places[1][0]), True
     letters = np.frombuffer(first[0].replace(" ", "").encode(), np.uint8)
-    if len(first) == 2 and not any(places) and len(letters) and _LETTERS[letters].all():
+    is_usual = columns == USUAL_COLUMNS
+    is_sequence = bool(len(letters)) and _LETTERS[letters].all()
+    if is_usual and len(first) == 2 and not any(places) and is_sequence:
         return (0, 1), False
     raise InputError(
         f"{path}: row 1: columns {', '.join(map(repr, first))[:80]}; expected a header with one "
-        "column 'sequence' and one 'label', or a sequence and a label"
+        f"column {columns.sequence or 'sequence'!r} and one {columns.label or 'label'!r}"
+        f"{', or a sequence and a label' if is_usual else ''}; --sequence_column and "
+        "--label_column name others"
     )
 
 

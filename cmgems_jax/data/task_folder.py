@@ -6,16 +6,18 @@ train, dev and test.
 """
 
 import collections
+import functools
 import hashlib
 import math
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cmgems_jax import genome, vocabulary
 from cmgems_jax.data import task_files, task_store
-from cmgems_jax.data.task_files import Rows
+from cmgems_jax.data.task_files import Columns, Rows
 from cmgems_jax.data.task_store import Examples
 from cmgems_jax.errors import InputError
 
@@ -23,92 +25,116 @@ SPLITS = ("train", "dev", "test")
 # A pool of ten times the shots is what the published files hold where they are pooled;
 # from a smaller one the draws are nearly the same rows.
 _POOLED_DRAWS = 10
-_FILE_NAME = re.compile(r"(train|dev|test)(?:_(\d+))?\.(?:tsv|csv)(?:\.gz)?")
-_STORE_VERSION = 1  # of what is stored under a key; raise it when that changes
+_FILE_NAME = re.compile(
+    r"(train|dev|val|valid|validation|test)(?:_(\d+))?\.(?:tsv|csv)(?:\.gz)?", re.IGNORECASE
+)
+_STORE_VERSION = 2  # of what is stored under a key; raise it when that changes
 _FEW_CLASSES = 20  # that many are never taken for numbers to regress
 
 
 def read(
-    folder: Path | str, *, k: int, shots: int | None, cache_dir: Path | None
-) -> tuple[dict[str, Examples], list[str]]:
+    folder: Path | str,
+    *,
+    k: int,
+    shots: int | None,
+    cache_dir: Path | None,
+    columns: Columns = task_files.USUAL_COLUMNS,
+) -> tuple[dict[str, Examples], list[str], list[str]]:
     """Returns the splits of a folder; without a train file, train is what dev holds.
 
     Args:
-      folder: with train (or train_10, train_50, ...) or dev, and test.
+      folder: with train (or train_10, train_50, ...) or dev (or val, valid, validation), and
+        test.
       k: least bases of a sequence.
       shots: chooses the smallest train file with ten times as many rows of every
         class, else the largest. None: train, or the largest.
       cache_dir: keeps the splits as a TFDS data set, by the content of the files.
+      columns: of the files.
 
     Returns:
-      Splits "train", "test" and perhaps "dev", of one padded length, and the names
-      of the classes 0, 1, ...: integers by value, others by letter.
+      Splits "train", "test" and perhaps "dev", of one padded length; the names
+      of the classes 0, 1, ...: integers by value, others by letter; and the names of the
+      folder's other files.
 
     Raises:
       InputError: a missing file, a bad row, or labels that do not fit.
     """
     folder = Path(folder)
-    files = _files(folder)
+    files, others = _files(folder)
     if cache_dir is None:
-        return _read(files, k, shots)
-    store = Path(cache_dir) / _key(files, k, shots)
+        return *_read(files, k, shots, columns), others
+    store = Path(cache_dir) / _key(files, k, shots, columns)
     if not store.is_dir():
-        task_store.write(store, *_read(files, k, shots))
-    return task_store.read(store, folder)
+        task_store.write(store, *_read(files, k, shots, columns))
+    return *task_store.read(store, folder), others
 
 
-def _files(folder: Path) -> dict[str, list[Path]]:
-    """Returns the files of every split, train_10 before train_100 before train."""
+def _files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """Returns the files of every split, train_10 before train_100 before train, and the others."""
     found: dict[str, dict[float, Path]] = {split: {} for split in SPLITS}
+    others = []
     for path in sorted(folder.iterdir()):
         match = _FILE_NAME.fullmatch(path.name)
-        if not match or (match[2] and match[1] != "train"):
+        name = match[1].lower() if match else ""
+        split = "dev" if name.startswith("val") else name
+        if not split or (match[2] and split != "train"):
+            if not path.name.startswith("."):
+                others.append(path.name)
             continue
         size = float(match[2] or math.inf)
-        if size in found[match[1]]:
+        if size in found[split]:
             raise InputError(
-                f"{folder}: both {found[match[1]][size].name} and {path.name}; keep one of them"
+                f"{folder}: both {found[split][size].name} and {path.name}; keep one of them"
             )
-        found[match[1]][size] = path
+        found[split][size] = path
     if not found["test"] or not (found["train"] or found["dev"]):
         missing = "test" if not found["test"] else "train (or dev)"
+        passed = f"; there are {named(others)}" if others else ""
         raise InputError(
             f"{folder}: no file for {missing}; expected {missing.split()[0]}.tsv or .csv, plain "
-            "or .gz, with columns sequence and label"
+            f"or .gz, with columns sequence and label{passed}"
         )
-    return {split: [paths[size] for size in sorted(paths)] for split, paths in found.items()}
+    files = {split: [paths[size] for size in sorted(paths)] for split, paths in found.items()}
+    return files, others
 
 
-def _key(files: dict[str, list[Path]], k: int, shots: int | None) -> str:
+def named(names: Sequence[str], num_named: int = 5) -> str:
+    """Returns the first of the names, and how many more there are."""
+    more = f" and {len(names) - num_named:,} more" if len(names) > num_named else ""
+    return ", ".join(names[:num_named]) + more
+
+
+def _key(files: dict[str, list[Path]], k: int, shots: int | None, columns: Columns) -> str:
     """Returns a name for what `_read` gives: it changes when a file or a setting does."""
-    parts = [_STORE_VERSION, k, shots]
+    parts = [_STORE_VERSION, k, shots, columns]
     parts += [(path.name, genome.sha256(str(path))) for split in SPLITS for path in files[split]]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def _read(
-    files: dict[str, list[Path]], k: int, shots: int | None
+    files: dict[str, list[Path]], k: int, shots: int | None, columns: Columns
 ) -> tuple[dict[str, Examples], list[str]]:
     """Returns the splits, with classes numbered as in train, and the names of the classes."""
     rows: dict[str, Rows] = {}
+    read_file = functools.partial(task_files.read_examples, min_bases=k, columns=columns)
     if files["train"]:
-        rows["train"] = _read_train(files["train"], k, shots)
+        rows["train"] = _read_train(files["train"], shots, read_file)
         if files["dev"]:
-            rows["dev"] = task_files.read_examples(files["dev"][0], min_bases=k)
+            rows["dev"] = read_file(files["dev"][0])
     else:
-        rows["train"] = task_files.read_examples(files["dev"][0], min_bases=k)
-    rows["test"] = task_files.read_examples(files["test"][0], min_bases=k)
+        rows["train"] = read_file(files["dev"][0])
+    rows["test"] = read_file(files["test"][0])
     label_names = _label_names(rows["train"])
     longest = max(one.bases_NM.shape[1] for one in rows.values())
     return {split: _number(one, label_names, longest) for split, one in rows.items()}, label_names
 
 
-def _read_train(paths: list[Path], k: int, shots: int | None) -> Rows:
+def _read_train(paths: list[Path], shots: int | None, read_file: Callable[[Path], Rows]) -> Rows:
     """Returns the rows of the train file that serves so many shots; `paths` by size."""
     if shots is None:
-        return task_files.read_examples(paths[-1], min_bases=k)
+        return read_file(paths[-1])
     for path in paths:
-        rows = task_files.read_examples(path, min_bases=k)
+        rows = read_file(path)
         if min(collections.Counter(rows.label_texts).values()) >= _POOLED_DRAWS * shots:
             break
     return rows

@@ -1,6 +1,7 @@
 """The table of published tasks: five of few shots, the 28 sets of GUE; and where one lies."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from cmgems_jax.errors import InputError, did_you_mean
@@ -76,6 +77,25 @@ def find(name: str, data_dir: Path) -> Task:
         f"task {name!r}: no folder {name} (nor below {data_dir}) and no published task."
         f"{did_you_mean(name, _TABLE)} An own task is a folder with train.tsv and test.tsv"
     )
+
+
+def find_all(names: Sequence[str], data_dir: Path) -> list[Task]:
+    """Returns the tasks of these names, each once. See `find`.
+
+    Raises:
+      InputError: no such folder, or two folders of one name: results are kept by it.
+    """
+    found: dict[str, Task] = {}
+    for name in names:
+        task = find(name, data_dir)
+        other = found.setdefault(task.name, task)
+        places = [folder_of(one, data_dir).resolve() for one in (other, task)]
+        if places[0] != places[1]:
+            raise InputError(
+                f"tasks {places[0]} and {places[1]}: both are called {task.name!r}, the name that "
+                "their results are kept by; rename one of the folders"
+            )
+    return list(found.values())
 
 
 def is_present(task: Task, data_dir: Path) -> bool:

@@ -1,6 +1,7 @@
 """Labelled tasks: what their files hold, what is to be known of it, and the draws of shots."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,23 +9,31 @@ import numpy as np
 
 from cmgems_jax import genome, outputs
 from cmgems_jax.data import task_folder, task_table
+from cmgems_jax.data.task_files import USUAL_COLUMNS, Columns
 from cmgems_jax.data.task_store import Examples
-from cmgems_jax.data.task_table import FEWSHOT, GUE, Task, find, is_present
+from cmgems_jax.data.task_table import FEWSHOT, GUE, Task, find, find_all, is_present
 from cmgems_jax.errors import InputError
 
 __all__ = [
     "FEWSHOT",
     "GUE",
+    "Columns",
     "Examples",
     "Task",
     "TaskData",
     "TooFewRows",
+    "digest",
     "draw_shots",
     "find",
+    "find_all",
     "is_present",
     "load",
     "write_manifest",
 ]
+
+
+_NUM_CLASSES_NAMED = 20
+UNSEEN = "the choice of the epoch does not see it"  # what a class that dev lacks means
 
 
 class TooFewRows(InputError):
@@ -51,6 +60,8 @@ def load(
     shots: int | None = None,
     dedupe: bool = False,
     cache_dir: Path | None = None,
+    columns: Columns = USUAL_COLUMNS,
+    metric: str = "",
 ) -> TaskData:
     """Returns the rows of a task.
 
@@ -62,6 +73,8 @@ def load(
         has ten times as many of every class, else the largest. None: all rows.
       dedupe: drops from train what repeats an earlier row, or stands in test.
       cache_dir: keeps the rows as TFDS data sets, by the content of the files.
+      columns: of the files, where they are not the usual ones.
+      metric: in place of the task's.
 
     Returns:
       The splits. Without a train file dev is trained on, and a note says so.
@@ -73,14 +86,18 @@ def load(
     if not isinstance(task, Task):
         task = find(str(task), data_dir)
     folder = task_table.folder_of(task, data_dir)
-    splits, label_names = task_folder.read(folder, k=k, shots=shots, cache_dir=cache_dir)
+    splits, label_names, others = task_folder.read(
+        folder, k=k, shots=shots, cache_dir=cache_dir, columns=columns
+    )
     if task.num_classes not in (0, len(label_names)):
         raise InputError(
             f"{splits['train'].path}: {len(label_names)} classes ({', '.join(label_names)[:60]}); "
             f"expected {task.num_classes} in task {task.name}"
         )
-    task = dataclasses.replace(task, num_classes=len(label_names))
+    task = dataclasses.replace(task, num_classes=len(label_names), metric=metric or task.metric)
     data = TaskData(task, splits["train"], splits.get("dev"), splits["test"], label_names, [])
+    if others:
+        data.notes.append(f"files passed over: {task_folder.named(others)}")
     _note_labels(data)
     _note_duplicates(data, dedupe)
     _check_shots(data, shots)
@@ -88,16 +105,37 @@ def load(
 
 
 def _note_labels(data: TaskData) -> None:
-    """Notes what stands for the classes, and which splits or classes are not there."""
-    if not Path(data.train.path).name.startswith("train"):
+    """Notes the classes and their rows, and which splits or classes are not there."""
+    if not Path(data.train.path).name.lower().startswith("train"):
         data.notes.append("no train split: trained on dev; not to be set beside published numbers")
-    if data.label_names != [str(number) for number in range(data.task.num_classes)]:
-        numbered = (f"{number} = {name}" for number, name in enumerate(data.label_names))
-        data.notes.append(f"classes: {', '.join(numbered)}")
-    absent = set(range(data.task.num_classes)) - set(data.test.labels_N.tolist())
+    splits = {"train": data.train, "dev": data.dev, "test": data.test}
+    splits = {split: examples for split, examples in splits.items() if examples is not None}
+    counts = [_rows_per_class(examples, data) for examples in splits.values()]
+    classes = (
+        f"{name}: {'/'.join(f'{count:,}' for count in row)}"
+        for name, *row in zip(data.label_names, *counts, strict=True)
+    )
+    listed = task_folder.named(list(classes), _NUM_CLASSES_NAMED)
+    data.notes.append(f"{len(data.label_names):,} classes, rows of {'/'.join(splits)}: {listed}")
+    note_absent(data, data.test, "test", "AUROC is not defined")
+    if data.dev is not None:
+        note_absent(data, data.dev, "dev", UNSEEN)
+
+
+def note_absent(data: TaskData, examples: Examples, split: str, what_follows: str) -> None:
+    """Notes which classes have no row in a split, and what follows from it."""
+    absent = [
+        name for name, count in zip(data.label_names, _rows_per_class(examples, data), strict=True)
+        if not count
+    ]  # fmt: skip
     if absent:
-        names = ", ".join(data.label_names[label] for label in sorted(absent))
-        data.notes.append(f"test has no row of class {names}: AUROC is not defined")
+        names = task_folder.named(absent, _NUM_CLASSES_NAMED)
+        data.notes.append(f"{split} has no row of class {names}: {what_follows}")
+
+
+def _rows_per_class(examples: Examples, data: TaskData) -> list[int]:
+    """Returns the number of rows of every class."""
+    return np.bincount(examples.labels_N, minlength=data.task.num_classes).tolist()
 
 
 def _note_duplicates(data: TaskData, dedupe: bool) -> None:
@@ -180,6 +218,16 @@ def keep_some_tests(data: TaskData, num_rows: int, seed: int) -> None:
     chosen = np.sort(np.random.default_rng(seed).permutation(num_all)[:num_rows])
     data.test = data.test.take(chosen)
     data.notes.append(f"scored on {num_rows:,} of {num_all:,} test rows, the same for every line")
+
+
+def digest(data: TaskData) -> str:
+    """Returns the SHA-256 of the rows and their classes, wherever their files lie."""
+    found = hashlib.sha256(repr(data.label_names).encode())
+    for examples in filter(None, (data.train, data.dev, data.test)):
+        found.update(repr(examples.bases_NM.shape).encode())
+        for column in (examples.bases_NM, examples.labels_N):
+            found.update(np.ascontiguousarray(column))
+    return found.hexdigest()
 
 
 def write_manifest(path: Path, data: TaskData, draws_DN: np.ndarray) -> None:

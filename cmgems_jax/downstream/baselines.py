@@ -19,6 +19,7 @@ _K_WITHOUT_CHOICE = 3  # where a class has one row: no part can be held out
 _NUM_FOLDS = 5
 _MAX_CHOICE_ROWS = 2_000  # k is chosen on so many rows; more change it little and take long
 _MAX_ITERATIONS = 1_000
+_CHUNK_BASES = 1 << 18  # of which the k-mers are listed at a time
 
 
 def kmer_logistic(
@@ -33,7 +34,8 @@ def kmer_logistic(
     """Fits logistic regression (C=1) on the counts of 1..k-mers, once a draw.
 
     Every count is divided by its largest value among the drawn rows. Overlapping
-    k-mers are counted; those with an ambiguous base are left out.
+    k-mers are counted; those with an ambiguous base are left out. Of the test rows, some
+    thousands are counted at a time; for the drawn rows see `num_bytes`.
 
     Args:
       train: what is drawn from.
@@ -47,30 +49,18 @@ def kmer_logistic(
     Returns:
       For every draw float64 (rows of test, C) probabilities, and its k.
     """
-    longest = k or MAX_K
-    used, places = np.unique(draws_DN, return_inverse=True)
-    train_UF = count_kmers(train.bases_NM[used], longest)
-    labels_U = train.labels_N[used]
-    test_NF = count_kmers(test.bases_NM, longest)
-    fitted: dict[bytes, tuple[np.ndarray, int]] = {}  # GUE's draws are all of the same rows
-    results = []
+    keys = [np.sort(rows).tobytes() for rows in draws_DN]
+    fitted: dict[bytes, tuple[Pipeline, int]] = {}  # GUE's draws are all of the same rows
     # With several threads on such small vectors these wait for each other: six times slower.
     with threadpoolctl.threadpool_limits(1):
-        for rows in terminal.bar(
-            places.reshape(draws_DN.shape),
-            desc="k-mer logistic regression",
-            unit="draws",
-        ):
-            key = np.sort(rows).tobytes()
+        bar = terminal.bar(draws_DN, desc="k-mer logistic regression", unit="draws")
+        for key, rows in zip(keys, bar, strict=True):
             if key not in fitted:
-                chosen = k or _choose_k(train_UF[rows], labels_U[rows], seed)
-                width = num_features(chosen)
-                model = _model().fit(train_UF[rows][:, :width], labels_U[rows])
-                probabilities_NC = np.zeros((test_NF.shape[0], num_classes))
-                probabilities_NC[:, model.classes_] = model.predict_proba(test_NF[:, :width])
-                fitted[key] = probabilities_NC, chosen
-            results.append(fitted[key])
-    return results
+                bases_nM, labels_n = train.bases_NM[rows], train.labels_N[rows]
+                chosen = k or _choose_k(bases_nM, labels_n, seed)
+                fitted[key] = _model().fit(count_kmers(bases_nM, chosen), labels_n), chosen
+        said = _predict(fitted, test.bases_NM, num_classes)
+    return [(said[key], fitted[key][1]) for key in keys]
 
 
 def majority(
@@ -106,29 +96,81 @@ def count_kmers(bases_NM: np.ndarray, longest: int) -> sparse.csr_array:
     Returns:
       float64 sparse (N, num_features(longest)): the k-mers by length, then by code.
     """
-    blocks = []
-    for k in range(1, longest + 1):
-        ids_NL = vocabulary.tokenize(bases_NM, k)
-        rows, places = np.nonzero(ids_NL >= vocabulary.NUM_SPECIAL)
-        codes = ids_NL[rows, places] - vocabulary.NUM_SPECIAL
-        ones = np.ones(len(rows))
-        blocks.append(sparse.coo_array((ones, (rows, codes)), shape=(len(bases_NM), 4**k)).tocsr())
-    return sparse.hstack(blocks, format="csr")
+    num_rows, chunk_rows = len(bases_NM), _chunk_rows(bases_NM)
+    most = num_rows * _most_kmers(bases_NM.shape[1], longest)
+    place_type = _place_type(most)
+    values, columns = np.empty(most), np.empty(most, place_type)  # what stays empty costs nothing
+    ends_N = np.zeros(num_rows + 1, place_type)
+    filled = 0
+    for start in range(0, num_rows, chunk_rows):
+        chunk_NM = bases_NM[start : start + chunk_rows]
+        blocks = []
+        for k in range(1, longest + 1):
+            ids_NL = vocabulary.tokenize(chunk_NM, k)
+            rows, places = np.nonzero(ids_NL >= vocabulary.NUM_SPECIAL)
+            codes = ids_NL[rows, places] - vocabulary.NUM_SPECIAL
+            ones, shape = np.ones(len(rows), np.float32), (len(chunk_NM), 4**k)
+            blocks.append(sparse.coo_array((ones, (rows, codes)), shape=shape).tocsr())
+        chunk_CF = sparse.hstack(blocks, format="csr")
+        end = filled + chunk_CF.nnz
+        values[filled:end], columns[filled:end] = chunk_CF.data, chunk_CF.indices
+        ends_N[start + 1 : start + 1 + len(chunk_NM)] = filled + chunk_CF.indptr[1:]
+        filled = end
+    counted = values[:filled], columns[:filled], ends_N
+    return sparse.csr_array(counted, shape=(num_rows, num_features(longest)))
+
+
+def num_bytes(num_rows: int, num_bases: int, k: int = MAX_K) -> int:
+    """Returns the memory that the counts of `num_rows` rows of `num_bases` take at most."""
+    most = num_rows * _most_kmers(num_bases, k)
+    return most * (np.dtype(np.float64).itemsize + np.dtype(_place_type(most)).itemsize)
+
+
+def _most_kmers(num_bases: int, longest: int) -> int:
+    """Returns how many different 1-, 2-, ... `longest`-mers a row can have."""
+    return sum(min(4**k, num_bases) for k in range(1, longest + 1))
+
+
+def _place_type(most: int) -> type[np.signedinteger]:
+    """Returns the type that numbers so many entries of a sparse array."""
+    return np.int32 if most < 2**31 else np.int64
+
+
+def _chunk_rows(bases_NM: np.ndarray) -> int:
+    """Returns how many rows are counted at a time."""
+    return max(1, _CHUNK_BASES // bases_NM.shape[1])
+
+
+def _predict(
+    fitted: dict[bytes, tuple[Pipeline, int]], bases_NM: np.ndarray, num_classes: int
+) -> dict[bytes, np.ndarray]:
+    """Returns every model's probabilities (N, C), a chunk of the rows at a time."""
+    longest = max(k for _, k in fitted.values())
+    said = {key: np.zeros((len(bases_NM), num_classes)) for key in fitted}
+    for start in range(0, len(bases_NM), _chunk_rows(bases_NM)):
+        rows = slice(start, start + _chunk_rows(bases_NM))
+        counts_NF = count_kmers(bases_NM[rows], longest)
+        for key, (model, k) in fitted.items():
+            chosen_NF = counts_NF[:, : num_features(k)].copy()  # the model scales it in place
+            said[key][rows, model.classes_] = model.predict_proba(chosen_NF)
+    return said
 
 
 def _model() -> Pipeline:
-    """Returns what is fitted."""
-    return make_pipeline(MaxAbsScaler(), LogisticRegression(C=1.0, max_iter=_MAX_ITERATIONS))
+    """Returns what is fitted; what it is given is scaled in place."""
+    scaler = MaxAbsScaler(copy=False)
+    return make_pipeline(scaler, LogisticRegression(C=1.0, max_iter=_MAX_ITERATIONS))
 
 
-def _choose_k(features_nF: sparse.csr_array, labels_n: np.ndarray, seed: int) -> int:
+def _choose_k(bases_nM: np.ndarray, labels_n: np.ndarray, seed: int) -> int:
     """Returns the k of the best mean accuracy over folds, the smaller on a tie."""
     if len(labels_n) > _MAX_CHOICE_ROWS:
         chosen = np.random.default_rng(seed).permutation(len(labels_n))[:_MAX_CHOICE_ROWS]
-        features_nF, labels_n = features_nF[chosen], labels_n[chosen]
+        bases_nM, labels_n = bases_nM[chosen], labels_n[chosen]
     num_folds = min(_NUM_FOLDS, np.unique(labels_n, return_counts=True)[1].min())
     if num_folds < 2:
         return _K_WITHOUT_CHOICE
+    features_nF = count_kmers(bases_nM, MAX_K)
     folds = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
     accuracies = [
         cross_val_score(_model(), features_nF[:, : num_features(k)], labels_n, cv=folds).mean()

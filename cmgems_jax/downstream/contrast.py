@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cmgems_jax import genome, input_files, vocabulary
-from cmgems_jax.data import tasks
+from cmgems_jax.data import task_files, tasks
 from cmgems_jax.errors import InputError, did_you_mean
 
 _MIN_SIDE = 5  # sequences; Fisher's test of fewer can show nothing
@@ -60,7 +60,14 @@ def from_fasta(positives: genome.Paths, negatives: genome.Paths) -> Contrast:
 
 
 def from_task(
-    name: str, data_dir: Path, label: int, label_names: Sequence[str], k: int
+    name: str,
+    data_dir: Path,
+    label: int,
+    label_names: Sequence[str],
+    k: int,
+    *,
+    sequence_column: str = "",
+    label_column: str = "",
 ) -> Contrast:
     """Returns one class of a task's test rows against all others; rows are `row_LINE`.
 
@@ -70,12 +77,14 @@ def from_task(
       label: index of the class.
       label_names: of the classifier.
       k: bases a token.
+      sequence_column: of the task's files; "" = a usual name.
+      label_column: the same.
 
     Raises:
       InputError: no such task, a bad row, other classes, or too few rows.
     """
-    data = tasks.load(name, data_dir, k=k)
-    if list(data.label_names) != list(label_names):
+    data = tasks.load(name, data_dir, k=k, columns=tasks.Columns(sequence_column, label_column))
+    if data.label_names != [task_files.class_name(own, "classifier") for own in label_names]:
         raise InputError(
             f"--task={name}: its classes are {', '.join(data.label_names)}, the classifier's "
             f"{', '.join(label_names)}; give the task that it was trained on"

@@ -5,6 +5,7 @@ holds already are not run again, so a suite that was stopped goes on where it wa
 """
 
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import pandas as pd
 from cmgems_jax import input_files, outputs, run_lock, run_log
 from cmgems_jax.data import tasks
 from cmgems_jax.data.tasks import Task, TaskData
-from cmgems_jax.downstream import evaluation_report, methods, metrics, pretrained
+from cmgems_jax.downstream import evaluation_report, methods, metrics, position_limit, pretrained
 from cmgems_jax.downstream.methods import Method
 from cmgems_jax.downstream.pretrained import Pretrained
 from cmgems_jax.errors import InputError, did_you_mean
@@ -44,6 +45,9 @@ class Settings:
     draws_at_once: int | None = None  # fine-tuned side by side; None = all
     baselines: bool = True  # beside the models: one untrained, k-mer regression, majority
     test_rows: int = 0  # at most so many rows of test are predicted; 0 = all
+    metric: str = ""  # the main one; "" = the task's
+    sequence_column: str = ""  # of the tasks' files; "" = a usual name
+    label_column: str = ""
     cache_dir: Path | None = None  # keeps the tasks as TFDS data sets
 
 
@@ -69,10 +73,11 @@ def evaluate(
     checkpoints = list(map(Path, input_files.listed(checkpoints)))
     chosen = _choose(data_dir, settings)
     models = _load(checkpoints)
+    units, new_notes = _load_tasks(chosen, data_dir, models, settings)
     with run_lock.held(output):
-        _check_same(output, settings, checkpoints)
+        _check_same(output, settings, checkpoints, models, units)
         results = _read(output)
-        notes = evaluation_report.read_notes(output)
+        notes = evaluation_report.read_notes(output) | new_notes
         lines = methods.compared(
             models,
             settings.modes,
@@ -82,15 +87,9 @@ def evaluate(
             draws_at_once=settings.draws_at_once,
             baselines=settings.baselines,
         )
-        units = [(task, shots) for task in chosen for shots in _shots(settings)]
-        for number, (task, shots) in enumerate(units, 1):
-            data = _load_task(task, data_dir, shots, models[0], settings, notes)
-            if data is None:
-                continue
+        for number, (name, (data, shots)) in enumerate(units.items(), 1):
             draws_DN = _draw(data, shots, output, settings)
-            print(
-                f"{number}/{len(units)} {evaluation_report.unit_name(task.name, shots)}", flush=True
-            )
+            print(f"{number}/{len(units)} {name}", flush=True)
             for method in lines:
                 results = _complete(results, method, data, draws_DN, shots, output)
             evaluation_report.write(results, notes, output, first=models[0].name)
@@ -103,7 +102,7 @@ def _choose(data_dir: Path, settings: Settings) -> list[Task]:
     suite = tasks.FEWSHOT if settings.suite == "fewshot" else tasks.GUE
     known = {task.name: task for task in suite}
     if settings.tasks:
-        chosen = [tasks.find(name, data_dir) for name in settings.tasks]
+        chosen = tasks.find_all(settings.tasks, data_dir)
         for task in chosen:
             if task.name not in known and task.suite != "own":
                 raise InputError(
@@ -130,6 +129,13 @@ def _load(checkpoints: Sequence[Path]) -> list[Pretrained]:
     for number, model in enumerate(models):
         if names.count(model.name) > 1:
             models[number] = dataclasses.replace(model, name=f"{model.name}_{number + 1}")
+    names = [pretrained.UNTRAINED, *(model.name for model in models)]
+    clash = next((name for name in names if names.count(name) > 1), None)
+    if clash:
+        raise InputError(
+            f"--checkpoint: two lines of the tables would be called {clash!r}; rename one of the "
+            "runs' folders"
+        )
     return models
 
 
@@ -138,33 +144,52 @@ def _shots(settings: Settings) -> tuple[int, ...]:
     return settings.shots if settings.suite == "fewshot" else (methods.ALL_ROWS,)
 
 
+def _load_tasks(
+    chosen: Sequence[Task], data_dir: Path, models: Sequence[Pretrained], settings: Settings
+) -> tuple[dict[str, tuple[TaskData, int]], dict[str, list[str]]]:
+    """Returns rows and shots by unit, and notes; without so many shots the notes alone.
+
+    All are read before any training, so that a bad file costs nothing.
+    """
+    units, notes = {}, {}
+    for task, shots in itertools.product(chosen, _shots(settings)):
+        name = evaluation_report.unit_name(task.name, shots)
+        try:
+            data = _load_task(task, data_dir, shots, models, settings)
+            units[name], notes[name] = (data, shots), data.notes
+        except tasks.TooFewRows as error:
+            notes[name] = [f"left out: {error}"]
+        for note in notes[name]:
+            print(f"{name}: {note}", flush=True)
+    return units, notes
+
+
 def _load_task(
-    task: Task,
-    data_dir: Path,
-    shots: int,
-    model: Pretrained,
-    settings: Settings,
-    notes: dict[str, list[str]],
-) -> TaskData | None:
-    """Returns the rows, and notes what is to be known of them; None without so many shots."""
-    name = evaluation_report.unit_name(task.name, shots)
-    try:
-        data = tasks.load(
-            task,
-            data_dir,
-            shots=shots or None,
-            dedupe=settings.dedupe,
-            k=model.config.tokens.k,
-            cache_dir=settings.cache_dir,
-        )
-    except tasks.TooFewRows as error:
-        notes[name] = [f"left out: {error}"]
-        print(f"{name}: left out: {error}", flush=True)
-        return None
+    task: Task, data_dir: Path, shots: int, models: Sequence[Pretrained], settings: Settings
+) -> TaskData:
+    """Returns the rows, which every model can take."""
+    data = tasks.load(
+        task,
+        data_dir,
+        shots=shots or None,
+        dedupe=settings.dedupe,
+        k=max(model.config.tokens.k for model in models),
+        cache_dir=settings.cache_dir,
+        columns=tasks.Columns(settings.sequence_column, settings.label_column),
+        metric=settings.metric,
+    )
     tasks.keep_some_tests(data, settings.test_rows, settings.seed)
-    notes[name] = data.notes
-    for note in data.notes:
-        print(f"{name}: {note}", flush=True)
+    for model in models:
+        splits = (data.train, data.test)
+        position_limit.refuse_long(splits, model.config, settings.long_sequences)
+    methods.check_memory(
+        data,
+        models,
+        settings.modes,
+        shots=shots,
+        num_draws=settings.num_draws,
+        baselines=settings.baselines,
+    )
     return data
 
 
@@ -230,26 +255,68 @@ def _run(
     return [{"draw": draw, **score, **shared} for draw, score in enumerate(scores, first)]
 
 
-def _check_same(output: Path, settings: Settings, checkpoints: Sequence[Path]) -> None:
-    """Writes suite.json, or refuses a folder whose results came from other settings."""
+def _check_same(
+    output: Path,
+    settings: Settings,
+    checkpoints: Sequence[Path],
+    models: Sequence[Pretrained],
+    units: dict[str, tuple[TaskData, int]],
+) -> None:
+    """Writes suite.json, or refuses results of other settings, models or rows.
+
+    Where models and rows lie is recorded, and may change: what they hold may not.
+    """
     path = output / "suite.json"
-    now = {n: v for n, v in dataclasses.asdict(settings).items() if n not in ADDABLE}
+    now = _fixed(settings)
     now["checkpoints"] = [str(checkpoint.resolve()) for checkpoint in checkpoints]
-    if path.exists():
-        before = json.loads(path.read_text())
-        rows = [
-            f"{n}: {before.get(n)!r} before, {now[n]!r} now" for n in now if before.get(n) != now[n]
-        ]
-        if rows:
-            raise InputError(
-                f"--output={output}: holds results of other settings ({'; '.join(rows)}); "
-                "give another --output"
-            )
+    now["models"] = [
+        {"name": model.name, "step": model.step, "sha256": pretrained.digest(model)}
+        for model in models
+    ]
+    now["tasks"] = {
+        name: {"folder": str(Path(data.train.path).resolve().parent), "sha256": tasks.digest(data)}
+        for name, (data, _) in units.items()
+    }
+    if path.exists() and (output / "results.csv").exists():
+        before = _fixed(Settings("")) | json.loads(path.read_text())
+        _refuse_others(output, before, now)
+        now["tasks"] = before.get("tasks", {}) | now["tasks"]
     run_log.write_json(path, now)
     run_log.write_json(output / "environment.json", run_log.environment())
+
+
+def _fixed(settings: Settings) -> dict[str, Any]:
+    """Returns the settings that all results of a folder share."""
+    return {n: v for n, v in dataclasses.asdict(settings).items() if n not in ADDABLE}
+
+
+def _refuse_others(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises `InputError` with a table of what differs."""
+    places = {"tasks", "checkpoints" if "models" in before else "models"}
+    pairs = {name: (before[name], now[name]) for name in now.keys() - places}
+    known = before.get("tasks", {})
+    for unit in now["tasks"].keys() & known.keys():
+        if known[unit]["sha256"] != now["tasks"][unit]["sha256"]:
+            pairs[f"rows of {unit}"] = (known[unit], now["tasks"][unit])
+    rows = [
+        f"  {name}: {old!r} before, {new!r} now"
+        for name, (old, new) in sorted(pairs.items())
+        if old != new
+    ]
+    if rows:
+        raise InputError(
+            f"--output={output}: holds results of other settings; give another --output, or undo\n"
+            + "\n".join(rows)
+        )
+    if "models" not in before:
+        print(
+            f"{output}: an earlier version recorded neither the step of its checkpoints nor the "
+            "rows; its results are taken to be of these",
+            flush=True,
+        )
 
 
 def _read(output: Path) -> pd.DataFrame:
     """Returns the results so far."""
     path = output / "results.csv"
-    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+    return evaluation_report.read_table(path) if path.exists() else pd.DataFrame()

@@ -16,6 +16,7 @@ NOTES = "notes.json"
 GRAY, BLUE = "#7a7a7a", "#1b6ca8"
 LINE = ["model", "mode"]  # what makes a line of the tables
 UNIT = ["task", "shots"]
+TEXTS = [*LINE, "task", "metric", "other_mode", "arm", "reference"]  # columns of names
 # Mean MCC x 100 of the literature (DNABERT-2's Figure; SPEC section 6); never from this code.
 PUBLISHED_GUE = {
     "DNABERT 3-mer": 61.6,
@@ -110,6 +111,17 @@ def read_notes(output: Path) -> dict[str, list[str]]:
     """Returns the notes that `write` has written, none where there are none."""
     path = output / NOTES
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Returns a table of results; names stay text, also `1` and `NA`, which are folders' names."""
+    names = pd.read_csv(path, nrows=0).columns
+    return pd.read_csv(
+        path,
+        dtype={name: str for name in names if name in TEXTS},
+        keep_default_na=False,
+        na_values={name: [""] for name in names if name not in TEXTS},
+    )
 
 
 def note_lines(notes: dict[str, list[str]]) -> list[str]:

@@ -8,7 +8,7 @@ B sequences of a step, C classes, E epochs.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ from cmgems_jax.downstream.position_limit import Windows
 from cmgems_jax.downstream.pretrained import Pretrained
 from cmgems_jax.downstream.recipes import Recipe, fewshot_recipe, gue_recipe, own_recipe
 from cmgems_jax.downstream.subspace import Subspace
+from cmgems_jax.signals import StopRequest
 
 __all__ = [
     "Recipe",
@@ -41,6 +42,7 @@ __all__ = [
 
 _CHUNK_STEPS = 32  # a call of the program; progress is told between calls
 _BATCH_TOKENS = 32_768  # that a device sees at a time when it predicts; bounds memory
+_LEAST_PROBABILITY = np.finfo(np.float32).tiny  # so that one row's loss is finite
 
 
 @dataclasses.dataclass
@@ -51,7 +53,8 @@ class Trained:
     programs: Programs
     params: dict | Subspace  # of bert.Classifier, stacked (devices, draws each, ...)
     losses_DE: np.ndarray  # float64, mean over the rows of an epoch, nats
-    dev_scores_DE: np.ndarray | None  # float64, by which the epoch was chosen
+    dev_losses_DE: np.ndarray | None = None  # float64, nats, by which the epoch was chosen
+    dev_scores_DE: np.ndarray | None = None  # float64, the metric of the same epochs
 
     def of_draw(self, draw: int) -> dict:
         """Returns the parameters of one draw as host arrays."""
@@ -70,7 +73,6 @@ def finetune(
     *,
     seed: int,
     dev: Examples | None = None,
-    metric: str = "mcc",
     long_sequences: str = "error",
     first_draw: int = 0,
 ) -> np.ndarray:
@@ -83,9 +85,8 @@ def finetune(
       test: what is predicted.
       num_classes: C.
       recipe: how to train.
-      seed: see `train_draws`, as for the next three.
-      dev: where given, each draw keeps the parameters of the epoch that is best on it.
-      metric: by which that epoch is chosen.
+      seed: see `train_draws`, as for the next two.
+      dev: where given, each draw keeps the parameters of the epoch of the least loss on it.
       long_sequences: what is done with those beyond the position table.
       first_draw: number of the first draw, where they are some of more.
 
@@ -104,7 +105,6 @@ def finetune(
         seed=seed,
         numbers_D=np.arange(len(draws_DN)) + first_draw,
         dev=dev,
-        metric=metric,
         long_sequences=long_sequences,
     )
     return probabilities(trained, test, long_sequences=long_sequences)
@@ -122,8 +122,13 @@ def train_draws(
     dev: Examples | None = None,
     metric: str = "mcc",
     long_sequences: str = "error",
+    stop: StopRequest | None = None,
 ) -> Trained:
     """Trains a classifier for every draw, all side by side.
+
+    The epoch is chosen by the loss on dev, which tells epochs apart where a metric of few rows, or
+    of a rare class, is the same for all; GUE's published script chooses by it too (the default of
+    HuggingFace's load_best_model_at_end).
 
     Args:
       pretrained: where the encoder starts; the head starts at random.
@@ -133,10 +138,13 @@ def train_draws(
       recipe: how to train.
       seed: with the draw's number, of the order of the rows, the head and dropout.
       numbers_D: int (D,), numbers of the draws; None = 0, 1, ...
-      dev: where given, each draw keeps the parameters of the epoch that is best on it.
-      metric: one of `metrics.NAMES`, by which that epoch is chosen; the first on a tie.
+      dev: where given, each draw keeps the parameters of the epoch of the least mean loss on
+        it, the later on a tie.
+      metric: one of `metrics.NAMES`, recorded beside that loss.
       long_sequences: see `position_limit.cut`. Of the windows of a sequence, each
         epoch trains on the next one.
+      stop: once it has a signal, no further step is begun, and what is returned is that of the
+        whole epochs.
 
     Raises:
       InputError: sequences are too long.
@@ -156,18 +164,21 @@ def train_draws(
     data = side_by_side.share((windows.bases_WM, labels_W), devices)
     if dev is not None:
         dev_windows = position_limit.cut(dev.bases_NM, config, long_sequences, source=dev.path)
-    trained = Trained(config, programs, states.params, np.zeros((num_draws, 0)), None)
-    best = _Best(num_draws)
+    trained = Trained(config, programs, states.params, np.zeros((num_draws, 0)))
+    best, stop = _Best(num_draws), stop or StopRequest()
     with _progress(num_steps, f"fine-tuning {num_draws} x {draws_DN.shape[1]:,} rows") as bar:
         for rows_DSB in _epochs(draws_DN, windows, recipe, seed, numbers_D):
-            states, losses_D = _train_epoch(programs, states, rows_DSB, data, bar)
+            states, losses_D = _train_epoch(programs, states, rows_DSB, data, bar, stop)
+            if losses_D is None:
+                break
             trained.losses_DE = np.column_stack([trained.losses_DE, losses_D])
             trained.params = states.params
             if dev is not None:
-                said = _ask(trained, dev_windows)
-                best.offer(trained, [metrics.score(dev.labels_N, one)[metric] for one in said])
-    if dev is not None:
-        trained.params, trained.dev_scores_DE = best.params, np.column_stack(best.history)
+                best.offer(trained, _ask(trained, dev_windows), dev.labels_N, metric)
+    if best.losses:
+        trained.params = best.params
+        trained.dev_losses_DE = np.column_stack(best.losses)
+        trained.dev_scores_DE = np.column_stack(best.scores)
     return trained
 
 
@@ -211,14 +222,19 @@ class _Best:
 
     num_draws: int
     params: dict | None = None
-    history: list[np.ndarray] = dataclasses.field(default_factory=list)  # (D,) an epoch
+    losses: list[np.ndarray] = dataclasses.field(default_factory=list)  # (D,) an epoch
+    scores: list[np.ndarray] = dataclasses.field(default_factory=list)  # the same
 
-    def offer(self, trained: Trained, scores: Sequence[float]) -> None:
-        """Takes the parameters of the draws that have never been better; nan is the worst."""
-        now_D = np.nan_to_num(np.array(scores), nan=-np.inf)
-        before_D = np.max(self.history, axis=0) if self.history else np.full(len(now_D), -np.inf)
-        self.history.append(now_D)
-        is_better_D = now_D > before_D if self.params else np.ones(self.num_draws, bool)
+    def offer(
+        self, trained: Trained, said_DNC: np.ndarray, labels_N: np.ndarray, metric: str
+    ) -> None:
+        """Takes the parameters of the draws whose loss on dev was never less."""
+        scored = [metrics.score(labels_N, said_NC)[metric] for said_NC in said_DNC]
+        said_DN = said_DNC[:, np.arange(len(labels_N)), labels_N].astype(np.float64)
+        losses_D = -np.log(np.maximum(said_DN, _LEAST_PROBABILITY)).mean(axis=1)
+        is_better_D = losses_D <= np.min([*self.losses, losses_D], axis=0)
+        self.losses.append(losses_D)
+        self.scores.append(np.array(scored))
         devices = jax.tree.leaves(trained.params)[0].shape[0]
         self.params = trained.programs.keep_better(
             self.params or trained.params,
@@ -255,13 +271,20 @@ def _epochs(
 
 
 def _train_epoch(
-    programs: Programs, states: DrawState, rows_DSB: np.ndarray, data: tuple, bar: tqdm
-) -> tuple[DrawState, np.ndarray]:
-    """Returns the states after one epoch, and each draw's mean loss (D,)."""
+    programs: Programs,
+    states: DrawState,
+    rows_DSB: np.ndarray,
+    data: tuple,
+    bar: tqdm,
+    stop: StopRequest,
+) -> tuple[DrawState, np.ndarray | None]:
+    """Returns the states after one epoch, and each draw's mean loss (D,); None where it stopped."""
     num_draws, num_steps, _ = rows_DSB.shape
     devices = states.key.shape[0]
     losses_D = np.zeros(num_draws)
     for start in range(0, num_steps, _CHUNK_STEPS):
+        if stop.signal:
+            return states, None
         chunk = rows_DSB[:, start : start + _CHUNK_STEPS]
         length = chunk.shape[1]
         filling = ((0, 0), (0, _CHUNK_STEPS - length), (0, 0))

@@ -32,6 +32,8 @@ class Settings:
     num_draws: int = 3
     seed: int = 0  # of draws, training and projections
     test_rows: int = 1_000  # at most so many are predicted; 0 = all
+    sequence_column: str = ""  # of the task's files; "" = a usual name
+    label_column: str = ""
 
 
 def sweep(
@@ -58,8 +60,12 @@ def sweep(
     checkpoint, data_dir, output = Path(checkpoint), Path(data_dir), Path(output)
     outputs.check_folder(output, OUTPUTS, OUTPUTS[:1])
     model = pretrained.load(checkpoint)
-    data = tasks.load(task, data_dir, shots=settings.shots, k=model.config.tokens.k)
+    columns = tasks.Columns(settings.sequence_column, settings.label_column)
+    k = model.config.tokens.k
+    data = tasks.load(task, data_dir, shots=settings.shots, k=k, columns=columns)
     tasks.keep_some_tests(data, settings.test_rows, settings.seed)
+    for note in data.notes:
+        print(f"{data.task.name}: {note}", flush=True)
     num_classes = data.task.num_classes
     shapes = bert.param_shapes(model.config.model, model.config.tokens, num_classes)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))

@@ -2,13 +2,16 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from cmgems_jax.data.tasks import Examples, TaskData
-from cmgems_jax.downstream import baselines, finetune, pretrained, probe
+from cmgems_jax.downstream import baselines as kmer_baselines
+from cmgems_jax.downstream import finetune, pretrained, probe
 from cmgems_jax.downstream.pretrained import Pretrained
+from cmgems_jax.errors import InputError
 
 MODES = ("finetune", "probe")
 BASELINE = "baseline"  # the mode of what is no transformer
@@ -16,6 +19,7 @@ ALL_ROWS = 0  # shots of a suite that trains on every row
 SIMPLE_K = 3  # better than k chosen by cross-validation where there are few shots
 GUE_SEED = 42  # as published (SPEC section 6)
 _PROBE_BATCH = 64  # sequences
+_TOLD_BYTES = 2**30
 
 Run = Callable[[TaskData, np.ndarray, int, int], Sequence[np.ndarray]]
 
@@ -69,6 +73,49 @@ def compared(
     return [*lines, Method("majority class", BASELINE, _majority)]
 
 
+def check_memory(
+    data: TaskData,
+    models: Sequence[Pretrained],
+    modes: Sequence[str],
+    *,
+    shots: int,
+    num_draws: int,
+    baselines: bool,
+) -> None:
+    """Prints how much memory features or counts of many rows take, from 1 GiB on.
+
+    Args:
+      data: of the task.
+      models: that are probed.
+      modes: of MODES.
+      shots: rows a class, or ALL_ROWS.
+      num_draws: of them.
+      baselines: whether k-mers are counted.
+
+    Raises:
+      InputError: it is more than the machine has.
+    """
+    num_train, num_bases = data.train.bases_NM.shape
+    each = min(num_train, shots * data.task.num_classes) if shots else num_train
+    needed = {}
+    if "probe" in modes:
+        num_rows = min(num_train, each * num_draws) + each + len(data.test.labels_N)
+        size = max(probe.num_features(model.config) for model in models)
+        needed["probe features"] = (num_rows, 4 * num_rows * size)
+    if baselines:
+        needed["k-mer logistic regression"] = (each, kmer_baselines.num_bytes(each, num_bases))
+    held = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for what, (num_rows, num_bytes) in needed.items():
+        text = f"{data.train.path}: {what} of {num_rows:,} rows: {num_bytes / 2**30:,.1f} GiB"
+        if num_bytes > held:
+            raise InputError(
+                f"{text}, but this machine has {held / 2**30:,.1f}; give a smaller train file, "
+                "fewer --shots or --test_rows"
+            )
+        if num_bytes >= _TOLD_BYTES:
+            print(f"{text} of memory", flush=True)
+
+
 def _tune(
     model: Pretrained,
     seed: int,
@@ -97,7 +144,6 @@ def _tune(
         recipe,
         seed=GUE_SEED if is_gue else seed,
         dev=data.dev if is_gue else None,
-        metric=data.task.metric,
         long_sequences=long_sequences,
         first_draw=first_draw,
     )
@@ -138,7 +184,7 @@ def _logistic(
     seed: int, k: int | None, data: TaskData, draws_DN: np.ndarray, *_: int
 ) -> Sequence[np.ndarray]:
     """k-mer logistic regression; without k, it is chosen on the shots."""
-    fitted = baselines.kmer_logistic(
+    fitted = kmer_baselines.kmer_logistic(
         data.train, draws_DN, data.test, data.task.num_classes, seed=seed, k=k
     )
     return [probabilities_NC for probabilities_NC, _ in fitted]
@@ -146,4 +192,4 @@ def _logistic(
 
 def _majority(data: TaskData, draws_DN: np.ndarray, *_: int) -> Sequence[np.ndarray]:
     """Always the class that is the most frequent among the drawn rows."""
-    return baselines.majority(data.train, draws_DN, data.test, data.task.num_classes)
+    return kmer_baselines.majority(data.train, draws_DN, data.test, data.task.num_classes)

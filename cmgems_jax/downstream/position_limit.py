@@ -5,11 +5,13 @@ Axes: N sequences, W windows, M bases, X whatever a window gives.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
 from cmgems_jax import vocabulary
 from cmgems_jax.config import Config
+from cmgems_jax.data.task_store import Examples
 from cmgems_jax.errors import InputError
 
 LONG_SEQUENCES = ("error", "truncate", "window")
@@ -80,6 +82,13 @@ def cut(bases_NM: np.ndarray, config: Config, how: str, *, source: str) -> Windo
     spare_W = np.maximum(length_N[row_W] - room, 0)
     start_W = spare_W * number_W // np.maximum(count_N[row_W] - 1, 1)
     return Windows(bases_NM[row_W[:, None], start_W[:, None] + np.arange(widest)], first_N, count_N)
+
+
+def refuse_long(splits: Sequence[Examples], config: Config, how: str) -> None:
+    """Raises the InputError of `cut` at once, for what is cut or predicted after long work."""
+    for examples in splits:
+        if how == "error":
+            cut(examples.bases_NM, config, how, source=examples.path)
 
 
 def warn_of_new_positions(windows: Windows, config: Config, *, source: str) -> None:

@@ -1,6 +1,7 @@
 """A pretrained encoder, read from a run's checkpoint: its parameters alone, on the host."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class Pretrained:
     config: Config  # of the pretraining run
     params: dict  # of bert.Encoder, float32 arrays on the host
     name: str  # the work folder's; WORKDIR@STEP where a step was asked for
+    step: int = 0  # updates of its pretraining
 
 
 def load(path: Path) -> Pretrained:
@@ -57,7 +59,13 @@ def load_masked_lm(path: Path) -> Pretrained:
         raise _damaged(folder, str(error).strip().split("\n")[0] or type(error).__name__) from None
     _verify(params, saved, folder)
     name = workdir.resolve().name
-    return Pretrained(config, params, name if Path(path) == workdir else f"{name}@{step}")
+    return Pretrained(config, params, name if Path(path) == workdir else f"{name}@{step}", step)
+
+
+def digest(model: Pretrained) -> str:
+    """Returns the SHA-256 of the parameters, which says whether two models are one."""
+    sums = sorted(checkpoints.checksums(model.params).items())
+    return hashlib.sha256(repr(sums).encode()).hexdigest()
 
 
 def untrained(like: Pretrained, seed: int) -> Pretrained:

@@ -15,11 +15,13 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from cmgems_jax import bert, parallel, terminal, vocabulary
+from cmgems_jax.config import Config
 from cmgems_jax.downstream import position_limit
 from cmgems_jax.downstream.pretrained import Pretrained
 
 INVERSE_PENALTY = 0.01  # scikit-learn's C; see `probe`
 _MAX_ITERATIONS = 1_000
+_PREDICTED_ROWS = 8_192  # at a time: they are copied to be scaled
 
 
 def features(
@@ -58,14 +60,19 @@ def features(
     params = parallel.replicate(pretrained.params)
     num_rows, num_devices = len(windows.bases_WM), jax.local_device_count()
     batch_size = -(-min(batch_size, num_rows) // num_devices) * num_devices
-    found = []
+    found_WF = np.empty((num_rows, num_features(config)), np.float32)
     with terminal.bar(total=num_rows, desc="features", unit="sequences") as bar:
         for start in range(0, num_rows, batch_size):
             rows = np.minimum(np.arange(start, start + batch_size), num_rows - 1)
             pooled = np.asarray(program(params, parallel.shard(windows.bases_WM[rows])[:, 0]))
-            found.append(pooled.reshape(batch_size, -1))
+            found_WF[rows] = pooled.reshape(batch_size, -1)
             bar.update(min(batch_size, num_rows - start))
-    return position_limit.mean(np.concatenate(found)[:num_rows], windows)
+    return position_limit.mean(found_WF, windows)
+
+
+def num_features(config: Config) -> int:
+    """Returns F, how many features a sequence has."""
+    return len(part_names(config.model.num_layers)) * config.model.hidden_size
 
 
 def part_names(num_layers: int) -> list[str]:
@@ -122,10 +129,13 @@ def probe(
             key = np.sort(rows).tobytes()
             if key not in fitted:
                 model = make_pipeline(
-                    StandardScaler(),
+                    StandardScaler(copy=False),  # the drawn rows are a copy
                     LogisticRegression(C=INVERSE_PENALTY, max_iter=_MAX_ITERATIONS),
                 ).fit(train_features_NF[rows], labels_N[rows])
                 fitted[key] = np.zeros((len(test_features_NF), num_classes), np.float32)
-                fitted[key][:, model.classes_] = model.predict_proba(test_features_NF)
+                for start in range(0, len(test_features_NF), _PREDICTED_ROWS):
+                    some = slice(start, start + _PREDICTED_ROWS)
+                    said_NC = model.predict_proba(test_features_NF[some].copy())
+                    fitted[key][some, model.classes_] = said_NC
             found.append(fitted[key])
     return np.stack(found)

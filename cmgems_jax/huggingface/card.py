@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from huggingface_hub import ModelCard, ModelCardData
 
 from cmgems_jax import config as config_lib
@@ -175,7 +174,7 @@ def _evaluation(folder: Path | None, name: str) -> str:
         "| task | shots | model | mode | metric | score |",
         "|---|---|---|---|---|---|",
     ]
-    means = pd.read_csv(path)
+    means = evaluation_report.read_table(path)
     for row in means.to_dict("records"):
         low, high = (row[f"{row['metric']}_{end}"] for end in ("low", "high"))
         interval = f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else ""

@@ -165,7 +165,7 @@ def _run(path: Path, name: str) -> list[Section]:
 
 def _evaluation(path: Path, name: str) -> list[Section]:
     """A folder of launch.evaluate."""
-    results = pd.read_csv(path / "results.csv")
+    results = evaluation_report.read_table(path / "results.csv")
     is_arm = (results["mode"] != BASELINE) & (results.model != UNTRAINED)
     found = evaluation_report.summary(results[is_arm]).rename(columns={"model": "arm"})
     section = Section(
@@ -188,7 +188,7 @@ def _study(path: Path, name: str) -> list[Section]:
         raise InputError(f"--input={path}: the study is not done; run its command again")
     about = json.loads((path / study.NAME).read_text())
     tables = {
-        table: pd.read_csv(path / f"{table}.csv")
+        table: evaluation_report.read_table(path / f"{table}.csv")
         for table in ("summary", "baselines", "masks", "reached", "costs")
     }
     config = config_lib.from_dict(

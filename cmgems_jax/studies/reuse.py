@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from cmgems_jax import checkpoints, run_log
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
+from cmgems_jax.downstream import evaluation_report
 from cmgems_jax.studies import runs
 from cmgems_jax.studies.runs import Unit
 
@@ -48,7 +47,7 @@ def copy(source: Path, one: Unit) -> None:
     shutil.copytree(source, partial, ignore=leave)
     evaluation = partial / runs.EVALUATION
     evaluation.mkdir()
-    scores = pd.read_csv(source / runs.EVALUATION / "results.csv")
+    scores = evaluation_report.read_table(source / runs.EVALUATION / "results.csv")
     own = scores[scores.model == source.name].assign(model=one.name)
     own.to_csv(evaluation / "results.csv", index=False)
     run_log.write_json(partial / "reused.json", {"run": str(source.resolve())})

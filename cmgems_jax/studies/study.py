@@ -108,9 +108,10 @@ def plan(
     chosen = tuple(arm for arm in known.values() if not only or arm.name in only)
     for arm in chosen:
         arms.config_of(config, arm, 0)
-    for name in evaluation.tasks:  # read once now, so that a bad file is found at the start
+    # Read once now, so that a bad file is found at the start.
+    for task in tasks.find_all(evaluation.tasks, task_dir):
         for shots in evaluation.shots:
-            tasks.load(tasks.find(name, task_dir), task_dir, k=config.tokens.k, shots=shots)
+            tasks.load(task, task_dir, k=config.tokens.k, shots=shots)
     genome.check_files(config.fasta_paths)
     seeds = tuple(range(num_seeds))
     return Plan(study, preset, config, chosen, seeds, evaluation, task_dir)

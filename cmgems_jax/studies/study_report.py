@@ -9,7 +9,7 @@ import pandas as pd
 
 from cmgems_jax import outputs, run_log
 from cmgems_jax.downstream import metrics
-from cmgems_jax.downstream.evaluation_report import interval_text, table_row
+from cmgems_jax.downstream.evaluation_report import interval_text, read_table, table_row
 from cmgems_jax.downstream.methods import BASELINE
 from cmgems_jax.studies import runs, statistics
 from cmgems_jax.studies.arms import Arm
@@ -28,7 +28,7 @@ def collect(units: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Returns the scores of the arms (with columns arm, seed) and those of the baselines."""
     parts, baselines = [], []
     for one in units:
-        table = pd.read_csv(one.folder / runs.EVALUATION / "results.csv")
+        table = read_table(one.folder / runs.EVALUATION / "results.csv")
         own = table[table.model == one.name].assign(arm=one.arm.name, seed=one.seed)
         parts.append(own.drop(columns="model"))
         baselines.append(table[table.model != one.name])
@@ -288,7 +288,7 @@ def baseline_means(
 def read_differences(path: Path) -> pd.DataFrame:
     """Returns differences.csv as `differences` made it; empty where one arm stands alone."""
     try:
-        return pd.read_csv(path)
+        return read_table(path)
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
 
