@@ -111,8 +111,8 @@ def means(found: pd.DataFrame, baselines: pd.DataFrame, name: str) -> str:
     """Returns each arm's mean and interval, a panel a task and shots; baselines gray.
 
     Args:
-      found: study_report.summary's columns, `arm` naming the line.
-      baselines: rows of results.csv of what is no arm.
+      found: columns of `statistics.summary`, `arm` naming the line.
+      baselines: the same of what is no arm, `model` naming the line.
       name: of the figure.
     """
     lines: dict[str, dict[tuple, tuple[float, float, float]]] = {}
