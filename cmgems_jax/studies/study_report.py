@@ -254,12 +254,7 @@ def _text(plan: Any, tables: dict[str, pd.DataFrame], said: Sequence[str]) -> st
 
 
 def means_table(found: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
-    """Returns arms, then baselines, by mode, task and shots: `mean [low, high]` in words.
-
-    Args:
-      found: `statistics.summary` of the arms.
-      baselines: that of what is no arm.
-    """
+    """Returns the cells of the summaries of arms, then of baselines, by mode, task and shots."""
     lines: dict[str, dict[str, str]] = {}
     names = [f"{row.arm} ({row.mode})" for row in found.itertuples()]
     names += [name for name, _, _ in baseline_means(baselines)]
@@ -289,11 +284,15 @@ def read_baselines(folder: Path) -> pd.DataFrame:
 
 
 def read_differences(path: Path) -> pd.DataFrame:
-    """Returns differences.csv as `differences` made it; empty where one arm stands alone."""
+    """Returns differences.csv as `differences` made it; empty where one arm stands alone.
+
+    An earlier version's table does not say what its intervals cover, and claims nothing.
+    """
     try:
-        return pd.read_csv(path)
+        found = pd.read_csv(path)
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
+    return found if "covers" in found else found.assign(shown=UNCLEAR)
 
 
 def differences_table(found: pd.DataFrame) -> pd.DataFrame:
