@@ -59,6 +59,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """Runs a suite and writes results.csv, summary.csv, notes.json, report.md and results.png.
 
+    The scores on resampled test rows, for the intervals, are in resampled.npz.
+
     Args:
       checkpoints: pretraining checkpoints, one a model; the first is compared with the others
         and with the baselines: the same model untrained, k-mer logistic regression, majority.

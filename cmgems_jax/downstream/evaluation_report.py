@@ -74,9 +74,7 @@ def write(results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, f
     means = statistics.summary(results, "model")
     means.to_csv(output / "summary.csv", index=False)
     run_log.write_json(output / NOTES, notes)
-    parts = ["# Evaluation", f"{statistics.METHOD} Bold: shown.", _means_text(means, notes)]
-    if (means.covers == statistics.DRAWS_ONLY).any():
-        parts.insert(2, EARLIER)
+    parts = ["# Evaluation", f"{method(means)} Bold: shown.", _means_text(means, notes)]
     compared = differences(results, first)
     if not compared.empty:
         parts.append(_differences_text(compared, first))
@@ -92,6 +90,12 @@ def write(results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, f
         parts.append("## Without results\n\n" + "\n".join(note_lines(left_out)))
     (output / "report.md").write_text("\n\n".join(parts) + "\n")
     _draw(means, output / "results.png")
+
+
+def method(means: pd.DataFrame) -> str:
+    """Returns how the intervals of a summary were made."""
+    is_old = "covers" not in means or (means.covers == statistics.DRAWS_ONLY).any()
+    return f"{statistics.METHOD} {EARLIER}" if is_old else statistics.METHOD
 
 
 def read_notes(output: Path) -> dict[str, list[str]]:

@@ -90,7 +90,7 @@ def _weighted(
 ) -> np.ndarray:
     """Returns float (B, metrics), every row counted as often as its weight says."""
     num_classes = probabilities_NC.shape[1]
-    cells_N = labels_N * num_classes + probabilities_NC.argmax(axis=1)
+    cells_N = labels_N.astype(np.int64) * num_classes + probabilities_NC.argmax(axis=1)
     counts_BCC = np.array(
         [np.bincount(cells_N, weights_N, num_classes**2) for weights_N in weights_BN]
     ).reshape(-1, num_classes, num_classes)

@@ -169,7 +169,8 @@ def _evaluation(path: Path, name: str) -> list[Section]:
     found, others = means[is_arm].rename(columns={"model": "arm"}), means[~is_arm]
     section = Section(
         "Labelled tasks",
-        f"Means with 95 % intervals; gray: what stands beside the models. {statistics.METHOD}",
+        "Means with 95 % intervals; gray: what stands beside the models. "
+        f"{evaluation_report.method(means)}",
         figures=[figures.means(found, others, name)],
     )
     table = study_report.means_table(found, others)
@@ -213,8 +214,8 @@ def _study(path: Path, name: str) -> list[Section]:
         outcome.figures.append(figures.differences(differences, f"{name}d"))
         table = study_report.differences_table(differences)
         outcome.tables.append(("Differences", _cells(table)))
-    intro = f"Means with 95 % intervals; gray: baselines. {statistics.METHOD}"
-    scores = Section("Labelled tasks", intro)
+    method = evaluation_report.method(tables["summary"])
+    scores = Section("Labelled tasks", f"Means with 95 % intervals; gray: baselines. {method}")
     scores.figures = [figures.means(tables["summary"], tables["baselines"], f"{name}m")]
     text = study_report.means_table(tables["summary"], tables["baselines"])
     scores.tables = [("Means", _cells(text))]

@@ -10,10 +10,10 @@ import pandas as pd
 from cmgems_jax import outputs, run_log
 from cmgems_jax.downstream import resampled, statistics
 from cmgems_jax.downstream.evaluation_report import (
-    EARLIER,
     cell,
     counted,
     interval_text,
+    method,
     table_row,
 )
 from cmgems_jax.downstream.methods import BASELINE
@@ -230,14 +230,12 @@ def _text(plan: Any, tables: dict[str, pd.DataFrame], said: Sequence[str]) -> st
         f"{counted(len(plan.arms), 'arm')}, {counted(len(plan.seeds), 'seed')}, "
         f"{plan.config.num_steps:,} steps each; arms share data, order and, by seed, "
         f"initial values. Differences are paired by seed, draw and test row. {rule()} (`*`).",
-        f"{statistics.METHOD} Seeds and draws are crossed factors.",
+        f"{method(found)} Seeds and draws are crossed factors.",
         "## In words",
         "\n".join(f"- {line}" for line in said),
         "## Labelled tasks",
         markdown(means_table(found, tables[BASELINE_SUMMARY])),
     ]
-    if (found.covers == statistics.DRAWS_ONLY).any():
-        parts.insert(3, EARLIER)
     if len(tables["differences"]):
         parts += [
             "## Differences from the reference",
