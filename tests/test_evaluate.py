@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -218,6 +219,27 @@ def test_a_task_of_another_suite_is_refused_before_any_file(inputs, tmp_path):
             [inputs[0]], Path("."), tmp_path / "out", settings(inputs[1], tasks=("prom_cor",))
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_draws_that_are_the_whole_pool_have_no_interval_and_nothing_is_bold(inputs, tmp_path):
+    """50 rows a class of 50: every draw is the same, and so is every score."""
+    chosen = settings(inputs[1], modes=("probe",), shots=(50,), num_draws=6)
+    results = evaluate.evaluate([inputs[0]], Path("."), tmp_path, chosen)
+    assert (results.overlap == 1).all()
+    tables = (tmp_path / "report.md").read_text().partition("\n## ")[2]
+    assert "**" not in tables and not re.search(r"\d \[", tables)
+    means = pd.read_csv(tmp_path / "summary.csv")
+    assert means.mcc.notna().all() and means.mcc_low.isna().all()
+
+
+def test_results_of_an_earlier_version_are_reported_over_draws_alone_and_said(finished, tmp_path):
+    results, output = finished
+    report = (output / "report.md").read_text()
+    assert re.search(r"\d\.\d+ \[.*\]", report) and "draws only" not in report
+    old = results.drop(columns="overlap")
+    evaluation_report.write(old, {}, tmp_path, first=results.model[0])
+    report = (tmp_path / "report.md").read_text()
+    assert evaluation_report.EARLIER in report and "] (draws only)" in report
 
 
 def test_differences_are_paired_by_draw_and_their_interval_is_students():

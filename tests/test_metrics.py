@@ -93,23 +93,22 @@ def test_shapes_and_labels_that_do_not_fit_are_refused(labels, shape):
         metrics.score(np.array(labels, np.int32), np.ones(shape))
 
 
-def test_interval_is_students_t():
-    """t(0.975, 9) = 2.262157 and t(0.975, 1) = 12.706205, from printed tables."""
-    values = np.arange(10.0)
-    half = 2.262157 * math.sqrt(110 / 12) / math.sqrt(10)
-    assert metrics.interval(values) == pytest.approx((4.5, 4.5 - half, 4.5 + half), abs=1e-6)
-    assert metrics.interval([0.0, 2.0]) == pytest.approx((1, 1 - 12.706205, 1 + 12.706205))
+def test_resampled_scores_are_those_of_the_rows_drawn_again():
+    """The samples depend on the number of rows alone: two models on the same rows are paired."""
+    labels_N = np.repeat([0, 1, 2], 20)
+    rng = np.random.default_rng(0)
+    probabilities_NC = rng.integers(0, 9, (60, 3)) / 10
+    found = metrics.resampled(labels_N, probabilities_NC)
+    drawn = np.random.default_rng((42, 60))
+    for scores_M in found[:3]:
+        rows = drawn.integers(0, 60, 60)
+        wanted = slow_scores(labels_N[rows].tolist(), probabilities_NC[rows].tolist())
+        np.testing.assert_allclose(scores_M, list(wanted.values()), rtol=1e-6)  # float32
 
 
-def test_interval_of_one_value_or_none_has_no_bounds():
-    mean, low, high = metrics.interval([0.7])
-    assert mean == 0.7 and math.isnan(low) and math.isnan(high)
-    assert all(math.isnan(value) for value in metrics.interval([]))
-
-
-def test_paired_interval_is_that_of_the_differences():
-    values, others = [0.7, 0.8, 0.9], [0.6, 0.75, 0.8]
-    found = metrics.paired_interval(values, others)
-    assert found == pytest.approx(metrics.interval([0.1, 0.05, 0.1]))
-    with pytest.raises(ValueError, match="3 and 2 values"):
-        metrics.paired_interval(values, others[:2])
+def test_resampled_accuracies_spread_as_a_share_of_so_many_rows_does():
+    """A share p of N rows has the variance p (1 - p) / N; of 200 samples the sd is known to 5 %."""
+    labels_N = np.repeat([0, 1], 200)
+    probabilities_NC = np.eye(2)[np.where(np.arange(400) % 10 < 3, 1 - labels_N, labels_N)]
+    accuracy_B = metrics.resampled(labels_N, probabilities_NC)[:, 0]
+    assert accuracy_B.std() == pytest.approx(np.sqrt(0.3 * 0.7 / 400), rel=0.15)

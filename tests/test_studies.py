@@ -22,10 +22,11 @@ from cmgems_jax import config as config_lib
 from cmgems_jax import config_checks, pmi_table, synthetic
 from cmgems_jax.config import STRATEGIES, Config
 from cmgems_jax.data import windows
+from cmgems_jax.downstream import statistics
 from cmgems_jax.downstream.evaluate import Settings
 from cmgems_jax.errors import InputError
 from cmgems_jax.report import page
-from cmgems_jax.studies import arms, masks, reuse, runs, statistics, study, study_report
+from cmgems_jax.studies import arms, masks, reuse, runs, study, study_report
 from tests.test_pretrain import small_config
 
 ROOT = Path(__file__).parents[1]
@@ -99,9 +100,10 @@ def test_no_claim_is_made_where_the_interval_holds_zero():
         assert expected in sentence
 
 
-def test_intervals_over_few_seeds_come_with_a_word_of_caution():
-    assert "one pair of runs" in study_report.caution(2)[0]
-    assert study_report.caution(3) == []
+def test_few_seeds_and_few_draws_come_with_a_word_of_caution():
+    assert "Nothing is claimed of 1 seed:" in study_report.caution(1, 5)[0]
+    assert "Nothing is claimed of 4 draws:" in study_report.caution(6, 4)[0]
+    assert study_report.caution(6, 5) == []
 
 
 # Arms.
@@ -262,7 +264,24 @@ def test_every_arm_seed_and_draw_is_in_the_tables(finished):
     )
     assert found.difference.iloc[0] == pytest.approx(difference.mean())
     text = (finished / "study.md").read_text()
-    assert "## In words" in text and "cm_gems" in text and study_report.caution(2)[0] in text
+    assert "## In words" in text and "cm_gems" in text
+    assert all(line in text for line in study_report.caution(2, 3))
+
+
+def test_every_interval_covers_the_test_rows_and_two_seeds_claim_nothing(finished):
+    found = study_report.read_differences(finished / "differences.csv")
+    assert (found.shown == study_report.UNCLEAR).all()
+    for name in ("summary", "differences", study_report.BASELINE_SUMMARY):
+        covers = set(pd.read_csv(finished / f"{name}.csv").covers)
+        assert statistics.WHOLE in covers and statistics.DRAWS_ONLY not in covers
+    assert "2 arms, 2 seeds," in (finished / "study.md").read_text()
+
+
+def test_an_earlier_versions_table_claims_nothing(finished, tmp_path):
+    """Its claims came of intervals that held neither the test rows nor what draws share."""
+    found = study_report.read_differences(finished / "differences.csv").drop(columns="covers")
+    found.assign(shown=study_report.ABOVE).to_csv(tmp_path / "old.csv", index=False)
+    assert (study_report.read_differences(tmp_path / "old.csv").shown == study_report.UNCLEAR).all()
 
 
 def test_the_page_and_the_text_mark_the_same_differences(finished, tmp_path):
@@ -315,6 +334,9 @@ def test_a_run_that_another_study_has_is_copied_and_not_trained_again(
     wanted = wanted.drop(columns=["arm", "seconds"]).reset_index(drop=True)
     pd.testing.assert_frame_equal(results, wanted)
     assert "untrained" in set(pd.read_csv(output / "baselines.csv").model)
+    means = [pd.read_csv(folder / "summary.csv") for folder in (output, finished)]
+    wanted = means[1].query("arm == 'cm_gems'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(means[0].drop(columns="arm"), wanted.drop(columns="arm"))
     masked = [pd.read_csv(folder / "masks.csv") for folder in (output, finished)]
     np.testing.assert_allclose(
         masked[0].set_index("strategy").share,
@@ -399,7 +421,8 @@ def test_two_processes_share_the_arms_and_a_killed_one_ends_in_the_same_tables(
             process.wait()
             process.stdout.close()
     assert two.returncode == 0, told
-    for name in ("results", "summary", "differences", "masks", "baselines"):
+    names = ("results", "summary", "differences", "masks", "baselines", "baseline_summary")
+    for name in names:
         tables = [pd.read_csv(folder / f"{name}.csv") for folder in (output, finished)]
         tables = [table.drop(columns="seconds", errors="ignore") for table in tables]
         pd.testing.assert_frame_equal(*tables)

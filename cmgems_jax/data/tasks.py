@@ -210,6 +210,17 @@ def draw_shots(labels_N: np.ndarray, shots: int, num_draws: int, seed: int) -> n
     return np.array(draws, np.int32)
 
 
+def shared_by_draws(labels_N: np.ndarray, shots: int) -> float:
+    """Returns the part of a draw's rows that another draw is expected to have, too.
+
+    Args:
+      labels_N: as `draw_shots`.
+      shots: as `draw_shots`; 0 = every row in every draw.
+    """
+    counts_C = np.bincount(labels_N)
+    return float((shots / counts_C[counts_C > 0]).mean()) if shots else 1.0
+
+
 def keep_some_tests(data: TaskData, num_rows: int, seed: int) -> None:
     """Keeps at most `num_rows` rows of test, drawn by the seed alone, and notes it; 0 = all."""
     num_all = len(data.test.labels_N)

@@ -18,7 +18,15 @@ import pandas as pd
 from cmgems_jax import input_files, outputs, run_lock, run_log
 from cmgems_jax.data import tasks
 from cmgems_jax.data.tasks import Task, TaskData
-from cmgems_jax.downstream import evaluation_report, methods, metrics, position_limit, pretrained
+from cmgems_jax.downstream import (
+    evaluation_report,
+    methods,
+    metrics,
+    position_limit,
+    pretrained,
+    resampled,
+    statistics,
+)
 from cmgems_jax.downstream.methods import Method
 from cmgems_jax.downstream.pretrained import Pretrained
 from cmgems_jax.errors import InputError, did_you_mean
@@ -55,6 +63,8 @@ def evaluate(
     checkpoints: Sequence[Path | str], data_dir: Path | str, output: Path | str, settings: Settings
 ) -> pd.DataFrame:
     """Runs a suite and writes results.csv, summary.csv, notes.json, report.md and results.png.
+
+    The scores on resampled test rows, for the intervals, are in resampled.npz.
 
     Args:
       checkpoints: pretraining checkpoints, one a model; the first is compared with the others
@@ -220,15 +230,17 @@ def _complete(
     if num_done == len(draws_DN):
         return results
     for first in range(num_done, len(draws_DN), method.draws_at_once or len(draws_DN)):
-        rows = [{**unit, **row} for row in _run(method, data, draws_DN, shots, first)]
+        scores, resamples = _run(method, data, draws_DN, shots, first)
+        rows = [{**unit, **row} for row in scores]
+        # Before the rows, which say what is done: a kill between the two loses nothing.
+        resampled.add(output, tuple(unit.values()), first, resamples)
         results = pd.concat([results, pd.DataFrame(rows)], ignore_index=True)
         with outputs.replaced_file(output / "results.csv") as part:
             results.to_csv(part, index=False)
     done = _of_unit(results, unit)
-    mean, low, high = metrics.interval(list(done[data.task.metric]))
-    spread = f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else ""
+    (row,) = statistics.summary(resampled.attach(done, output), "model").to_dict("records")
     print(
-        f"  {method.model} ({method.mode}): {data.task.metric} {mean:.3f}{spread}, "
+        f"  {method.model} ({method.mode}): {data.task.metric} {evaluation_report.cell(row)}, "
         f"{done.seconds.sum():.1f} s",
         flush=True,
     )
@@ -244,15 +256,19 @@ def _of_unit(results: pd.DataFrame, unit: dict[str, Any]) -> pd.DataFrame:
 
 def _run(
     method: Method, data: TaskData, draws_DN: np.ndarray, shots: int, first: int
-) -> list[dict[str, Any]]:
-    """Returns the scores of the draws from `first` on that are run together, a row each."""
+) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """Returns the scores of the draws from `first` on that are run together, a row each, and
+    those on resampled test rows."""
     start_s = time.perf_counter()
     some_DN = draws_DN[first:][: method.draws_at_once]
     probabilities = method.run(data, some_DN, shots, first)
     seconds = round((time.perf_counter() - start_s) / len(some_DN), 3)
     scores = [metrics.score(data.test.labels_N, one_NC) for one_NC in probabilities]
-    shared = {"metric": data.task.metric, "seconds": seconds}
-    return [{"draw": draw, **score, **shared} for draw, score in enumerate(scores, first)]
+    resamples = [metrics.resampled(data.test.labels_N, one_NC) for one_NC in probabilities]
+    overlap = tasks.shared_by_draws(data.train.labels_N, shots)
+    shared = {"overlap": overlap, "metric": data.task.metric, "seconds": seconds}
+    rows = [{"draw": draw, **score, **shared} for draw, score in enumerate(scores, first)]
+    return rows, resamples
 
 
 def _check_same(

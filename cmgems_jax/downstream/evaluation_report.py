@@ -1,22 +1,29 @@
 """Tables and the picture of a suite: means, 95 % intervals, paired differences."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from cmgems_jax import run_log
-from cmgems_jax.downstream import metrics
+from cmgems_jax.downstream import resampled, statistics
 from cmgems_jax.downstream.methods import BASELINE
 from cmgems_jax.downstream.pretrained import UNTRAINED
+from cmgems_jax.downstream.statistics import UNIT
 
 NOTES = "notes.json"
 GRAY, BLUE = "#7a7a7a", "#1b6ca8"
 LINE = ["model", "mode"]  # what makes a line of the tables
-UNIT = ["task", "shots"]
 TEXTS = [*LINE, "task", "metric", "other_mode", "arm", "reference"]  # columns of names
+EARLIER = (
+    f"'{statistics.DRAWS_ONLY}': scores of an earlier version, which kept neither those on "
+    "resampled test rows nor what the draws share; such intervals are too narrow and show nothing. "
+    "A new --output has all of it."
+)
 # Mean MCC x 100 of the literature (DNABERT-2's Figure; SPEC section 6); never from this code.
 PUBLISHED_GUE = {
     "DNABERT 3-mer": 61.6,
@@ -27,52 +34,30 @@ PUBLISHED_GUE = {
 }
 
 
-def summary(results: pd.DataFrame) -> pd.DataFrame:
-    """Returns mean and interval over draws of every metric, one row a line and unit.
-
-    Args:
-      results: rows of results.csv.
-
-    Returns:
-      Columns model, mode, task, shots, draws, metric (the task's main one) and, for
-      each of `metrics.NAMES`, NAME, NAME_low, NAME_high.
-    """
-    rows = []
-    for keys, group in results.groupby([*LINE, *UNIT], sort=False):
-        row = dict(zip([*LINE, *UNIT], keys, strict=True))
-        row |= {"draws": len(group), "metric": group.metric.iloc[0]}
-        for name in metrics.NAMES:
-            mean, low, high = metrics.interval(group[name].tolist())
-            row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
 def differences(results: pd.DataFrame, first: str) -> pd.DataFrame:
     """Returns the first model's main metric minus every other line's, paired by draw.
 
     Args:
-      results: rows of results.csv.
+      results: rows of results.csv, with the resampled scores where they were kept.
       first: name of the model that is compared with the others.
 
     Returns:
-      Columns task, shots, mode (of the first model), model, other_mode, difference, low, high.
+      Columns task, shots, mode (of the first model), model, other_mode, difference, low, high,
+      covers, shown.
     """
     rows = []
     for keys, unit in results.groupby(UNIT, sort=False):
-        lines = {line: group.sort_values("draw") for line, group in unit.groupby(LINE, sort=False)}
+        lines = dict(list(unit.groupby(LINE, sort=False)))
         for (model, mode), own in lines.items():
             if model != first:
                 continue
             for (other, other_mode), group in lines.items():
                 if other == first or len(group) != len(own):
                     continue
-                metric = own.metric.iloc[0]
-                mean, low, high = metrics.paired_interval(
-                    own[metric].tolist(), group[metric].tolist()
-                )
+                found = statistics.paired([(own, group)])
                 row = {"mode": mode, "model": other, "other_mode": other_mode}
-                row |= {"difference": mean, "low": low, "high": high}
+                row |= {"difference": found.mean, "low": found.low, "high": found.high}
+                row |= {"covers": found.covers, "shown": found.shown(len(own))}
                 rows.append(dict(zip(UNIT, keys, strict=True)) | row)
     return pd.DataFrame(rows)
 
@@ -86,10 +71,11 @@ def write(results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, f
       output: folder.
       first: name of the model that is compared with the others.
     """
-    means = summary(results)
+    results = resampled.attach(results, output)
+    means = statistics.summary(results, "model")
     means.to_csv(output / "summary.csv", index=False)
     run_log.write_json(output / NOTES, notes)
-    parts = ["# Evaluation", _means_text(means, notes)]
+    parts = ["# Evaluation", f"{method(means)} Bold: shown.", _means_text(means, notes)]
     compared = differences(results, first)
     if not compared.empty:
         parts.append(_differences_text(compared, first))
@@ -105,6 +91,12 @@ def write(results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, f
         parts.append("## Without results\n\n" + "\n".join(note_lines(left_out)))
     (output / "report.md").write_text("\n\n".join(parts) + "\n")
     _draw(means, output / "results.png")
+
+
+def method(means: pd.DataFrame) -> str:
+    """Returns how the intervals of a summary were made."""
+    is_old = "covers" not in means or (means.covers == statistics.DRAWS_ONLY).any()
+    return f"{statistics.METHOD} {EARLIER}" if is_old else statistics.METHOD
 
 
 def read_notes(output: Path) -> dict[str, list[str]]:
@@ -131,7 +123,12 @@ def note_lines(notes: dict[str, list[str]]) -> list[str]:
 
 def unit_name(task: str, shots: int) -> str:
     """Returns how a unit is called: `prom_core, 10 shots`."""
-    return f"{task}, {shots} shots" if shots else task
+    return f"{task}, {counted(shots, 'shot')}" if shots else task
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns `1 seed`, or `2 seeds`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def unit_names(means: pd.DataFrame) -> set[str]:
@@ -144,16 +141,13 @@ def _means_text(means: pd.DataFrame, notes: dict[str, list[str]]) -> str:
     parts = []
     for task, rows in means.groupby("task", sort=False):
         metric, shots = rows.metric.iloc[0], list(dict.fromkeys(rows.shots))
-        parts.append(f"## {task}: {metric}, mean [95 % interval over draws]\n")
-        heads = [f"{count} shots" if count else "all rows" for count in shots]
+        parts.append(f"## {task}: {metric}, mean [95 % interval]\n")
+        heads = [counted(count, "shot") if count else "all rows" for count in shots]
         parts.append(
             table_row(["model", "mode", *heads]) + "\n" + table_row(["---"] * (2 + len(heads)))
         )
         for (model, mode), line in rows.groupby(LINE, sort=False):
-            cells = {
-                row.shots: interval_text(row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
-                for _, row in line.iterrows()
-            }
+            cells = {row.shots: cell(row) for _, row in line.iterrows()}
             parts.append(table_row([model, mode, *(cells.get(count, "") for count in shots)]))
         names = [unit_name(task, count) for count in shots]
         own = note_lines({name: notes[name] for name in names if name in notes})
@@ -162,15 +156,15 @@ def _means_text(means: pd.DataFrame, notes: dict[str, list[str]]) -> str:
 
 
 def _differences_text(compared: pd.DataFrame, first: str) -> str:
-    """The paired differences; those whose interval leaves out 0 in bold."""
+    """The paired differences; those that are shown in bold."""
     lines = [
-        f"## {first} minus the others, paired by draw [95 % interval]\n",
+        f"## {first} minus the others, paired by draw and test row [95 % interval]\n",
         table_row(["task", "shots", "mode", "minus", "difference"]),
         table_row(["---"] * 5),
     ]
     for _, row in compared.iterrows():
-        text = interval_text(row.difference, row.low, row.high, sign="+")
-        if row.low > 0 or row.high < 0:
+        text = interval_text(row.difference, row.low, row.high, row.covers, sign="+")
+        if row.shown != statistics.UNCLEAR:
             text = f"**{text}**"
         other = f"{row.model} ({row.other_mode})"
         lines.append(table_row([row.task, row.shots or "all", row["mode"], other, text]))
@@ -182,11 +176,21 @@ def table_row(cells: list) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def interval_text(mean: float, low: float, high: float, sign: str = "") -> str:
-    """Returns `0.712 [0.700, 0.724]`, or the mean alone where there is no interval."""
-    if np.isfinite(low):
-        return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
-    return f"{mean:{sign}.3f}"
+def cell(row: Mapping[str, Any]) -> str:
+    """Returns the main metric of a row of `statistics.summary`, with its interval."""
+    values = (row[f"{row['metric']}{end}"] for end in ("", "_low", "_high"))
+    return interval_text(*values, row.get("covers", ""))
+
+
+def interval_text(mean: float, low: float, high: float, covers: str = "", sign: str = "") -> str:
+    """Returns `0.712 [0.700, 0.724]`, or the mean alone where there is no interval.
+
+    What covers the draws alone is marked so.
+    """
+    if not np.isfinite(low):
+        return f"{mean:{sign}.3f}"
+    mark = f" ({covers})" if covers == statistics.DRAWS_ONLY else ""
+    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]{mark}"
 
 
 def _draw(means: pd.DataFrame, path: Path) -> None:
@@ -210,7 +214,7 @@ def _draw(means: pd.DataFrame, path: Path) -> None:
             if np.isfinite(low):
                 axis.plot([low, high], [place, place], color=color, linewidth=2, alpha=0.5)
             axis.plot(mean, place, "o", color=color, markersize=5)
-        axis.set_title(f"{task}, {shots} shots" if shots else task, fontsize=9, loc="left")
+        axis.set_title(unit_name(task, shots), fontsize=9, loc="left")
         axis.set_xlabel(unit.metric.iloc[0], fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(axis="x", alpha=0.3)

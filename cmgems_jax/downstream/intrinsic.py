@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from cmgems_jax import bert, outputs
 from cmgems_jax.data import tasks
-from cmgems_jax.downstream import finetune, metrics, pretrained
+from cmgems_jax.downstream import evaluation_report, finetune, metrics, pretrained, statistics
 from cmgems_jax.downstream.recipes import Recipe, fewshot_recipe
 from cmgems_jax.errors import InputError
 
@@ -77,7 +77,10 @@ def sweep(
     draws_DN = tasks.draw_shots(
         data.train.labels_N, settings.shots, settings.num_draws, settings.seed
     )
-    rows = []
+    unit = {"mode": "finetune", "task": data.task.name, "shots": settings.shots}
+    unit["metric"] = data.task.metric
+    unit["overlap"] = tasks.shared_by_draws(data.train.labels_N, settings.shots)
+    parts = []
     for number in (*sorted(settings.dimensions), FULL):
         recipe = recipe_of(fewshot_recipe(settings.shots), number, num_parameters)
         found = finetune.finetune(
@@ -85,11 +88,14 @@ def sweep(
             long_sequences="window",
         )  # fmt: skip
         scores = [metrics.score(data.test.labels_N, one_NC) for one_NC in found]
-        rows += [{"dimensions": number, "draw": n, **score} for n, score in enumerate(scores)]
-        mean, low, high = metrics.interval([score[data.task.metric] for score in scores])
+        rows = [{"dimensions": number, "draw": n, **score} for n, score in enumerate(scores)]
+        parts.append(pd.DataFrame(rows))
+        resampled = [metrics.resampled(data.test.labels_N, one_NC) for one_NC in found]
+        with_tests = parts[-1].assign(**unit, resampled=pd.Series(resampled))
+        (row,) = statistics.summary(with_tests, "dimensions").to_dict("records")
         name = f"{number:,}" if number else f"all {num_parameters:,}"
-        print(f"{name:>15}  {data.task.metric} {mean:.3f} [{low:.3f}, {high:.3f}]", flush=True)
-    table = pd.DataFrame(rows)
+        print(f"{name:>15}  {data.task.metric} {evaluation_report.cell(row)}", flush=True)
+    table = pd.concat(parts, ignore_index=True)
     chance = float(np.bincount(data.test.labels_N).max() / len(data.test.labels_N))
     with outputs.replaced_folder(output) as folder:
         table.to_csv(folder / OUTPUTS[0], index=False)

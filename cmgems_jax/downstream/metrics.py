@@ -1,15 +1,14 @@
-"""Scores of class probabilities, and intervals over draws."""
-
-import warnings
-from collections.abc import Sequence
+"""Scores of class probabilities, of the test rows as they are and as others might have been."""
 
 import numpy as np
-import sklearn.metrics
-from scipy import stats
 
 from cmgems_jax.errors import TrainingError
 
 NAMES = ("accuracy", "macro_f1", "mcc", "auroc")
+RANGES = {"accuracy": (0.0, 1.0), "macro_f1": (0.0, 1.0), "mcc": (-1.0, 1.0), "auroc": (0.0, 1.0)}
+NUM_RESAMPLES = 200  # the standard deviation over them is known to 5 %
+_RESAMPLING_SEED = 42
+_MOST_WEIGHTS = 2**22  # in memory at a time
 
 
 def score(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> dict[str, float]:
@@ -30,6 +29,42 @@ def score(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> dict[str, float
       ValueError: shapes or labels do not fit.
       TrainingError: a probability is not finite.
     """
+    labels_N, probabilities_NC = _checked(labels_N, probabilities_NC)
+    (scores_M,) = _weighted(np.ones((1, len(labels_N))), labels_N, probabilities_NC)
+    return dict(zip(NAMES, scores_M.tolist(), strict=True))
+
+
+def resampled(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> np.ndarray:
+    """Returns the scores of bootstrap samples of the test rows, drawn with replacement.
+
+    The samples depend on N alone, so those of two models on the same rows are paired.
+
+    Args:
+      labels_N: as `score`.
+      probabilities_NC: as `score`.
+
+    Returns:
+      float32 (NUM_RESAMPLES, metrics), metrics as in `NAMES`.
+    """
+    labels_N, probabilities_NC = _checked(labels_N, probabilities_NC)
+    num_rows = len(labels_N)
+    rng = np.random.default_rng((_RESAMPLING_SEED, num_rows))
+    at_once = max(1, min(NUM_RESAMPLES, _MOST_WEIGHTS // num_rows))
+    parts = []
+    for first in range(0, NUM_RESAMPLES, at_once):
+        weights_BN = np.array(
+            [
+                np.bincount(rng.integers(0, num_rows, num_rows), minlength=num_rows)
+                for _ in range(min(at_once, NUM_RESAMPLES - first))
+            ],
+            np.float64,
+        )
+        parts.append(_weighted(weights_BN, labels_N, probabilities_NC))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _checked(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns them as arrays, or raises as `score` says."""
     labels_N, probabilities_NC = np.asarray(labels_N), np.asarray(probabilities_NC)
     if probabilities_NC.ndim != 2 or labels_N.shape != probabilities_NC.shape[:1]:
         raise ValueError(
@@ -47,73 +82,56 @@ def score(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> dict[str, float
             f"{not_finite:,} of {num_rows:,} predicted rows are not finite: the training "
             "diverged; lower the peak learning rate"
         )
-    predicted_N = probabilities_NC.argmax(axis=1)
-    with warnings.catch_warnings():
-        # One class only, in labels and predictions: mcc is 0, as documented above.
-        warnings.filterwarnings("ignore", message="A single label was found")
-        mcc = sklearn.metrics.matthews_corrcoef(labels_N, predicted_N)
-    return {
-        "accuracy": float((labels_N == predicted_N).mean()),
-        "macro_f1": float(sklearn.metrics.f1_score(labels_N, predicted_N, average="macro")),
-        "mcc": float(mcc),
-        "auroc": _auroc(labels_N, probabilities_NC),
-    }
+    return labels_N, probabilities_NC
 
 
-def _auroc(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> float:
-    """Returns the mean over classes of the area under the curve; nan where one has no row."""
+def _weighted(
+    weights_BN: np.ndarray, labels_N: np.ndarray, probabilities_NC: np.ndarray
+) -> np.ndarray:
+    """Returns float (B, metrics), every row counted as often as its weight says."""
     num_classes = probabilities_NC.shape[1]
-    if len(np.unique(labels_N)) < num_classes:
-        return float("nan")
+    cells_N = labels_N.astype(np.int64) * num_classes + probabilities_NC.argmax(axis=1)
+    counts_BCC = np.array(
+        [np.bincount(cells_N, weights_N, num_classes**2) for weights_N in weights_BN]
+    ).reshape(-1, num_classes, num_classes)
+    hits_BC = np.diagonal(counts_BCC, axis1=1, axis2=2)
+    true_BC, predicted_BC = counts_BCC.sum(axis=2), counts_BCC.sum(axis=1)
+    rows_B, right_B = true_BC.sum(axis=1), hits_BC.sum(axis=1)
+    either_BC = true_BC + predicted_BC
+    f1_BC = 2 * hits_BC / np.where(either_BC, either_BC, 1)
+    # Gorodkin's R_K (2004), which is Matthews' correlation for two classes.
+    covariance_B = right_B * rows_B - (true_BC * predicted_BC).sum(axis=1)
+    spread_B = np.sqrt(
+        (rows_B**2 - (true_BC**2).sum(axis=1)) * (rows_B**2 - (predicted_BC**2).sum(axis=1))
+    )
+    return np.stack(
+        [
+            right_B / rows_B,
+            f1_BC.sum(axis=1) / (either_BC > 0).sum(axis=1),
+            covariance_B / np.where(spread_B, spread_B, 1),
+            _auroc(weights_BN, labels_N, probabilities_NC),
+        ],
+        axis=1,
+    )
+
+
+def _auroc(
+    weights_BN: np.ndarray, labels_N: np.ndarray, probabilities_NC: np.ndarray
+) -> np.ndarray:
+    """Returns float (B,), the mean over classes of the area; nan where one has no row."""
+    num_classes = probabilities_NC.shape[1]
     # Of two classes the first one's area is the second one's.
     classes = range(num_classes) if num_classes > 2 else (1,)
-    areas = [
-        sklearn.metrics.roc_auc_score(labels_N == label, probabilities_NC[:, label])
-        for label in classes
-    ]
-    return float(np.mean(areas))
-
-
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Returns the mean of independent values and its interval by Student's t.
-
-    Args:
-      values: one a draw.
-      level: probability that the interval covers the true mean.
-
-    Returns:
-      Mean, low, high; the bounds are nan for fewer than two values, all three are
-      nan for none.
-    """
-    values_D = np.asarray(values, np.float64)
-    if len(values_D) < 2:
-        mean = float(values_D[0]) if len(values_D) else float("nan")
-        return mean, float("nan"), float("nan")
-    mean = float(values_D.mean())
-    error = float(values_D.std(ddof=1)) / np.sqrt(len(values_D))
-    half = float(stats.t.ppf((1 + level) / 2, len(values_D) - 1) * error)
-    return mean, mean - half, mean + half
-
-
-def paired_interval(
-    values: Sequence[float], others: Sequence[float], level: float = 0.95
-) -> tuple[float, float, float]:
-    """Returns the mean of `values - others` and its interval; both have one value a draw.
-
-    The same draws differ less between models than the draws do among themselves,
-    so the interval is narrower than those of the two means suggest.
-
-    Args:
-      values: one a draw.
-      others: of the same draws, in the same order.
-      level: probability that the interval covers the true mean difference.
-
-    Returns:
-      Mean, low, high, as `interval`.
-
-    Raises:
-      ValueError: unequal numbers of values.
-    """
-    if len(values) != len(others):
-        raise ValueError(f"{len(values)} and {len(others)} values: expected the same draws")
-    return interval(np.subtract(values, others), level)
+    areas = []
+    for label in classes:
+        order_N = np.argsort(probabilities_NC[:, label], kind="stable")
+        sorted_N = probabilities_NC[order_N, label]
+        starts = np.flatnonzero(np.r_[True, sorted_N[1:] != sorted_N[:-1]])  # of equal ones
+        sorted_BN, is_label_N = weights_BN[:, order_N], labels_N[order_N] == label
+        inside_BG = np.add.reduceat(sorted_BN * is_label_N, starts, axis=1)
+        outside_BG = np.add.reduceat(sorted_BN * ~is_label_N, starts, axis=1)
+        below_BG = np.cumsum(outside_BG, axis=1) - outside_BG / 2
+        pairs_B = inside_BG.sum(axis=1) * outside_BG.sum(axis=1)
+        won_B = (inside_BG * below_BG).sum(axis=1)
+        areas.append(np.divide(won_B, pairs_B, np.full_like(won_B, np.nan), where=pairs_B > 0))
+    return np.mean(areas, axis=0)

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cmgems_jax import curves, vocabulary
+from cmgems_jax.downstream.evaluation_report import unit_name
 from cmgems_jax.pmi_table import PmiTable
 from cmgems_jax.report import svg
 from cmgems_jax.studies import study_report
@@ -118,8 +119,8 @@ def means(found: pd.DataFrame, baselines: pd.DataFrame, name: str) -> str:
     """Returns each arm's mean and interval, a panel a task and shots; baselines gray.
 
     Args:
-      found: study_report.summary's columns, `arm` naming the line.
-      baselines: rows of results.csv of what is no arm.
+      found: columns of `statistics.summary`, `arm` naming the line.
+      baselines: the same of what is no arm, `model` naming the line.
       name: of the figure.
     """
     lines: dict[str, dict[tuple, tuple[float, float, float]]] = {}
@@ -146,7 +147,7 @@ def means(found: pd.DataFrame, baselines: pd.DataFrame, name: str) -> str:
                     _interval(axes, place, values[unit], color)
             svg.horizontal_lines(axes, list(lines))
             task, shots = unit
-            axes.set_title(f"{task}, {shots} shots" if shots else task)
+            axes.set_title(unit_name(task, shots))
             axes.set_xlabel(metric.get(unit, ""))
         return svg.markup(figure, name, "Means and 95 % intervals of every line on every task")
 
@@ -174,7 +175,7 @@ def differences(found: pd.DataFrame, name: str) -> str:
         for number, (task, shots) in enumerate(units):
             is_whole = task == study_report.ALL_TASKS
             color = _GRAY if is_whole else svg.PALETTE[number % len(svg.PALETTE)]
-            label = task if is_whole else f"{task}, {shots} shots"
+            label = unit_name(task, shots)
             shift = (number - (len(units) - 1) / 2) * 0.8 / len(units)
             rows = found[(found.task == task) & (found.shots == shots)]
             for row, line in zip(rows.itertuples(), lines[rows.index], strict=True):

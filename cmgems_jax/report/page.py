@@ -14,7 +14,7 @@ from cmgems_jax import __version__, input_files, outputs, pmi, pmi_table, run_lo
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.data import windows
-from cmgems_jax.downstream import evaluation_report
+from cmgems_jax.downstream import evaluation_report, resampled, statistics
 from cmgems_jax.downstream.methods import BASELINE
 from cmgems_jax.downstream.pretrained import UNTRAINED
 from cmgems_jax.errors import InputError
@@ -165,15 +165,17 @@ def _run(path: Path, name: str) -> list[Section]:
 
 def _evaluation(path: Path, name: str) -> list[Section]:
     """A folder of launch.evaluate."""
-    results = evaluation_report.read_table(path / "results.csv")
-    is_arm = (results["mode"] != BASELINE) & (results.model != UNTRAINED)
-    found = evaluation_report.summary(results[is_arm]).rename(columns={"model": "arm"})
+    results = resampled.attach(evaluation_report.read_table(path / "results.csv"), path)
+    means = statistics.summary(results, "model")
+    is_arm = (means["mode"] != BASELINE) & (means.model != UNTRAINED)
+    found, others = means[is_arm].rename(columns={"model": "arm"}), means[~is_arm]
     section = Section(
         "Labelled tasks",
-        "Means with 95 % intervals over the draws; gray: what stands beside the models.",
-        figures=[figures.means(found, results[~is_arm], name)],
+        "Means with 95 % intervals; gray: what stands beside the models. "
+        f"{evaluation_report.method(means)}",
+        figures=[figures.means(found, others, name)],
     )
-    table = study_report.means_table(found, results[~is_arm])
+    table = study_report.means_table(found, others)
     section.tables.append(("Means", _cells(table)))
     notes = evaluation_report.read_notes(path)
     rows = [[unit, note] for unit, texts in notes.items() for note in texts]
@@ -189,8 +191,9 @@ def _study(path: Path, name: str) -> list[Section]:
     about = json.loads((path / study.NAME).read_text())
     tables = {
         table: evaluation_report.read_table(path / f"{table}.csv")
-        for table in ("summary", "baselines", "masks", "reached", "costs")
+        for table in ("summary", "masks", "reached", "costs")
     }
+    tables["baselines"] = study_report.read_baselines(path)
     config = config_lib.from_dict(
         config_lib.unflatten(about["config"]), source=str(path / study.NAME)
     )
@@ -203,16 +206,18 @@ def _study(path: Path, name: str) -> list[Section]:
     }
     outcome = Section(
         f"Study: {about['question']}",
-        f"{len(about['arms'])} arms, {len(about['seeds'])} seeds, {config.num_steps:,} steps each; "
-        "a difference is claimed where its 95 % interval over seeds and draws excludes 0 and "
-        "p, after Holm's correction over the tasks of an arm, is below 0.05.",
-        study_report.sentences(differences) + study_report.caution(len(about["seeds"])),
+        f"{evaluation_report.counted(len(about['arms']), 'arm')}, "
+        f"{evaluation_report.counted(len(about['seeds']), 'seed')}, {config.num_steps:,} steps "
+        f"each. {study_report.rule()}.",
+        study_report.sentences(differences)
+        + study_report.caution(len(about["seeds"]), about["evaluation"]["num_draws"]),
     )
     if len(differences):
         outcome.figures.append(figures.differences(differences, f"{name}d"))
         table = study_report.differences_table(differences)
         outcome.tables.append(("Differences", _cells(table)))
-    scores = Section("Labelled tasks", "Means with 95 % intervals; gray: baselines.")
+    method = evaluation_report.method(tables["summary"])
+    scores = Section("Labelled tasks", f"Means with 95 % intervals; gray: baselines. {method}")
     scores.figures = [figures.means(tables["summary"], tables["baselines"], f"{name}m")]
     text = study_report.means_table(tables["summary"], tables["baselines"])
     scores.tables = [("Means", _cells(text))]

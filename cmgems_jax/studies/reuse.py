@@ -15,7 +15,7 @@ from typing import Any
 from cmgems_jax import checkpoints, run_log
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
-from cmgems_jax.downstream import evaluation_report
+from cmgems_jax.downstream import evaluation_report, resampled
 from cmgems_jax.studies import runs
 from cmgems_jax.studies.runs import Unit
 
@@ -50,6 +50,9 @@ def copy(source: Path, one: Unit) -> None:
     scores = evaluation_report.read_table(source / runs.EVALUATION / "results.csv")
     own = scores[scores.model == source.name].assign(model=one.name)
     own.to_csv(evaluation / "results.csv", index=False)
+    kept = resampled.read(source / runs.EVALUATION)
+    renamed = {(one.name, *key): kept[model, *key] for model, *key in kept if model == source.name}
+    resampled.write(evaluation, renamed)
     run_log.write_json(partial / "reused.json", {"run": str(source.resolve())})
     partial.rename(one.folder)
 

@@ -8,50 +8,41 @@ import numpy as np
 import pandas as pd
 
 from cmgems_jax import outputs, run_log
-from cmgems_jax.downstream import metrics
-from cmgems_jax.downstream.evaluation_report import interval_text, read_table, table_row
+from cmgems_jax.downstream import resampled, statistics
+from cmgems_jax.downstream.evaluation_report import (
+    cell,
+    counted,
+    interval_text,
+    method,
+    read_table,
+    table_row,
+)
 from cmgems_jax.downstream.methods import BASELINE
-from cmgems_jax.studies import runs, statistics
+from cmgems_jax.downstream.statistics import ABOVE, BELOW, MIN_DRAWS, MIN_SEEDS, UNCLEAR
+from cmgems_jax.studies import runs
 from cmgems_jax.studies.arms import Arm
 from cmgems_jax.studies.runs import Unit
 
-UNIT = ["mode", "task", "shots"]
-_ENOUGH_SEEDS = 3  # for intervals that are of use
 LEVELS = (3_000, 1_000, 300, 100, 30, 10)  # of the perplexity under `random`
 EXTRAPOLATED_STEPS = (1_000, 10_000, 120_000)
 ALL_TASKS = "mean over tasks"
-ABOVE, BELOW, UNCLEAR = "above", "below", "unclear"  # what a difference shows
 PARTS = ("setup", "data", "pmi", "compile", "train", "eval", "checkpoint")  # of the seconds
+BASELINE_SUMMARY = "baseline_summary"  # name of its file
 
 
 def collect(units: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Returns the scores of the arms (with columns arm, seed) and those of the baselines."""
+    """Returns the scores of the arms (with columns arm, seed) and those of the baselines.
+
+    Both with the resampled scores, where they were kept.
+    """
     parts, baselines = [], []
     for one in units:
-        table = read_table(one.folder / runs.EVALUATION / "results.csv")
+        folder = one.folder / runs.EVALUATION
+        table = resampled.attach(read_table(folder / "results.csv"), folder)
         own = table[table.model == one.name].assign(arm=one.arm.name, seed=one.seed)
         parts.append(own.drop(columns="model"))
         baselines.append(table[table.model != one.name])
     return pd.concat(parts, ignore_index=True), pd.concat(baselines, ignore_index=True)
-
-
-def _crossed(rows: pd.DataFrame, value: str) -> np.ndarray:
-    """Returns the values of one arm and unit as float (seeds, draws)."""
-    return rows.pivot(index="seed", columns="draw", values=value).to_numpy()
-
-
-def summary(results: pd.DataFrame) -> pd.DataFrame:
-    """Returns mean and 95 % interval over seeds x draws of every metric, a row an arm and unit."""
-    lines = []
-    for (arm, *unit), rows in results.groupby(["arm", *UNIT], sort=False):
-        line: dict[str, Any] = {"arm": arm, **dict(zip(UNIT, unit, strict=True))}
-        line |= {"seeds": rows.seed.nunique(), "draws": rows.draw.nunique()}
-        line["metric"] = rows.metric.iloc[0]
-        for name in metrics.NAMES:
-            found = statistics.crossed(_crossed(rows, name))
-            line |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
-        lines.append(line)
-    return pd.DataFrame(lines)
 
 
 def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
@@ -65,9 +56,8 @@ def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
       arms: of the study.
 
     Returns:
-      Columns arm, reference, mode, task, shots, difference, low, high, p, p_holm, shown
-      (ABOVE or BELOW where the interval excludes 0 and the corrected p is below 0.05, else
-      UNCLEAR).
+      Columns arm, reference, mode, task, shots, difference, low, high, covers, p, p_holm, shown
+      (`statistics.Estimate.shown`, of the corrected p).
     """
     lines = []
     for arm in arms:
@@ -76,29 +66,27 @@ def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
         own, other = (results[results.arm == name] for name in (arm.name, arm.reference))
         for mode in own["mode"].unique():
             found: list[tuple[dict[str, Any], statistics.Estimate]] = []
-            paired = []
+            pairs = []
             for (task, shots), rows in own[own["mode"] == mode].groupby(
                 ["task", "shots"], sort=False
             ):
                 same = (other["mode"] == mode) & (other.task == task) & (other.shots == shots)
-                metric = rows.metric.iloc[0]
                 if not same.any():
                     continue
-                difference_SR = _crossed(rows, metric) - _crossed(other[same], metric)
-                paired.append(difference_SR)
-                found.append(({"task": task, "shots": shots}, statistics.crossed(difference_SR)))
+                pairs.append((rows, other[same]))
+                found.append(({"task": task, "shots": shots}, statistics.paired(pairs[-1:])))
             corrected = statistics.holm([estimate.p for _, estimate in found])
-            if len(paired) > 1:
-                whole = statistics.crossed(np.mean(paired, axis=0))
+            if len(pairs) > 1:
+                whole = statistics.paired(pairs)
                 found.append(({"task": ALL_TASKS, "shots": 0}, whole))
                 corrected.append(whole.p)
             for (unit, estimate), p_holm in zip(found, corrected, strict=True):
-                is_shown = estimate.excludes_zero and p_holm < 0.05
+                shown = estimate.shown(own.draw.nunique(), own.seed.nunique(), p_holm)
                 lines.append(
                     {"arm": arm.name, "reference": arm.reference, "mode": mode, **unit}
                     | {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
-                    | {"p": estimate.p, "p_holm": p_holm}
-                    | {"shown": (ABOVE if estimate.mean > 0 else BELOW) if is_shown else UNCLEAR}
+                    | {"covers": estimate.covers, "p": estimate.p, "p_holm": p_holm}
+                    | {"shown": shown}
                 )
     return pd.DataFrame(lines)
 
@@ -165,7 +153,7 @@ def costs(units: Sequence[Unit]) -> pd.DataFrame:
 
 def write(plan: Any, units: Sequence[Unit], output: Path) -> None:
     """Writes results.csv, baselines.csv, summary.csv, differences.csv, masks.csv, reached.csv,
-    costs.csv and study.md.
+    costs.csv, baseline_summary.csv and study.md.
 
     Args:
       plan: study.Plan.
@@ -174,9 +162,10 @@ def write(plan: Any, units: Sequence[Unit], output: Path) -> None:
     """
     results, baselines = collect(units)
     tables = {
-        "results": results,
-        "baselines": baselines,
-        "summary": summary(results),
+        "results": results.drop(columns=statistics.RESAMPLED),
+        "baselines": baselines.drop(columns=statistics.RESAMPLED),
+        "summary": statistics.summary(results, "arm"),
+        BASELINE_SUMMARY: statistics.summary(baselines, "model"),
         "differences": differences(results, plan.arms),
         "masks": masks(units),
         "reached": reached(units),
@@ -185,7 +174,8 @@ def write(plan: Any, units: Sequence[Unit], output: Path) -> None:
     for name, table in tables.items():
         with outputs.replaced_file(output / f"{name}.csv") as part:
             table.to_csv(part, index=False)
-    said = sentences(tables["differences"]) + caution(len(plan.seeds))
+    said = sentences(tables["differences"])
+    said += caution(len(plan.seeds), plan.evaluation.num_draws)
     text = _text(plan, tables, said)
     with outputs.replaced_file(output / "study.md") as part:
         part.write_text(text)
@@ -204,7 +194,7 @@ def sentences(found: pd.DataFrame) -> list[str]:
         parts = []
         for shown in (ABOVE, BELOW):
             claimed = single[single.shown == shown].itertuples()
-            named = [f"{row.task} at {row.shots} shots" for row in claimed]
+            named = [f"{row.task} at {counted(row.shots, 'shot')}" for row in claimed]
             if named:
                 parts.append(f"{shown} {reference} on {', '.join(named)}")
         if not parts:
@@ -213,22 +203,36 @@ def sentences(found: pd.DataFrame) -> list[str]:
         if len(whole):
             row = whole.iloc[0]
             parts.append(
-                f"mean over tasks {row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}]"
-                + (", which includes 0" if row.low <= 0 <= row.high else "")
+                f"mean over tasks {interval_text(row.difference, row.low, row.high, sign='+')}, "
+                + (f"{row.shown} {reference}" if row.shown != UNCLEAR else "not shown to differ")
             )
         lines.append(f"{arm} ({mode}): {'; '.join(parts)}.")
     return lines
 
 
-def caution(num_seeds: int) -> list[str]:
-    """Returns what to know of intervals over few seeds."""
-    if num_seeds >= _ENOUGH_SEEDS:
-        return []
-    known = "one run" if num_seeds == 1 else "one pair of runs"
-    return [
-        f"How much runs differ by chance is known from {known} an arm, so intervals miss it or "
-        f"are very wide: --seeds={_ENOUGH_SEEDS} or more adds to the runs that are done."
-    ]
+def caution(num_seeds: int, num_draws: int) -> list[str]:
+    """Returns why nothing is claimed of few seeds or draws."""
+    lines = []
+    if num_seeds < MIN_SEEDS:
+        lines.append(
+            f"Nothing is claimed of {counted(num_seeds, 'seed')}: how much runs differ by chance "
+            f"is hardly known; --seeds={MIN_SEEDS} or more adds to the runs that are done."
+        )
+    if num_draws < MIN_DRAWS:
+        lines.append(
+            f"Nothing is claimed of {counted(num_draws, 'draw')}: how much draws differ is hardly "
+            f"known; a new study with --draws={MIN_DRAWS} or more would tell."
+        )
+    return lines
+
+
+def rule() -> str:
+    """Returns when a difference is claimed."""
+    return (
+        f"A difference is claimed of {MIN_SEEDS} seeds and {MIN_DRAWS} draws or more, where its "
+        "95 % interval over seeds, draws and test rows excludes 0 and p, after Holm's correction "
+        "over the tasks of an arm, is below 0.05"
+    )
 
 
 def _text(plan: Any, tables: dict[str, pd.DataFrame], said: Sequence[str]) -> str:
@@ -236,14 +240,14 @@ def _text(plan: Any, tables: dict[str, pd.DataFrame], said: Sequence[str]) -> st
     found = tables["summary"]
     parts = [
         f"# Study `{plan.study}`, preset {plan.preset}",
-        f"{len(plan.arms)} arms, {len(plan.seeds)} seeds, {plan.config.num_steps:,} steps each. "
-        "Intervals are of 95 % over seeds x draws; arms share data, order and, by seed, "
-        "initial values. Differences are paired; `*` marks those whose interval excludes 0 and "
-        "whose p, after Holm's correction over the tasks of an arm, is below 0.05.",
+        f"{counted(len(plan.arms), 'arm')}, {counted(len(plan.seeds), 'seed')}, "
+        f"{plan.config.num_steps:,} steps each; arms share data, order and, by seed, "
+        f"initial values. Differences are paired by seed, draw and test row. {rule()} (`*`).",
+        f"{method(found)} Seeds and draws are crossed factors.",
         "## In words",
         "\n".join(f"- {line}" for line in said),
         "## Labelled tasks",
-        markdown(means_table(found, tables["baselines"])),
+        markdown(means_table(found, tables[BASELINE_SUMMARY])),
     ]
     if len(tables["differences"]):
         parts += [
@@ -265,13 +269,13 @@ def _text(plan: Any, tables: dict[str, pd.DataFrame], said: Sequence[str]) -> st
 
 
 def means_table(found: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
-    """Returns arms, then baselines, by mode, task and shots: `mean [low, high]` in words."""
+    """Returns the cells of the summaries of arms, then of baselines, by mode, task and shots."""
     lines: dict[str, dict[str, str]] = {}
-    for row in found.itertuples():
-        cell = interval_text(*(getattr(row, f"{row.metric}{end}") for end in ("", "_low", "_high")))
-        lines.setdefault(f"{row.arm} ({row.mode})", {})[f"{row.task}, {row.shots}"] = cell
-    for name, (task, shots), interval in baseline_means(baselines):
-        lines.setdefault(name, {})[f"{task}, {shots}"] = interval_text(*interval)
+    names = [f"{row.arm} ({row.mode})" for row in found.itertuples()]
+    names += [name for name, _, _ in baseline_means(baselines)]
+    rows = found.to_dict("records") + baselines.to_dict("records")
+    for name, row in zip(names, rows, strict=True):
+        lines.setdefault(name, {})[f"{row['task']}, {row['shots']}"] = cell(row)
     table = pd.DataFrame.from_dict(lines, orient="index").fillna("")
     return table.rename_axis("arm").reset_index()
 
@@ -279,25 +283,39 @@ def means_table(found: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
 def baseline_means(
     baselines: pd.DataFrame,
 ) -> Iterator[tuple[str, tuple[str, int], tuple[float, float, float]]]:
-    """Yields name, (task, shots), (mean, low, high) over draws of what is no arm."""
-    for (model, mode, *unit), rows in baselines.groupby(["model", *UNIT], sort=False):
-        name = model if mode == BASELINE else f"{model} ({mode})"
-        yield name, tuple(unit), metrics.interval(rows[rows.metric.iloc[0]].tolist())
+    """Yields name, (task, shots), (mean, low, high) of a summary of what is no arm."""
+    for row in baselines.to_dict("records"):
+        name = row["model"] if row["mode"] == BASELINE else f"{row['model']} ({row['mode']})"
+        values = tuple(row[f"{row['metric']}{end}"] for end in ("", "_low", "_high"))
+        yield name, (row["task"], row["shots"]), values
+
+
+def read_baselines(folder: Path) -> pd.DataFrame:
+    """Returns the summary of what is no arm; of an earlier version's study, over draws alone."""
+    path = folder / f"{BASELINE_SUMMARY}.csv"
+    if path.exists():
+        return read_table(path)
+    return statistics.summary(read_table(folder / "baselines.csv"), "model")
 
 
 def read_differences(path: Path) -> pd.DataFrame:
-    """Returns differences.csv as `differences` made it; empty where one arm stands alone."""
+    """Returns differences.csv as `differences` made it; empty where one arm stands alone.
+
+    An earlier version's table does not say what its intervals cover, and claims nothing.
+    """
     try:
-        return read_table(path)
+        found = read_table(path)
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
+    return found if "covers" in found else found.assign(shown=UNCLEAR)
 
 
 def differences_table(found: pd.DataFrame) -> pd.DataFrame:
     """Returns the differences, one column a task and shots, `*` where one is shown."""
     lines: dict[str, dict[str, str]] = {}
     for row in found.itertuples():
-        text = interval_text(row.difference, row.low, row.high, "+")
+        covers = getattr(row, "covers", "")  # not in an earlier version's tables
+        text = interval_text(row.difference, row.low, row.high, covers, "+")
         text += " *" if row.shown != UNCLEAR else ""
         unit = row.task if row.task == ALL_TASKS else f"{row.task}, {row.shots}"
         lines.setdefault(f"{row.arm} - {row.reference} ({row.mode})", {})[unit] = text
