@@ -20,7 +20,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from benchmarks import result
 from benchmarks.peer import torch_peer
@@ -31,7 +30,7 @@ from cmgems_jax.data.tasks import Examples
 from cmgems_jax.downstream import finetune, pretrained
 from cmgems_jax.downstream.pretrained import Pretrained
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Without --checkpoint.")
+_CONFIG = command.define_config("demo")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Work folder of a pretraining run.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder that holds fewshot/; else made up.")
 _TASK = flags.DEFINE_string("task", "prom_core", "With --data_dir.")
@@ -115,7 +114,7 @@ def _model() -> Pretrained:
     """Returns the checkpoint's encoder, or an untrained one of the config."""
     if _CHECKPOINT.value:
         return pretrained.load(Path(_CHECKPOINT.value))
-    return pretrained.untrained(Pretrained(command.config_of(_CONFIG), {}, ""), seed=0)
+    return pretrained.untrained(Pretrained(_CONFIG.value, {}, ""), seed=0)
 
 
 def _task(k: int) -> tuple[Examples, Examples, int]:

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from benchmarks import result
 from cmgems_jax import (
@@ -29,7 +28,7 @@ from cmgems_jax import (
 )
 from cmgems_jax.config import Config
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/logo6.py", "Config file.")
+_CONFIG = command.define_config("logo6")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Rows a step, in one part.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Timed repeats of each, taken in turn.")
 
@@ -60,7 +59,7 @@ def seen_rows(*arguments: Any, **settings: Any) -> masked_rows.Rows:
 
 def main() -> None:
     """Runs the benchmark."""
-    config = command.config_of(_CONFIG)
+    config = _CONFIG.value
     config.batch_size, config.accumulation_steps = _BATCH_SIZE.value, 1
     ranks_V = pmi_table.ranks_for(config, config.fasta_paths)
     state, train, _ = steps.make(config, ranks_V)

@@ -15,13 +15,12 @@ import time
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from benchmarks import result
 from cmgems_jax import command
 from cmgems_jax.errors import InputError
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/logo6.py", "Config file; fields too.")
+_CONFIG = command.define_config("logo6")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Rows a step, in one part.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Fresh processes of each kind.", lower_bound=1)
 _CHILD = flags.DEFINE_string("child", "", "Used by the program itself: the work folder to use.")
@@ -33,7 +32,7 @@ def main() -> None:
     if _CHILD.value:
         print(json.dumps(_start(Path(_CHILD.value))))
         return
-    config = command.config_of(_CONFIG)
+    config = _CONFIG.value
     seconds: dict[str, list[float]] = {}
     sizes = []
     for _ in range(_REPEATS.value):
@@ -81,7 +80,7 @@ def _start(workdir: Path) -> dict[str, float]:
 
     assert pretrain  # what launch.pretrain imports
     times.append(time.perf_counter())
-    config = command.config_of(_CONFIG)
+    config = _CONFIG.value
     config.batch_size, config.accumulation_steps = _BATCH_SIZE.value, 1
     compile_cache.use(workdir)
     state, train, _ = steps.make(config, pmi_table.ranks_for(config, config.fasta_paths))
