@@ -15,14 +15,13 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from benchmarks import result
 from cmgems_jax import command, pretrain, run_log
 from cmgems_jax.config import Config
 from cmgems_jax.data import windows
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/logo6.py", "Config file; fields too.")
+_CONFIG = command.define_config("logo6")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Rows a step, in one part.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 20, "Steps of each run.", lower_bound=4)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed repeats of each.", lower_bound=1)
@@ -33,7 +32,7 @@ _SYNTHETIC_BASES = 4_000_000
 
 def main() -> None:
     """Runs the benchmark."""
-    config = command.config_of(_CONFIG)
+    config = _CONFIG.value
     config.batch_size, config.accumulation_steps = _BATCH_SIZE.value, 1
     if not config.data.fasta:
         config.data.synthetic_bases = config.data.synthetic_bases or _SYNTHETIC_BASES

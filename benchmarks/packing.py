@@ -17,14 +17,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from benchmarks import result
 from cmgems_jax import command, packing, parallel, pmi_table, steps
 from cmgems_jax.config import Config
 from cmgems_jax.data import batches, windows
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/logo6.py", "Config file; fields too.")
+_CONFIG = command.define_config("logo6")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/packing", "Where the windows are prepared.")
 _REPEATS = flags.DEFINE_integer("repeats", 9, "Timed steps of each, taken in turn.")
 _WINDOWS = flags.DEFINE_list("windows_a_row", ["1", "2"], "Kinds; the first one is the measure.")
@@ -60,7 +59,7 @@ def stepper(
 
 def main() -> None:
     """Runs the benchmark."""
-    config = command.config_of(_CONFIG)
+    config = _CONFIG.value
     folder = config.data_dir(_WORKDIR.value)
     windows.prepare(config, folder)
     training = windows.open(folder, "train")

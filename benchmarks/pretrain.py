@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from benchmarks import result
 from benchmarks.peer import torch_peer
@@ -25,7 +24,7 @@ from cmgems_jax import bert, command, packing, parallel, pmi_table, steps
 from cmgems_jax.config import Config
 from cmgems_jax.data import batches, windows
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/logo6.py", "Config file; fields too.")
+_CONFIG = command.define_config("logo6")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/benchmark", "Where the windows are prepared.")
 _STEPS = flags.DEFINE_integer("steps", 4, "Steps of one timed repeat.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Timed repeats of each.", lower_bound=1)
@@ -36,7 +35,7 @@ _NUM_WINDOWS = 20_000  # of the training split, that the PyTorch side draws from
 
 def main() -> None:
     """Runs the benchmark."""
-    config = command.config_of(_CONFIG)
+    config = _CONFIG.value
     config.accumulation_steps = 1
     folder = config.data_dir(_WORKDIR.value)
     windows.prepare(config, folder)

@@ -18,13 +18,12 @@ import time
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from benchmarks import result
 from cmgems_jax import command
 from cmgems_jax.errors import InputError
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/logo6.py", "Config file; fields too.")
+_CONFIG = command.define_config("logo6")
 _DEVICES = flags.DEFINE_list("devices", ["1", "2", "4", "8"], "Numbers of devices.")
 _ROWS = flags.DEFINE_integer("rows", 4, "Rows a step on each device.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Timed steps, on GPUs.", lower_bound=1)
@@ -59,7 +58,7 @@ def main() -> None:
             f"{one['flops'] / 1e9:,.1f}",
         )  # fmt: skip
         print("".join(f"{cell:>18}" for cell in cells))
-    model = command.config_of(_CONFIG).model
+    model = _CONFIG.value.model
     notes = {"rows a device": _ROWS.value, "by devices": {str(n): one for n, one in found.items()}}
     name = f"scaling_{model.num_layers}x{model.hidden_size}"
     result.report(name, seconds, unit="s/step", notes=notes)
@@ -96,7 +95,7 @@ def _measure() -> dict[str, Any]:
     from benchmarks import rows
     from cmgems_jax import pmi_table, steps
 
-    config = command.config_of(_CONFIG)
+    config = _CONFIG.value
     config.batch_size, config.accumulation_steps = _ROWS.value * jax.device_count(), 1
     state, train, _ = steps.make(config, pmi_table.ranks_for(config, config.fasta_paths))
     batch = rows.full_batch(config)

@@ -15,13 +15,12 @@ import sys
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from benchmarks import result, rows
 from benchmarks.peer import torch_peer
 from cmgems_jax import bert, command
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/logo6.py", "Config file; fields too.")
+_CONFIG = command.define_config("logo6")
 _STEPS = flags.DEFINE_integer("steps", 2, "Steps of one timed repeat.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Timed repeats of each.", lower_bound=1)
 _PYTHON = flags.DEFINE_string("torch_python", sys.executable, "Python that has torch.")
@@ -30,7 +29,7 @@ _NUM_WINDOWS = 64  # that the PyTorch side draws from
 
 def main() -> None:
     """Runs the benchmark."""
-    config = command.config_of(_CONFIG)
+    config = _CONFIG.value
     config.accumulation_steps = 1
     rng = np.random.default_rng(0)
     windows_WM = rng.integers(0, 4, (_NUM_WINDOWS, config.window_bases), np.uint8)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from cmgems_jax import beam_run, input_files, terminal
 from cmgems_jax import config as config_lib
@@ -56,11 +57,9 @@ def _parse(argv: list[str]) -> list[str]:
     except flags.DuplicateFlagError as error:
         name = re.search(r"'([^']+)'", str(error)).group(1)
         _stop(f"--{name}: given twice; give it once")
-    except OSError:  # the config's fields were asked for, and there is no file
-        _stop(f"{_config_flag(argv)}: no such file; expected a .py file such as configs/logo6.py")
     except flags.Error as error:
-        if "unexpected keyword argument" in str(error):  # a traceback of the config file
-            _stop(_explain(argv, error))
+        if isinstance(error.__context__, InputError):  # of the config file
+            _stop(str(error.__context__))
         _stop(f"{error}" if "see --help" in str(error) else f"{error} (see --help)")
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         _stop(_explain(argv, error))
@@ -74,27 +73,14 @@ def _expand_home(argument: str) -> str:
     )
 
 
-def _config_flag(argv: list[str]) -> str:
-    """Returns the --config flag as it was typed."""
-    words = " ".join(argv[1:])
-    match = re.search(r"--?config[= ](\S+)", words)
-    return f"--config={match.group(1)}" if match else "--config"
-
-
 def _explain(argv: list[str], error: Exception) -> str:
-    """Says which config field does not exist, or what the config file raised."""
+    """Says which config field does not exist."""
     known = config_lib.field_names(config_lib.Config)
     for argument in argv[1:]:
         match = re.match(r"--?config\.([\w.]+)", argument)
         if match and match.group(1) not in known:
             name = match.group(1)
             return f"--config.{name}: no such config field.{did_you_mean(name, known)}"
-    match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    if match:
-        leaves = {name.rsplit(".", 1)[-1] for name in known}
-        return (
-            f"config file: unknown field {match.group(1)!r}.{did_you_mean(match.group(1), leaves)}"
-        )
     return f"config: {error}"
 
 
@@ -196,16 +182,23 @@ def integers(flag: str, values: list[str]) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
 
 
-def config_of(holder: flags.FlagHolder) -> config_lib.Config:
-    """Returns the config that a --config flag loaded.
+class _ConfigParser(flags.ArgumentParser):
+    """Turns the value of --config into a Config."""
 
-    Raises:
-      InputError: the file is missing, or its get_config() returns something else.
-    """
-    config = holder.value
-    if not isinstance(config, config_lib.Config):
-        raise InputError(
-            f"--config={flags.FLAGS['config'].config_filename}: expected a Python file whose "
-            "get_config() returns cmgems_jax.config.Config, for example configs/demo.py"
-        )
-    return config
+    def parse(self, argument: str) -> config_lib.Config:
+        return config_lib.load(argument)
+
+
+def define_config(default: str | None = None) -> flags.FlagHolder[config_lib.Config]:
+    """Defines --config, a recipe's name or a file, and --config.FIELD for every field."""
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "A recipe (demo, dnabert6, logo6, nano6) or a Python file with "
+        "get_config(). Any field can be set: --config.data.fasta=A.fa.gz --config.num_steps=1000",
+    )  # fmt: skip
+    # The library's own parser knows no recipes, and puts off a missing file until a field is read.
+    flags.FLAGS["config"].parser = _ConfigParser()
+    try:
+        flags.set_default(holder, default)  # reads the fields' flags, where there is a default
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        _stop(_explain(sys.argv, error))
+    return holder

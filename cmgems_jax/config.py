@@ -6,6 +6,9 @@ DNABERT-6 with the CM-GEMS curriculum as published (ECAI 2024, section 4).
 """
 
 import dataclasses
+import re
+import runpy
+import traceback
 import typing
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ STRATEGIES = (
     "random_spans",
 )
 CURRICULA = ("cm_gems", "cm_step", "hard_to_easy", "fixed")
+RECIPES = Path(__file__).parents[1] / "configs"  # beside the package, in a wheel too
 
 
 @dataclasses.dataclass
@@ -175,6 +179,50 @@ class Config:
             "by_stage": max(self.masking.budget, self.curriculum.hard_budget),
             "adaptive": max(self.masking.budget, self.curriculum.budget_max),
         }[self.curriculum.budget_schedule]
+
+
+def load(name: str, *, flag: str = "config") -> Config:
+    """Returns what the `get_config()` of a shipped recipe, or of another Python file, returns.
+
+    Args:
+      name: of a recipe, such as "logo6", whatever the current folder; or a path.
+      flag: that gave the name, for messages.
+
+    Raises:
+      InputError: there is no such file, or it makes no Config.
+    """
+    recipes = {path.stem: path for path in sorted(RECIPES.glob("[!_]*.py"))}
+    path = recipes.get(name) or Path(name).expanduser()
+    if not path.is_file():
+        raise InputError(
+            f"--{flag}={name}: {'is a folder' if path.is_dir() else 'no such file'}; the current "
+            f"folder is {Path.cwd()}. Expected a .py file, or one of {', '.join(recipes)}."
+            f"{did_you_mean(path.stem, recipes)}"
+        )
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        config = get_config() if get_config else None
+    except Exception as error:  # whatever the file does wrong
+        raise InputError(f"--{flag}={name}: {_reason(error, path)}") from error
+    if not isinstance(config, Config):
+        raise InputError(
+            f"--{flag}={name}: expected a Python file whose get_config() returns "
+            f"cmgems_jax.config.Config, for example {RECIPES / 'demo.py'}"
+        )
+    return config
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """Returns what a config file raised, and at which of its lines."""
+    steps = traceback.extract_tb(error.__traceback__)
+    lines = [f"line {step.lineno}: " for step in steps if step.filename == str(path)]
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if unknown:
+        leaves = {field.rsplit(".", 1)[-1] for field in field_names()}
+        what = f"unknown field {unknown[1]!r}.{did_you_mean(unknown[1], leaves)}"
+    else:
+        what = f"{type(error).__name__}: {error}"
+    return "".join(lines[-1:]) + what
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -12,13 +12,10 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from cmgems_jax import command
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/demo.py", "Config file; fields by --config.FIELD=VALUE."
-)
+_CONFIG = command.define_config("demo")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the run to come.")
 
 
@@ -26,7 +23,7 @@ def main() -> None:
     """Runs the command."""
     from cmgems_jax import doctor
 
-    findings = doctor.examine(command.config_of(_CONFIG), Path(_WORKDIR.value))
+    findings = doctor.examine(_CONFIG.value, Path(_WORKDIR.value))
     if not all(finding.is_well for finding in findings):
         sys.exit(command.EXIT_FAILED)
 

@@ -23,7 +23,9 @@ _TASK_HEAD = flags.DEFINE_bool(
     "task_head", None, "Insist on a classifier, or on none; default: what the checkpoint is."
 )
 _EVALUATION = flags.DEFINE_string("evaluation", None, "launch.evaluate's output, for the card.")
-_LICENSE = flags.DEFINE_string("license", "apache-2.0", "Of the weights, for the card.")
+_LICENSE = flags.DEFINE_string(
+    "license", None, "Of the weights, for the card, as in apache-2.0; default: none is named."
+)
 _PUSH = flags.DEFINE_string("push_to_hub", None, "OWNER/NAME: upload the export there.")
 _PRIVATE = flags.DEFINE_bool("private", False, "Make a new repository private.")
 

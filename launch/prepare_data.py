@@ -14,16 +14,10 @@ are prepared by an Apache Beam pipeline, with the same result (docs/scaling.md).
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from cmgems_jax import command, config_checks, input_files
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Recipe, a file of configs/. Any field can be set: --config.data.fasta=A.fa.gz,B.2bit "
-    "--config.seed=1 --config.data.num_tokens=128 --config.data.split=window",
-)
+_CONFIG = command.define_config()
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder to make; default: data.dir of the config."
 )
@@ -36,7 +30,7 @@ def main() -> None:
     from cmgems_jax.data import windows
     from cmgems_jax.errors import InputError
 
-    config = command.config_of(_CONFIG)
+    config = _CONFIG.value
     config_checks.validate(config)
     data_dir = _DATA_DIR.value or input_files.expand(config.data.dir)
     if not data_dir:

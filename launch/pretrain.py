@@ -12,13 +12,10 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from cmgems_jax import command
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, for example configs/dnabert6.py; fields by --config.FIELD=VALUE."
-)
+_CONFIG = command.define_config()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: metrics, curves, checkpoints; made where it is missing."
 )
@@ -44,7 +41,7 @@ def main() -> None:
     from cmgems_jax import compile_cache, doctor, parallel, pretrain
 
     parallel.start(**_START())
-    config, workdir = command.config_of(_CONFIG), Path(_WORKDIR.value)
+    config, workdir = _CONFIG.value, Path(_WORKDIR.value)
     if _DRY_RUN.value:
         findings = doctor.examine(config, workdir)
         sys.exit(0 if all(finding.is_well for finding in findings) else command.EXIT_FAILED)

@@ -1,12 +1,14 @@
 """Every shipped config works, and a wrong one is refused by name before any work starts."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
+import runpy
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -29,13 +31,6 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("[!_]*.py"))
 
 
-def load(path: Path):
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def pretrain(
     *arguments: str, config: Path | str = "configs/demo.py"
 ) -> subprocess.CompletedProcess:
@@ -50,6 +45,20 @@ def pretrain(
     )
 
 
+def elsewhere(
+    folder: Path, module: str, *arguments: str, package: Path = ROOT
+) -> subprocess.CompletedProcess:
+    """Runs a module, or a program behind -c, in a folder that is not the repository's."""
+    return subprocess.run(
+        [sys.executable, *(["-m"] if module != "-c" else []), module, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(package), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
 @pytest.mark.parametrize("name", ["demo", "dnabert6", "logo6"])
 def test_the_recipes_are_there(name):
     assert ROOT / "configs" / f"{name}.py" in CONFIGS
@@ -57,20 +66,18 @@ def test_the_recipes_are_there(name):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_loads_and_validates(path):
-    config = load(path).get_config()
-    assert isinstance(config, Config)
-    config_checks.validate(config)
+    config_checks.validate(config_lib.load(path.stem))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_says_how_to_run_it(path):
     command = f"python -m launch.pretrain --config=configs/{path.name} --workdir="
-    assert command in " ".join((load(path).__doc__ or "").split())
+    assert command in " ".join((runpy.run_path(str(path))["__doc__"] or "").split())
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_survives_json(path):
-    config = load(path).get_config()
+    config = config_lib.load(path.stem)
     assert config_lib.from_dict(json.loads(json.dumps(config_lib.to_dict(config)))) == config
 
 
@@ -295,12 +302,89 @@ def test_the_command_answers_bad_input_with_one_line_and_status_2(arguments, mes
     assert not workdir.exists()
 
 
-def test_a_missing_config_file_is_named_with_overrides_too(tmp_path):
-    for arguments in ([], ["--config.num_steps=3"]):
-        result = pretrain(*arguments, f"--workdir={tmp_path / 'run'}", config="nowhere.py")
-        assert result.returncode == 2, result.stderr
-        assert result.stderr.startswith("error: --config=nowhere.py: ")
-        assert result.stderr.count("\n") == 1
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config=configs/logo.py"],
+        ["-config", "configs/logo.py"],
+        ["--config", "configs/logo.py", "--config.num_steps=3"],
+        ["-config=configs/logo.py", "-config.no_field=3"],
+    ],
+    ids=" ".join,
+)
+def test_a_missing_config_file_is_no_such_file_in_every_form(arguments, tmp_path):
+    """With the folder in which it was looked for, and the recipe that may be meant."""
+    result = elsewhere(tmp_path, "launch.prepare_data", "--data_dir=data", *arguments)
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"error: --config=configs/logo.py: no such file; the current folder is {tmp_path}. Expected"
+        " a .py file, or one of demo, dnabert6, logo6, nano6. Did you mean 'logo6'?\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = (", "SyntaxError: '(' was never closed"),
+        ("def get_config():\n    return open('nowhere')", "line 2: FileNotFoundError: "),
+        ("def get_config():\n    return 3", "get_config() returns cmgems_jax.config.Config"),
+        ("seed = 3", "get_config() returns cmgems_jax.config.Config"),
+    ],
+    ids=["no Python", "another file that is missing", "no Config", "no get_config"],
+)
+def test_what_a_config_file_does_wrong_is_said_with_its_line(text, message, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    for flag in ("config", "preset"):
+        with pytest.raises(InputError) as raised:
+            config_lib.load(str(path), flag=flag)
+        assert str(raised.value).startswith(f"--{flag}={path}: ") and message in str(raised.value)
+
+
+def test_an_unknown_field_is_named_where_the_config_is_a_default_too(tmp_path):
+    result = elsewhere(tmp_path, "launch.doctor", "--config.num_step=3")
+    assert result.returncode == 2
+    assert result.stderr == (
+        "error: --config.num_step: no such config field. Did you mean 'num_steps'?\n"
+    )
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A folder with what a wheel of this repository puts into site-packages."""
+    pytest.importorskip("setuptools", minversion="77", reason="no setuptools to make a wheel with")
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("cmgems_jax", "configs", "launch", "benchmarks", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / "source" / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / "source")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
+        + ["--quiet", f"--wheel-dir={folder}", str(folder / "source")],
+        check=True,
+    )
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    shutil.rmtree(folder / "source")
+    return folder / "site"
+
+
+def test_an_installed_package_has_the_recipes_by_name_in_any_folder(installed, tmp_path):
+    assert sorted(path.name for path in (installed / "configs").iterdir()) == sorted(
+        path.name for path in CONFIGS
+    )
+    assert not (installed / "tests").exists() and not (installed / "benchmarks").exists()
+    # A field that is out of range: the recipe was read, and nothing is computed.
+    arguments = ["--config=logo6", "--config.batch_size=-1", "--data_dir=data"]
+    result = elsewhere(tmp_path, "launch.prepare_data", *arguments, package=installed)
+    assert (result.returncode, result.stderr) == (2, "error: batch_size=-1: expected 1 or more\n")
+    program = "from cmgems_jax import config; print(config.__file__, config.load('logo6'))"
+    result = elsewhere(tmp_path, "-c", program, package=installed)
+    assert result.stdout == (
+        f"{installed / 'cmgems_jax' / 'config.py'} {config_lib.load('configs/logo6.py')}\n"
+    )
 
 
 def test_ctrl_c_outside_the_loop_ends_with_one_line_and_status_130():

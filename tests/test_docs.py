@@ -1,4 +1,4 @@
-"""The documents name only tests, messages, files and fields that exist."""
+"""The documents name only tests, files and fields that exist."""
 
 import re
 from pathlib import Path
@@ -15,29 +15,11 @@ ROWS = [
 ]
 
 
-def source() -> str:
-    """Returns the package's code with adjacent string literals joined and braces emptied."""
-    code = "\n".join(path.read_text() for path in sorted((ROOT / "cmgems_jax").rglob("*.py")))
-    joined = re.sub(r'"\s*\n\s*(?:\+ )?f?"', "", code)
-    return re.sub(r"\{[^{}\n]*\}", "…", joined)
-
-
-SOURCE = source()
-
-
-def test_there_are_at_least_thirty_faults():
-    assert len(ROWS) >= 30
-
-
 @pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
-def test_a_faults_test_exists_and_its_message_stands_in_the_code(row):
-    _, message, test = row
-    file, _, name = test.partition("::")
+def test_the_test_that_a_fault_names_exists(row):
+    file, _, name = row[-1].partition("::")
     text = (ROOT / "tests" / file).read_text()
-    assert not name or re.search(rf"^def {name}\(", text, re.MULTILINE), test
-    for literal in re.findall(r"`([^`]+)`", message):
-        for part in literal.split("…"):
-            assert part in SOURCE, part
+    assert name and re.search(rf"^def {name}\(", text, re.MULTILINE), row[-1]
 
 
 def test_every_config_field_that_the_readme_sets_exists():

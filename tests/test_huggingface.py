@@ -207,10 +207,21 @@ def test_the_tokenizer_cuts_raw_dna_as_we_do(k, alphabet):
         letters = rng.choice(list("ACGTUacgtunRY-"), int(rng.integers(1, 60)))
         text = "".join(letters)
         expected = vocabulary.tokenize(vocabulary.encode(text), k).tolist()
+        expected = expected or [vocabulary.UNK]  # shorter than k: shown, not dropped
         assert made.encode(text).ids == [vocabulary.CLS, *expected, vocabulary.SEP]
     spaced = huggingface.kmer_text("ACGTACGTA", k)
     ids = vocabulary.tokenize(vocabulary.encode("ACGTACGTA"), k).tolist()
     assert made.encode(spaced, add_special_tokens=False).ids == ids
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_a_word_shorter_than_k_is_one_unknown_token(stride):
+    made = tokenizer.make(Config(tokens=TokensConfig(k=4, stride=stride)))
+    assert made.encode("ACG").tokens == ["[CLS]", "[UNK]", "[SEP]"]
+    assert made.encode("ACGT AC [MASK]", add_special_tokens=False).tokens == (
+        ["ACGT", "[UNK]", "[MASK]"]
+    )
+    assert made.encode("").tokens == ["[CLS]", "[SEP]"]
 
 
 def test_with_a_stride_the_tokenizer_takes_separated_kmers():
@@ -222,7 +233,7 @@ def test_with_a_stride_the_tokenizer_takes_separated_kmers():
 
 def test_the_card_says_what_the_run_was(run, exported):
     card = ModelCard.load(exported / "README.md")
-    assert card.data.pipeline_tag == "fill-mask" and card.data.license == "apache-2.0"
+    assert card.data.pipeline_tag == "fill-mask"
     digest = json.loads((run / "data" / "windows.json").read_text())["sha256"][0]
     for text in (digest, "40,000 bases", "`genemask` 6 steps, then `global` 6 steps", "Perplexity"):
         assert text in card.text
@@ -247,12 +258,41 @@ def test_the_card_has_the_labelled_tasks(run, tmp_path):
     assert not (tmp_path / "out2").exists()
 
 
-def test_a_card_of_imported_parameters_makes_do_without_a_log(exported, tmp_path):
+def test_a_card_says_nothing_that_nobody_said(exported, tmp_path):
+    """No licence, and of imported parameters no genome, training or setting of a training."""
     load.import_model(exported, tmp_path / "back")
     export.export(tmp_path / "back", tmp_path / "again")
     text = (tmp_path / "again" / "README.md").read_text()
-    assert "Not recorded." in text and "No evaluation was recorded." in text
+    assert text.count("Not recorded: the parameters were imported, not trained here.") == 2
+    assert "No evaluation was recorded." in text
+    for word in ("license", "genomes above", "CM-GEMS", "masked:", "batches", '"curriculum"'):
+        assert word not in text
     assert _same_bytes(exported, tmp_path / "again", load.SAFETENSORS)
+
+
+def test_a_card_names_the_licence_that_was_chosen(run, exported, tmp_path):
+    assert ModelCard.load(exported / "README.md").data.license is None
+    export.export(run, tmp_path / "out", license_name="cc-by-4.0")
+    assert ModelCard.load(tmp_path / "out" / "README.md").data.license == "cc-by-4.0"
+
+
+def test_an_export_has_a_pooler_that_passes_the_state_of_cls_on(exported):
+    """So that transformers draws none at random; tests/test_torch.py loads it."""
+    tensors = safetensors.numpy.load_file(exported / load.SAFETENSORS)
+    np.testing.assert_array_equal(tensors["bert.pooler.dense.weight"], np.eye(16))
+    np.testing.assert_array_equal(tensors["bert.pooler.dense.bias"], np.zeros(16))
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", load.VOCABULARY, load.SAFETENSORS, load.PICKLE], ids=str
+)
+def test_a_git_lfs_pointer_is_named_with_the_command_that_fetches_the_file(copy, tmp_path, name):
+    (copy / name).write_text(
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 356774912\n"
+    )
+    with pytest.raises(InputError, match=f"{name}: a Git LFS pointer.*'git lfs pull' in {copy} "):
+        load.import_model(copy, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
 
 
 def _same_bytes(first: Path, second: Path, name: str) -> bool:

@@ -17,7 +17,7 @@ import pytest
 
 from cmgems_jax import bert, checkpoints, genome, synthetic, vocabulary
 from cmgems_jax.config import Config, DataConfig, ModelConfig
-from cmgems_jax.downstream import pretrained
+from cmgems_jax.downstream import embed, pretrained
 from cmgems_jax.downstream.classifier import TrainedClassifier, save_classifier
 from cmgems_jax.huggingface import export
 
@@ -74,7 +74,9 @@ def exports(tmp_path_factory) -> Path:
     made = TrainedClassifier(CONFIG, random_params(len(LABELS)), LABELS, POSITIONS)
     save_classifier(folder / "fine_tuned", made, task="t", recipe={}, source="run")
     export.export(folder / "fine_tuned", folder / "classifier")
-    (folder / "cases.json").write_text(json.dumps({"sequences": sequences(folder)}))
+    texts = sequences(folder)
+    cases = {"sequences": texts, "embedded": texts[3:7]}  # the first and the last have N
+    (folder / "cases.json").write_text(json.dumps(cases))
     return folder
 
 
@@ -151,8 +153,37 @@ def test_stock_classes_load_with_nothing_missing_or_unexpected(asked):
     assert facts["masked_lm"]["class"] == "BertForMaskedLM"
     assert facts["classifier"]["class"] == "BertForSequenceClassification"
     assert list(facts["classifier"]["labels"].values()) == LABELS
+    unread = facts["masked_lm"]["info"].pop("unexpected_keys")  # what AutoModel needs
+    assert sorted(unread) == ["bert.pooler.dense.bias", "bert.pooler.dense.weight"]
     for name in ("masked_lm", "classifier"):
         assert not any(facts[name]["info"].values()), facts[name]["info"]
+
+
+def test_automodel_pools_to_the_same_numbers_at_each_load(asked):
+    facts = asked[1]
+    for name in ("masked_lm", "classifier"):
+        first, second = facts[name]["pooled"]
+        assert first == second
+    np.testing.assert_allclose(
+        facts["masked_lm"]["pooled"][0], np.tanh(facts["masked_lm"]["state_of_cls"]), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name, source", [("masked_lm", "run"), ("classifier", "fine_tuned")])
+def test_the_cards_lines_give_the_vectors_of_embed(asked, name, source, tmp_path):
+    """Means in float32 of up to 60 states of size 1, summed in another order."""
+    folder, facts = asked
+    texts = json.loads((folder / "cases.json").read_text())["embedded"]
+    assert sum("N" in text for text in texts) == 2
+    records = "".join(f">{number}\n{text}\n" for number, text in enumerate(texts))
+    (tmp_path / "x.fa").write_text(records)
+    embed.embed(embed.load(folder / source), [str(tmp_path / "x.fa")], tmp_path / "x.npz")
+    ours = np.load(tmp_path / "x.npz")["embeddings"]
+    np.testing.assert_allclose(facts[name]["vectors"], ours, atol=1e-4)
+
+
+def test_a_word_shorter_than_k_is_shown_as_unknown(asked):
+    assert asked[1]["short"] == ["[CLS]", "[UNK]", "[SEP]"]
 
 
 def test_fill_mask_answers_kmers_and_torch_can_fine_tune(asked):

@@ -8,6 +8,7 @@ Needs torch and transformers only, nothing of the package.
 
 import itertools
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 import transformers
 from transformers import (
+    AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -44,10 +46,24 @@ def ask(folder: Path) -> None:
             "labels": {str(key): value for key, value in model.config.id2label.items()},
         }
         np.save(folder / f"{name}.npy", logits(model.eval(), tokenizer, cases["sequences"]))
+        facts[name]["vectors"] = [card_vector(folder / name, text) for text in cases["embedded"]]
+        inputs = tokenizer(cases["sequences"][-1], return_tensors="pt")
+        outputs = [AutoModel.from_pretrained(folder / name).eval()(**inputs) for _ in range(2)]
+        facts[name]["pooled"] = [one.pooler_output[0].tolist() for one in outputs]
+        facts[name]["state_of_cls"] = outputs[0].last_hidden_state[0, 0].tolist()
+    facts["short"] = tokenizer.convert_ids_to_tokens(tokenizer("ACG")["input_ids"])
     pipe = transformers.pipeline("fill-mask", model=str(folder / "masked_lm"))
     facts["fill_mask"] = [one["token_str"] for one in pipe("ACGTAC [MASK] GTACGT")]
     facts["losses"] = fine_tune(folder / "masked_lm", tokenizer, cases["sequences"][:BATCH])
     (folder / "facts.json").write_text(json.dumps(facts))
+
+
+def card_vector(folder: Path, dna: str) -> list[float]:
+    """Returns the vector of a sequence that the code in the model card computes."""
+    values: dict = {"dna": dna}
+    for code in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL):
+        exec(code.replace('"PATH"', repr(str(folder))), values)
+    return values["vector"][0].tolist()
 
 
 @torch.no_grad()

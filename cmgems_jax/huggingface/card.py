@@ -1,6 +1,7 @@
 """The model card: what the model is, what it saw, how well it does, how to use it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from huggingface_hub import ModelCard, ModelCardData
 
 from cmgems_jax import config as config_lib
-from cmgems_jax import curriculum
+from cmgems_jax import curriculum, vocabulary
 from cmgems_jax.config import Config
 from cmgems_jax.data import windows
 from cmgems_jax.downstream import classifier, evaluation_report, pretrained
@@ -18,15 +19,15 @@ from cmgems_jax.errors import InputError
 NAME = "README.md"
 _PAPER = "https://arxiv.org/abs/2408.07180"
 _TAGS = ("biology", "genomics", "dna", "bert")
+_IMPORTED = "Not recorded: the parameters were imported, not trained here."
 _LIMITS = """\
 - It reads DNA only, in k-mers; every k-mer with a letter other than A, C, G, T (U) is `[UNK]`.
-- It has learned from the genomes above and from nothing else: other species, and
-  sequences of other lengths than it was trained on, may be read badly.
+- Sequences of other species, or of other lengths, than it was trained on may be read badly.
 - It has not been evaluated for clinical use."""
 
 
 def of_run(
-    checkpoint: Path, config: Config, evaluation: Path | None, license_name: str
+    checkpoint: Path, config: Config, evaluation: Path | None, license_name: str | None
 ) -> ModelCard:
     """Returns the card of a pretraining run.
 
@@ -34,53 +35,60 @@ def of_run(
       checkpoint: as for `pretrained.load`.
       config: of the run.
       evaluation: folder of launch.evaluate, or None.
-      license_name: of the weights.
+      license_name: of the weights; None: the card names none.
 
     Raises:
       InputError: `evaluation` holds no summary.
     """
     workdir, step = pretrained.locate(checkpoint)
+    is_imported = step == 0  # see checkpoints.save_params
     records = _records(workdir / "metrics.jsonl", step)
     name = workdir.resolve().name
     sections = {
-        "Data": _data(workdir, config),
-        "Training": _training(config, records, step),
+        "Data": _IMPORTED if is_imported else _data(workdir, config),
+        "Training": _IMPORTED if is_imported else _training(config, records, step),
         "Results": _results(records) + _evaluation(evaluation, name),
-        "How to use it": _use(config, "BertForMaskedLM"),
+        "How to use it": _use(config, "AutoModelForMaskedLM", config.data.num_tokens),
         "Limits": _LIMITS,
-        "Config": _config(config),
+        "Config": _config(config, ("model", "tokens") if is_imported else None),
     }
-    first = (
-        "A BERT for DNA, pretrained by masked language modelling with "
-        f"[CM-GEMS]({_PAPER}) in cmgems_jax."
-    )
+    first = "A BERT for DNA, "
+    if is_imported:
+        first += "imported into cmgems_jax and exported again."
+    else:
+        first += f"pretrained by masked language modelling with [CM-GEMS]({_PAPER}) in cmgems_jax."
     if (workdir / "curves.png").exists():
         first += "\n\n![Perplexity and loss by step](curves.png)"
     return _card(name, first, sections, license_name, "fill-mask")
 
 
-def of_classifier(folder: Path, model: TrainedClassifier, license_name: str) -> ModelCard:
+def of_classifier(folder: Path, model: TrainedClassifier, license_name: str | None) -> ModelCard:
     """Returns the card of a fine-tuned classifier."""
     record = json.loads((folder / classifier.RECORD).read_text())
     recipe = "\n".join(f"- {name}: {value}" for name, value in record["recipe"].items())
     labels = ", ".join(f"{number} = {name}" for number, name in enumerate(model.label_names))
     scores = _read_json(folder / "metrics.json").get("test", {})
-    results = "\n".join(f"- {name}: {value:.4f}" for name, value in scores.items() if value)
+    results = "\n".join(
+        f"- {name}: {value:.4f}" for name, value in scores.items() if value is not None
+    )
+    training = f"Fine-tuned from `{Path(record['source']).name}`:\n\n{recipe}"
+    is_imported = not recipe
     sections = {
-        "Task": f"{record['task']}; classes: {labels}. Longest training sequence: "
-        f"{model.max_tokens} positions.",
-        "Training": f"Fine-tuned from `{Path(record['source']).name}`:\n\n{recipe}",
+        "Task": f"{record['task']}; classes: {labels}. Sequences of at most {model.max_tokens} "
+        "positions.",
+        "Training": _IMPORTED if is_imported else training,
         "Results": results or "No metrics were recorded.",
-        "How to use it": _use(model.config, "BertForSequenceClassification"),
+        "How to use it": _use(model.config, "AutoModelForSequenceClassification", model.max_tokens),
         "Limits": _LIMITS,
-        "Config": _config(model.config),
+        "Config": _config(model.config, ("model", "tokens") if is_imported else None),
     }
-    first = f"A BERT classifier of DNA sequences ({record['task']}), trained in cmgems_jax."
+    first = f"A BERT classifier of DNA sequences ({record['task']}), "
+    first += f"{'imported into' if is_imported else 'trained in'} cmgems_jax."
     return _card(folder.resolve().name, first, sections, license_name, "text-classification")
 
 
 def _card(
-    name: str, first: str, sections: dict[str, str], license_name: str, pipeline: str
+    name: str, first: str, sections: dict[str, str], license_name: str | None, pipeline: str
 ) -> ModelCard:
     """Returns the card of a name, a first paragraph and titled sections."""
     data = ModelCardData(
@@ -189,12 +197,9 @@ def _evaluation(folder: Path | None, name: str) -> str:
     return "\n".join([*lines, "", *evaluation_report.note_lines(known)])
 
 
-def _use(config: Config, architecture: str) -> str:
-    """Shows how to load the model, and how DNA becomes tokens."""
+def _use(config: Config, auto: str, max_tokens: int) -> str:
+    """Shows how to load the model, how DNA becomes tokens, and what launch.embed computes."""
     tokens = config.tokens
-    auto = "AutoModelForMaskedLM"
-    if architecture != "BertForMaskedLM":
-        auto = "AutoModelForSequenceClassification"
     cut = (
         f'" ".join(dna[i : i + {tokens.k}] '
         f"for i in range(0, len(dna) - {tokens.k - 1}, {tokens.stride}))"
@@ -203,6 +208,7 @@ def _use(config: Config, architecture: str) -> str:
     if tokens.stride != 1:
         raw = "The tokenizer takes k-mers that are separated"
     text = "dna" if tokens.stride == 1 else cut
+    num_bases = vocabulary.num_bases(max_tokens - 2, tokens.k, tokens.stride)
     return f"""\
 ```python
 from transformers import {auto}, AutoTokenizer
@@ -214,16 +220,31 @@ logits = model(**inputs).logits
 ```
 
 {raw} by blanks, with `[MASK]` among them, are read as they are:
-`{cut}`. To ask for one base, mask all {2 * tokens.k - 1} tokens around it: a single masked k-mer
-can be read off its neighbours. At most {config.model.num_positions} positions, `[CLS]` and
-`[SEP]` included."""
+`{cut}`. A word of fewer than {tokens.k} letters is one `[UNK]`. To ask for one base, mask every
+token that holds it (up to {-(-tokens.k // tokens.stride)}): a single masked k-mer can be read off
+its neighbours. At most {config.model.num_positions} positions, `[CLS]` and `[SEP]` included.
+
+The vector of a sequence of at most {num_bases} bases, as `launch.embed` computes it, is the mean
+over its k-mers without ambiguous letters:
+
+```python
+from transformers import AutoModel
+
+encoder = AutoModel.from_pretrained("PATH")
+is_kmer = (inputs["input_ids"] >= {vocabulary.NUM_SPECIAL}).unsqueeze(2)
+vector = (encoder(**inputs)[0] * is_kmer).sum(1) / is_kmer.sum(1)
+```
+
+The mean over the attention mask is another vector: it counts `[CLS]`, `[SEP]` and `[UNK]`."""
 
 
-def _config(config: Config) -> str:
-    """Returns the whole config as JSON, file names without their folders."""
+def _config(config: Config, sections: Sequence[str] | None) -> str:
+    """Returns the config, or sections of it, as JSON, file names without their folders."""
     values = config_lib.to_dict(config)
     data = values["data"]
     data["dir"] = Path(data["dir"]).name
     data["fasta"] = ",".join(Path(path).name for path in config.fasta_paths)
     values["pmi"]["table"] = Path(values["pmi"]["table"]).name
+    if sections:
+        values = {name: values[name] for name in sections}
     return f"```json\n{json.dumps(values, indent=1)}\n```"

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.numpy
 
 from cmgems_jax import bert, outputs, vocabulary
@@ -25,7 +26,7 @@ def export(
     overwrite: bool = False,
     task_head: bool | None = None,
     evaluation: Path | str | None = None,
-    license_name: str = "apache-2.0",
+    license_name: str | None = None,
 ) -> None:
     """Writes weights, config, tokenizer and model card.
 
@@ -36,7 +37,7 @@ def export(
       overwrite: replace an earlier export in it.
       task_head: True: only a fine-tuned one will do; False: only a pretrained one.
       evaluation: folder of launch.evaluate, for the model card.
-      license_name: of the weights, an SPDX identifier.
+      license_name: of the weights, an SPDX identifier; None: the card names none.
 
     Raises:
       InputError: there is nothing to export, or `output` holds something else.
@@ -60,6 +61,10 @@ def export(
         settings = hf_config(loaded.config)
     layers = loaded.config.model.num_layers
     tensors = names.to_torch(loaded.params, layers, is_classifier=is_classifier)
+    if not is_classifier:  # without one, AutoModel draws a pooler anew at each load
+        size = loaded.config.model.hidden_size
+        tensors[f"{names.POOLER}.weight"] = np.eye(size, dtype=np.float32)
+        tensors[f"{names.POOLER}.bias"] = np.zeros(size, np.float32)
     with outputs.replaced_folder(output) as folder:
         safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")

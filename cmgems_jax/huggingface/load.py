@@ -46,6 +46,7 @@ _COPIES = {
 }
 _UNUSED = ("position_ids", "cls.seq_relationship.")  # parts of names
 _MOST_NAMED = 8
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def import_model(path: Path | str, output: Path | str, *, stride: int = 1) -> None:
@@ -60,12 +61,13 @@ def import_model(path: Path | str, output: Path | str, *, stride: int = 1) -> No
       stride: bases between token starts, which HuggingFace's files do not say.
 
     Raises:
-      InputError: a file is missing or damaged, the network or the vocabulary is
+      InputError: a file is missing, damaged or a Git LFS pointer, the network or the vocabulary is
         another one, or tensors are missing, unexpected or of another shape.
     """
     path, output = Path(path), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output={output}: is there already; give a new folder")
+    _refuse_pointers(path)
     settings = _read_config(path / "config.json")
     tokens, row_V = _read_vocabulary(path / VOCABULARY, stride)
     model = ModelConfig(**{ours: settings[theirs] for ours, theirs in _SIZES.items()})
@@ -94,6 +96,20 @@ def import_model(path: Path | str, output: Path | str, *, stride: int = 1) -> No
         f"of {tokens.alphabet}",
         flush=True,
     )
+
+
+def _refuse_pointers(path: Path) -> None:
+    """Raises `InputError` where git has left a pointer in place of a file."""
+    for name in ("config.json", VOCABULARY, SAFETENSORS, PICKLE):
+        file = path / name
+        if not file.is_file():
+            continue
+        with file.open("rb") as opened:
+            if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise InputError(
+                    f"{file}: a Git LFS pointer, not the file itself; 'git lfs pull' in {path} "
+                    "fetches it (or 'hf download OWNER/NAME --local-dir=DIR')"
+                )
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -177,7 +193,7 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
         if not any(part in name for part in _UNUSED):
             tensors[name] = array
     if "classifier.weight" not in tensors:  # the pooler belongs to a classifier
-        tensors = {n: a for n, a in tensors.items() if not n.startswith("bert.pooler.")}
+        tensors = {n: a for n, a in tensors.items() if not n.startswith(names.POOLER)}
     _drop_copies(tensors, file)
     return tensors
 

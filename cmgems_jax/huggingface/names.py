@@ -28,7 +28,8 @@ _MASKED_LM = {
     "transform_norm": "cls.predictions.transform.LayerNorm",
     "decoder_bias": "cls.predictions.bias",
 }
-_CLASSIFIER = {"pooler": "bert.pooler.dense", "classifier": "classifier"}
+POOLER = "bert.pooler.dense"
+_CLASSIFIER = {"pooler": POOLER, "classifier": "classifier"}
 KERNEL = ".kernel"  # the end of our names whose arrays are transposed
 
 

@@ -100,7 +100,8 @@ def _overlapping(k: int, alphabet: str) -> list[Normalizer]:
 
     The symbol of letter b at place j of a k-mer is a private character. A base becomes
     the symbol of place 0; then place j is inserted behind place j-1 wherever the
-    base j places on is known; what stays incomplete, at the end, is deleted.
+    base j places on is known; what stays incomplete, at the end, is deleted. A word of
+    fewer than k letters becomes `_OTHER`, which is no k-mer: [UNK].
     """
     letters = "".join(vocabulary.ALPHABETS["dna"]).lower() + _OTHER
     written = dict(zip(letters, vocabulary.ALPHABETS[alphabet] + _OTHER.upper(), strict=True))
@@ -119,6 +120,9 @@ def _overlapping(k: int, alphabet: str) -> list[Normalizer]:
         for letter in letters:
             here = f"(?<={any_of(place - 1, place - 1)})(?={skipped}{symbol(0, letter)})"
             rules.append(Replace(Regex(here), symbol(place, letter)))
+    # A word without any k-mer would leave nothing: a letter that no k-mer has makes it [UNK].
+    short = rf"(?<!\S)[^{any_of(k - 1, k - 1)[1:-1]}\s]+(?!\S)"
+    rules.append(Replace(Regex(short), _OTHER.upper()))
     for place in reversed(range(k - 1)):
         unfinished = f"{any_of(place, place)}(?!{any_of(place + 1, place + 1)})"
         rules.append(Replace(Regex(unfinished), ""))

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import subprocess
@@ -24,7 +23,6 @@ from cmgems_jax.studies.arms import Arm
 from cmgems_jax.studies.runs import Unit
 
 NAME = "study.json"
-CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = {"nano": None, "logo": None, "dnabert": 1_000}  # steps, where not the config's
 _LEAST_EVALS = 16  # a curriculum compares them, and curves are drawn of them
 _POLL_S = 5.0  # between looks at what other processes do
@@ -47,7 +45,7 @@ def preset(name: str, fasta: str, num_steps: int | None) -> Config:
     """Returns the config of a preset on a genome.
 
     Args:
-      name: of `PRESETS`, or a config file.
+      name: of `PRESETS`, or as for `config.load`.
       fasta: files with commas.
       num_steps: in place of the preset's; what is done every so many steps is then
         done at the least as often as in `_LEAST_EVALS` evaluations.
@@ -55,13 +53,7 @@ def preset(name: str, fasta: str, num_steps: int | None) -> Config:
     Raises:
       InputError: no such preset.
     """
-    path = CONFIGS / f"{name}6.py" if name in PRESETS else Path(name)
-    if not path.is_file():
-        raise InputError(f"--preset={name}: expected {', '.join(PRESETS)}, or a config file")
-    spec = importlib.util.spec_from_file_location("preset", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config: Config = module.get_config()
+    config = config_lib.load(f"{name}6" if name in PRESETS else name, flag="preset")
     fields: dict[str, Any] = {"data.fasta": fasta, "keep_checkpoints": 1}
     num_steps = num_steps or PRESETS.get(name) or config.num_steps
     if num_steps != config.num_steps:
