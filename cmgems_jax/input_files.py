@@ -82,10 +82,10 @@ def check(path: str | os.PathLike, expected: str) -> None:
     if stat.S_ISDIR(mode):
         raise InputError(f"{path}: is a folder; expected {expected}")
     if not stat.S_ISREG(mode):
-        kind = "a pipe" if stat.S_ISFIFO(mode) else "no regular file"
+        kind = "a pipe" if stat.S_ISFIFO(mode) else "a device"
         raise InputError(
-            f"{path}: is {kind}, and is read more than once; expected {expected}: keep the content "
-            "in a file first (COMMAND > FILE) and give that"
+            f"{path}: is {kind}, not a regular file; expected {expected}: keep the content in a "
+            "file first (COMMAND > FILE) and give that"
         )
 
 

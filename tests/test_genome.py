@@ -251,14 +251,14 @@ def test_other_packings_are_named_with_the_command_that_unpacks(tmp_path, conten
 
 def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.fa")  # opening it would wait for a writer
-    assert "is a pipe, and is read more than once" in refusal(str(tmp_path / "pipe.fa"))
+    assert "is a pipe, not a regular file" in refusal(str(tmp_path / "pipe.fa"))
     reading, writing = os.pipe()  # as <(...) and /dev/stdin behind |
     try:
         assert "is a pipe" in refusal(f"/dev/fd/{reading}")
     finally:
         os.close(reading)
         os.close(writing)
-    assert "no regular file" in refusal(os.devnull)
+    assert "is a device, not a regular file" in refusal(os.devnull)
 
 
 def test_a_path_may_be_text_or_a_path_and_stand_alone(tmp_path):

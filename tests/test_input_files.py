@@ -87,3 +87,22 @@ def test_a_command_reads_and_writes_below_the_home_folder(folder):
     assert done.returncode == 0, done.stderr
     assert (folder / "counts" / "pmi.csv").is_file() and not (folder / "~").exists()
     assert done.stdout.startswith("16 bases in 2 contigs")
+
+
+def test_no_command_waits_for_a_pipe(folder):
+    """Whoever opens one that nobody writes to is blocked."""
+    os.mkfifo("pipe")
+    for module, flags in (
+        ("count_pmi", ["--counts=pipe", "--output=out"]),
+        ("doctor", ["--config=pipe"]),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", f"launch.{module}", *flags],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: pipe: is a pipe, not a regular file; expected ")
+        assert done.stderr.count("\n") == 1
