@@ -158,8 +158,8 @@ def read_contigs(
                 bar.update(len(codes))
             if repeated := [name for name, count in counts.items() if count > 1]:
                 note(
-                    f"{path}: {len(repeated):,} names stand more than once ({repeated[0]}, ...); "
-                    "all their records are taken, and bases that stand twice count double"
+                    f"{path}: names that stand more than once: {len(repeated):,} ({repeated[0]}, "
+                    "...); all their records are taken, and bases that stand twice count double"
                 )
             if tally.bases + tally.dropped_bases == bases_before:
                 what = "no base but ambiguous letters (N)" if counts else "no record"
@@ -253,7 +253,7 @@ def _named_records(path: str, numbers: Iterator[int]) -> Iterator[tuple[str, np.
         yield name, codes
     if made_up:
         note(
-            f"{path}: {len(made_up):,} records have no name; they are called {made_up[0]} to "
+            f"{path}: records without a name: {len(made_up):,}, called {made_up[0]} to "
             f"{made_up[-1]}"
         )
 

@@ -102,7 +102,7 @@ def test_records_of_one_name_are_all_counted_and_noted_once(tmp_path, capsys):
     path = tmp_path / "a.fa"
     path.write_text(">x\nACGTA\n>x\nCCCC\n")
     assert make(tmp_path / "out", fasta=[str(path)]).count.sum() == 2 + 1
-    assert capsys.readouterr().err.count("1 names stand more than once (x, ...)") == 1
+    assert capsys.readouterr().err.count("names that stand more than once: 1 (x, ...)") == 1
 
 
 def test_counts_of_a_file_give_the_table_of_the_genome_but_for_contig_ends(fasta, tmp_path):

@@ -189,14 +189,14 @@ def test_records_without_a_name_get_one_that_is_unique_over_files_and_told(tmp_p
     assert names == ["unnamed_1", "x", "unnamed_2", "unnamed_3"]
     assert [contig.record for contig in genome.read_contigs([one, two])] == names
     told = capsys.readouterr().err
-    assert told.count(f"note: {one}: 2 records have no name; they are called unnamed_1") == 1
-    assert told.count(f"note: {two}: 1 records have no name") == 1
+    assert told.count(f"note: {one}: records without a name: 2, called unnamed_1 to unnamed_2") == 1
+    assert told.count(f"note: {two}: records without a name: 1") == 1
 
 
 def test_a_name_that_stands_twice_is_a_note_where_names_are_no_keys(tmp_path, capsys):
     path = write(tmp_path / "a.fa", b">x\nACGT\n>y\nAC\n>x\nGG\n")
     assert read(path) == [("x", 0, "ACGT"), ("y", 0, "AC"), ("x", 0, "GG")]
-    assert f"{path}: 1 names stand more than once (x, ...)" in capsys.readouterr().err
+    assert f"{path}: names that stand more than once: 1 (x, ...)" in capsys.readouterr().err
     with pytest.raises(InputError, match="record 'x': a second record of this name"):
         list(genome.read_records([path]))
 
