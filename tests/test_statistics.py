@@ -86,6 +86,12 @@ def test_draws_of_the_same_rows_have_no_interval_and_show_nothing():
     assert np.isnan([found["accuracy_low"], found["accuracy_high"]]).all()
 
 
+def test_values_that_differ_by_rounding_alone_show_nothing():
+    found = statistics.crossed(np.array([[0.3, 0.1 + 0.2] * 3]), overlap=0.1, of_tests=1e-16)
+    assert np.isnan([found.low, found.high, found.p]).all()
+    assert found.shown(6) == statistics.UNCLEAR
+
+
 @pytest.mark.parametrize(("num_draws", "shown"), [(4, "unclear"), (5, "above")])
 def test_fewer_than_five_draws_show_nothing(num_draws, shown):
     values = [0.8, 0.81, 0.8, 0.79, 0.8][:num_draws]

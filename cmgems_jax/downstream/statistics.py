@@ -16,6 +16,7 @@ ABOVE, BELOW, UNCLEAR = "above", "below", "unclear"  # what a difference shows
 MIN_DRAWS = 5  # fewer show nothing: a t value of few degrees of freedom, scores far from normal
 MIN_SEEDS = 6  # of the pretraining, in studies
 WHOLE, DRAWS_ONLY, NONE = "draws and test rows", "draws only", "none"  # what an interval covers
+_ROUNDING = 1e-12  # variance: scores on resampled test rows are kept in float32
 METHOD = (
     "Intervals: of the draws by Student's t, their variance times 1 + D r / (1 - r) for D draws "
     "of which two share the part r of their rows (a finite pool); of the test rows by "
@@ -98,7 +99,7 @@ def crossed(
     else:
         variance, freedom = _variance(value_SR, growth)
     total = variance + of_tests
-    if not total > 0:  # values that are all the same, or nan
+    if not total > _ROUNDING:  # values that are all the same, or nan
         return Estimate(mean, np.nan, np.nan, np.nan, NONE)
     freedom = freedom * (total / variance) ** 2 if variance else np.inf
     error = float(np.sqrt(total))
