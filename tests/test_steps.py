@@ -182,7 +182,7 @@ def test_cm_step_masks_a_hard_batch_by_the_hard_budget():
     _, train, _ = steps.make(config, RANKS)
     for step, hard, budget, (least, most) in (
         (0, 0, 0.15, (0.1, 0.2)),
-        (config.num_steps, 1, 0.4, (0.25, 0.45)),
+        (config.num_steps, 1, 0.4, (0.2, 0.45)),
     ):
         state, _, _ = steps.make(config, RANKS)
         state = state.replace(step=parallel.replicate(np.array(step, np.int32)))
