@@ -157,6 +157,11 @@ class Config:
         return "grch38" if self.tokens.k == 6 else "corpus"
 
     @property
+    def has_pmi_table(self) -> bool:
+        """Whether `pmi.table` is a path."""
+        return self.pmi_source not in ("grch38", "corpus")
+
+    @property
     def fasta_paths(self) -> list[str]:
         """The files of `data.fasta`."""
         return [path for path in self.data.fasta.split(",") if path]

@@ -31,7 +31,7 @@ def test_a_run_that_will_work_is_well_in_every_check_and_nothing_stays(genome, t
     [
         ("config", lambda config: setattr(config, "batch_size", 6), "batch_size=6"),
         ("genome", lambda config: setattr(config.data, "fasta", "none.fa"), "no such file"),
-        ("genome", lambda config: setattr(config.data, "fasta", ""), "no genome"),
+        ("genome", lambda config: setattr(config.data, "fasta", ""), "data.fasta is empty"),
         ("pmi", lambda config: setattr(config.pmi, "table", "none.csv"), "cannot read a PMI table"),
     ],
 )
