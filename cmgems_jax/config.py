@@ -35,7 +35,8 @@ class DataConfig:
     full_length_share: float = 0.5  # windows of full length; the others are shorter (paper: 0.5)
     windows_a_row: int = 2  # most windows that share a row of the model; 1 = a padded row for each
     validation_fraction: float = 0.1  # of the windows, or of the bases with held-out contigs
-    split: str = "auto"  # "contig", "window", or "auto": contig where there are two or more
+    split: str = "auto"  # "contig", "window", or "auto": contigs where they come to about
+    # validation_fraction, else blocks of windows (of a single contig: windows)
     synthetic_bases: int = 0  # > 0: no FASTA, a genome drawn from the embedded 6-mer counts
 
 

@@ -1,5 +1,6 @@
 """The loop end to end, on a model that trains in seconds: records, switch, resume, refusals."""
 
+import gzip
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cmgems_jax.config import (
     OptimizerConfig,
     TokensConfig,
 )
+from cmgems_jax.data import windows
 from cmgems_jax.errors import InputError
 
 TRAIN_FIELDS = {
@@ -113,6 +115,23 @@ def test_the_same_command_again_does_nothing(unbroken, genome, capsys):
     assert "nothing to do" in capsys.readouterr().out
     assert (workdir / "metrics.jsonl").read_bytes() == before
     jax.tree.map(np.testing.assert_array_equal, parallel.to_host(again), state)
+
+
+def test_a_run_is_bound_to_its_windows_and_not_to_a_path(unbroken, genome, tmp_path, capsys):
+    """The genome packed elsewhere is the same, and none is needed; another data set is refused."""
+    workdir, _ = unbroken
+    packed = tmp_path / "packed.fa.gz"
+    packed.write_bytes(gzip.compress(genome.read_bytes()))
+    for fasta in (packed, tmp_path / "gone.fa"):
+        pretrain.pretrain(small_config(fasta), workdir)
+        assert "nothing to do" in capsys.readouterr().out
+    synthetic.write_genome(tmp_path / "b.fa", 40_000, seed=2)
+    other = small_config(tmp_path / "b.fa")
+    other.data.dir = str(windows.prepare(other, tmp_path / "data"))
+    with pytest.raises(
+        InputError, match="data: not the data set that the run in .* was begun with"
+    ):
+        pretrain.pretrain(other, workdir)
 
 
 @pytest.mark.parametrize("kept", [6, None])
