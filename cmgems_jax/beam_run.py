@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cmgems_jax import genome
+from cmgems_jax import genome, outputs
 from cmgems_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -235,8 +235,8 @@ def results_folder(settings: Beam, beside: Path) -> Iterator[str]:
             yield join(value, f"cmgems_jax-{os.urandom(8).hex()}")
             return
     beside.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=beside.parent, prefix=f".{beside.name}.") as folder:
-        yield folder
+    with outputs.hidden_folder(beside) as folder:
+        yield str(folder)
 
 
 def raise_first(refusals: Sequence[Refusal]) -> None:

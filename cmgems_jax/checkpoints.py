@@ -29,9 +29,10 @@ from cmgems_jax.steps import TrainState
 FOLDER = "checkpoints"
 DAMAGED_FOLDER = "damaged_checkpoints"
 RESUME_MODES = ("auto", "must", "never")
-# Fields that may change between two starts of one run: they shape no number in it.
+# Fields that may change between two starts of one run: they shape no number in it. Where the
+# input lies is one; that its content stays the same is run_inputs' to see.
 FREE_FIELDS = frozenset(
-    {"log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "data.dir"}
+    {"log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "data.dir", "data.fasta"}
 )
 
 
@@ -261,6 +262,14 @@ def restore(
     return restored["state"], Unlogged(**restored["unlogged"])
 
 
+def binding(config: Config) -> dict[str, Any]:
+    """Returns the fields, by dotted name, that two starts of one run must share."""
+    fields = config_lib.flatten(config)
+    if config.has_pmi_table:
+        fields["pmi.table"] = "a file"
+    return {name: value for name, value in fields.items() if name not in FREE_FIELDS}
+
+
 def refuse_other_run(workdir: Path, config: Config) -> None:
     """Raises `InputError` with a table of differing fields where `workdir` holds another run.
 
@@ -280,12 +289,11 @@ def refuse_other_run(workdir: Path, config: Config) -> None:
         saved: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); use another --workdir") from None
-    before = config_lib.flatten(config_lib.from_dict(saved, source=str(path)))
-    now = config_lib.flatten(config)
+    before, now = binding(config_lib.from_dict(saved, source=str(path))), binding(config)
     rows = [
         f"  {name}: {before[name]!r} before, {now[name]!r} now"
         for name in now
-        if before[name] != now[name] and name not in FREE_FIELDS
+        if before[name] != now[name]
     ]
     if rows:
         raise InputError(

@@ -1,6 +1,5 @@
 """What every command shares: flag errors, input errors, exit codes."""
 
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -54,8 +53,6 @@ def _parse(argv: list[str]) -> list[str]:
     """Parses flags; an unknown config field is named with its nearest neighbour."""
     argv = [argv[0], *map(_expand_home, argv[1:])]
     try:
-        if os.path.exists(path := _config_flag(argv).partition("=")[2]):
-            input_files.check(path, "a config file")  # a named pipe would be waited for
         return flags.FLAGS(argv)
     except InputError as error:
         _stop(str(error))

@@ -41,7 +41,8 @@ class DataConfig:
     full_length_share: float = 0.5  # windows of full length; the others are shorter (paper: 0.5)
     windows_a_row: int = 2  # most windows that share a row of the model; 1 = a padded row for each
     validation_fraction: float = 0.1  # of the windows, or of the bases with held-out contigs
-    split: str = "auto"  # "contig", "window", or "auto": contig where there are two or more
+    split: str = "auto"  # "contig", "window", or "auto": contigs where they come to about
+    # validation_fraction, else blocks of windows (of a single contig: windows)
     synthetic_bases: int = 0  # > 0: no FASTA, a genome drawn from the embedded 6-mer counts
 
 
@@ -163,6 +164,11 @@ class Config:
         return "grch38" if self.tokens.k == 6 else "corpus"
 
     @property
+    def has_pmi_table(self) -> bool:
+        """Whether `pmi.table` is a path."""
+        return self.pmi_source not in ("grch38", "corpus")
+
+    @property
     def fasta_paths(self) -> list[str]:
         """The files of `data.fasta`."""
         return input_files.expand_list(self.data.fasta)
@@ -193,12 +199,12 @@ def load(name: str, *, flag: str = "config") -> Config:
     """
     recipes = {path.stem: path for path in sorted(RECIPES.glob("[!_]*.py"))}
     path = recipes.get(name) or Path(name).expanduser()
-    if not path.is_file():
+    if not path.exists():
         raise InputError(
-            f"--{flag}={name}: {'is a folder' if path.is_dir() else 'no such file'}; the current "
-            f"folder is {Path.cwd()}. Expected a .py file, or one of {', '.join(recipes)}."
-            f"{did_you_mean(path.stem, recipes)}"
+            f"--{flag}={name}: no such file; the current folder is {Path.cwd()}. Expected a .py "
+            f"file, or one of {', '.join(recipes)}.{did_you_mean(path.stem, recipes)}"
         )
+    input_files.check(path, f"for --{flag} a .py file")
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if get_config else None

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,16 +14,15 @@ from cmgems_jax import (
     checkpoints,
     config_checks,
     faults,
-    genome,
+    outputs,
     packing,
     parallel,
-    pmi_table,
+    run_inputs,
     run_log,
     steps,
 )
 from cmgems_jax.config import Config
 from cmgems_jax.data import windows
-from cmgems_jax.errors import InputError
 from cmgems_jax.packing import Batch
 from cmgems_jax.steps import TrainState
 
@@ -66,9 +64,9 @@ def examine(config: Config, workdir: Path | str) -> list[Finding]:
     trained: list[TrainState] = []
     check("packages", _packages)
     check("devices", _devices)
-    check("config", lambda: _config(config))
+    check("config", lambda: _config(config, workdir))
     check("genome", lambda: _genome(config, workdir))
-    check("pmi", lambda: _pmi(config))
+    check("pmi", lambda: _pmi(config, workdir))
     if all(finding.is_well for finding in findings):
         check("step", lambda: _step(config, trained))
     if trained:
@@ -90,10 +88,11 @@ def _devices() -> str:
     return text + (f", {memory / 2**30:.1f} GiB each" if memory else "")
 
 
-def _config(config: Config) -> str:
+def _config(config: Config, workdir: Path) -> str:
     """Returns the shape of a step."""
     parallel.check_devices()
     config_checks.validate(config, num_devices=jax.device_count())
+    checkpoints.refuse_other_run(workdir, config)
     part = config.batch_size // config.accumulation_steps // jax.device_count()
     return (
         f"{config.batch_size} rows of {config.data.num_tokens} positions a step, "
@@ -104,21 +103,19 @@ def _config(config: Config) -> str:
 def _genome(config: Config, workdir: Path) -> str:
     """Returns where the windows come from."""
     folder = config.data_dir(workdir)
-    if (folder / windows.SUMMARY_NAME).is_file():
+    if windows.is_prepared(config, folder):
+        run_inputs.check_windows(workdir, folder)
         return f"prepared in {folder}: {len(windows.open(folder, 'train')):,} training windows"
-    if config.fasta_paths:
-        genome.check_files(config.fasta_paths)
-        return f"{', '.join(config.fasta_paths)}: will be prepared in {folder}"
-    if config.data.synthetic_bases:
-        return f"a synthetic genome of {config.data.synthetic_bases:,} bases"
-    raise InputError("no genome: give --config.data.fasta=FILE[,FILE...]")
+    if config.data.fasta:
+        return f"{config.data.fasta}: will be prepared in {folder}"
+    return f"a synthetic genome of {config.data.synthetic_bases:,} bases"
 
 
-def _pmi(config: Config) -> str:
+def _pmi(config: Config, workdir: Path) -> str:
     """Returns where the ranks come from."""
-    if config.pmi_source == "corpus":
+    if config.pmi_source == "corpus" and run_inputs.read_ranks(workdir) is None:
         return f"{config.tokens.k}-mers will be counted in the corpus"
-    pmi_table.ranks_for(config, [])
+    run_inputs.ranks(config, workdir)
     return f"ranks of {4**config.tokens.k:,} {config.tokens.k}-mers from {config.pmi_source}"
 
 
@@ -161,8 +158,8 @@ def _checkpoint(config: Config, workdir: Path, state: TrainState) -> str:
         return "left to process 0"
     folder = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".doctor.") as hidden:
-        with checkpoints.opened(Path(hidden), config) as manager:
+    with outputs.hidden_folder(folder / "doctor") as hidden:
+        with checkpoints.opened(hidden, config) as manager:
             checkpoints.save(manager, state, config, wait=True)
             again, _ = checkpoints.restore(manager, int(state.step), state)
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):

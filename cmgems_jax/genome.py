@@ -118,7 +118,12 @@ def _check_fasta_head(path: str, head: bytes) -> None:
 
 
 def read_contigs(
-    paths: Paths, *, min_length: int = 1, tally: Tally | None = None, progress: bool = False
+    paths: Paths,
+    *,
+    min_length: int = 1,
+    tally: Tally | None = None,
+    progress: bool = False,
+    digests: list[bytes] | None = None,
 ) -> Iterator[Contig]:
     """Yields the contigs of several files, in their order.
 
@@ -130,6 +135,7 @@ def read_contigs(
       min_length: bases; shorter pieces are dropped and counted.
       tally: counts what was read.
       progress: shows a bar with the time left, when it takes over a few seconds.
+      digests: gets the SHA-256 of every stretch of bases, the dropped ones too, for `content`.
 
     Yields:
       Contigs; their bases are views that stay valid.
@@ -154,7 +160,7 @@ def read_contigs(
             counts: collections.Counter[str] = collections.Counter()
             for name, codes in _named_records(path, numbers):
                 counts[name] += 1
-                yield from _split(path, name, codes, min_length, tally)
+                yield from _split(path, name, codes, min_length, tally, digests)
                 bar.update(len(codes))
             if repeated := [name for name, count in counts.items() if count > 1]:
                 note(
@@ -209,13 +215,20 @@ def _estimate_bases(path: str) -> int:
 
 
 def _split(
-    path: str, name: str, codes: np.ndarray, min_length: int, tally: Tally
+    path: str,
+    name: str,
+    codes: np.ndarray,
+    min_length: int,
+    tally: Tally,
+    digests: list[bytes] | None,
 ) -> Iterator[Contig]:
     """Yields the unambiguous stretches of one record."""
     edges = _edges(codes)
     tally.records += 1
     tally.ambiguous += len(codes) - int((edges[1::2] - edges[::2]).sum())
     for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        if digests is not None:
+            digests.append(hashlib.sha256(codes[start:end]).digest())
         if end - start < min_length:
             tally.dropped_pieces += 1
             tally.dropped_bases += end - start
@@ -298,3 +311,23 @@ def sha256(path: str | os.PathLike) -> str:
     """Returns the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content(digests: Iterable[bytes]) -> str:
+    """Returns what identifies bases wherever they lie, in hexadecimal.
+
+    It is that of the stretches of bases in their order: file names, packing, lines,
+    case, record names and the letters between them leave it as it is.
+
+    Args:
+      digests: SHA-256 of every stretch, as `read_contigs` collects them.
+    """
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def content_of(paths: Sequence[str]) -> str:
+    """Returns the `content` of files, which are read whole."""
+    digests: list[bytes] = []
+    for _ in read_contigs(paths, progress=True, digests=digests):
+        pass
+    return content(digests)

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import platform
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cmgems_jax import run_lock
 from cmgems_jax.errors import InputError
 
 TABLE_SUFFIXES = (".tsv", ".parquet")
@@ -37,16 +40,49 @@ def check_file(path: Path | str, suffixes: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def replaced_file(path: Path | str) -> Iterator[Path]:
-    """Yields a hidden path beside `path` that takes its place when the block succeeds."""
-    path = Path(path)
-    path = path.resolve()  # of a link, the file is replaced and the link stays
-    partial = path.with_name(f".{path.name}.incomplete-{os.getpid()}")
+def hidden_folder(path: Path) -> Iterator[Path]:
+    """Yields a new hidden folder beside `path`, which is removed at the end of the block.
+
+    Those that killed processes of this host have left beside it are removed first. A
+    lock in the folder tells them, not a number of a process, which another process or
+    host may have too; what is not known to be left is named and stays.
+    """
+    path = path.absolute()
+    prefix = f".{path.name}.incomplete-"
+    for left in sorted(path.parent.iterdir()):
+        if left.name.startswith(prefix) and left.is_dir():
+            _remove_if_left(left)
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=prefix, ignore_cleanup_errors=True
+    ) as name:
+        with run_lock.held(Path(name)):
+            yield Path(name)
+
+
+def _remove_if_left(folder: Path) -> None:
+    """Removes another process's hidden folder where that process is dead, and names it."""
     try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        holder = (folder / run_lock.NAME).read_text()
+    except OSError:
+        holder = ""
+    if not holder.endswith(f" on {platform.node()}"):  # its lock need not be seen from here
+        print(
+            f"note: {folder}: of {holder or 'an unknown process'}; remove it if that has ended",
+            flush=True,
+        )
+        return
+    with contextlib.suppress(run_lock.InUse), run_lock.held(folder):
+        shutil.rmtree(folder)
+        print(f"removed {folder}: left by {holder}, which was killed", flush=True)
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path | str) -> Iterator[Path]:
+    """Yields a hidden path that takes the place of `path` when the block succeeds."""
+    path = Path(path).resolve()  # of a link, the file is replaced and the link stays
+    with hidden_folder(path) as folder:
+        yield folder / path.name
+        (folder / path.name).replace(path)
 
 
 @contextlib.contextmanager
@@ -137,8 +173,8 @@ def replaced_folder(output: Path | str) -> Iterator[Path]:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output={output}: cannot be made ({error.strerror})") from None
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as hidden:
-        folder, before = Path(hidden) / "made", Path(hidden) / "before"
+    with hidden_folder(output) as hidden:
+        folder, before = hidden / "made", hidden / "before"
         folder.mkdir()
         yield folder
         try:

@@ -146,7 +146,7 @@ def ranks_for(config: Config, fasta_paths: Sequence[str]) -> np.ndarray:
       fasta_paths: the corpus, counted where the source is "corpus".
     """
     k, settings = config.tokens.k, config.pmi
-    if config.pmi_source not in ("grch38", "corpus"):
+    if config.has_pmi_table:
         return read(config.pmi_source, k).rank
     if config.pmi_source == "grch38":
         counts = pmi.counts_from_kmers(grch38_counts())

@@ -22,8 +22,8 @@ from cmgems_jax import (
     faults,
     packing,
     parallel,
-    pmi_table,
     progress,
+    run_inputs,
     run_lock,
     run_log,
     signals,
@@ -57,8 +57,8 @@ def pretrain(
 
     Args:
       config: the run's settings.
-      workdir: folder of config.json, environment.json, metrics.jsonl, curves.png,
-        tensorboard/, checkpoints/ and, unless `data.dir` is set, data/.
+      workdir: folder of config.json, inputs.json, ranks.npy, environment.json,
+        metrics.jsonl, curves.png, tensorboard/, checkpoints/ and, unless `data.dir` is set, data/.
       resume: "auto", "must" or "never", see `checkpoints.restore_latest`.
       fallback: use an older checkpoint where the newest is damaged.
 
@@ -77,13 +77,11 @@ def pretrain(
         parallel.in_first(lambda: windows.prepare(config, folder))
         if not parallel.is_first():  # finds it there, unless the folder is not shared
             windows.prepare(config, folder)
+        parallel.in_first(lambda: run_inputs.check_windows(workdir, folder))
         training, validation = windows.open(folder, "train"), windows.open(folder, "validation")
         packed = packing.pack(training.lengths, config)
     with clock("pmi"):
-        is_counted = config.pmi_source == "corpus"
-        ranks_V = pmi_table.ranks_for(
-            config, windows.input_paths(config, folder) if is_counted else []
-        )
+        ranks_V = run_inputs.ranks(config, workdir)
     state, train, evaluate = steps.make(config, ranks_V)
     progress.model(state, config)
     progress.packing(packed)
@@ -105,6 +103,8 @@ def pretrain(
             return state
         if unlogged.clock:
             clock.add(unlogged.clock)
+        if parallel.is_first():
+            run_inputs.write(workdir, folder, ranks_V)
         with contextlib.closing(_open_log(workdir, config, int(state.step))) as log:
             evaluator = _evaluator(config, evaluate, validation, clock)
             run = _Run(config, log, clock, manager, train, evaluator)

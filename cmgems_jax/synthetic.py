@@ -4,12 +4,11 @@ Its law is known, so the least reachable loss of a model trained on it is known
 too; its k-mer ranks are those of the genome that was counted.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax import pmi_table, vocabulary
+from cmgems_jax import outputs, pmi_table, vocabulary
 
 ORDER = 5  # bases that the next one depends on: what 6-mer counts can tell
 NUM_STATES = 4**ORDER
@@ -107,15 +106,10 @@ def write_genome(path: Path | str, num_bases: int, seed: int) -> None:
     rng = np.random.default_rng((seed, num_bases))
     contigs = draw_contigs(pmi_table.grch38_counts(), num_contigs, shortest + 1, rng)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.incomplete-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            for index, (header, bases) in enumerate(zip(headers, contigs, strict=True)):
-                file.write(header.encode())
-                file.write(_lines(bases[: shortest + (index < num_longer)]))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with outputs.replaced_file(path) as partial, partial.open("wb") as file:
+        for index, (header, bases) in enumerate(zip(headers, contigs, strict=True)):
+            file.write(header.encode())
+            file.write(_lines(bases[: shortest + (index < num_longer)]))
 
 
 def _first_line(path: Path) -> str:

@@ -6,7 +6,7 @@
 `launch.pretrain` does the same on first use; prepare beforehand to share one data
 set between runs (give each --config.data.dir=DIR). DIR gets the array_record
 files of the splits train and validation, and windows.json: settings, sha256 of
-the inputs, counts, held-out contigs. A DIR that already holds this data set is
+the inputs and of their bases, counts, held-out contigs. A DIR that already holds this data set is
 left as it is; one with other settings is refused. With --beam_runner many genomes
 are prepared by an Apache Beam pipeline, with the same result (docs/scaling.md).
 """

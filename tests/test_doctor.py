@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cmgems_jax import doctor, synthetic
+from cmgems_jax import config as config_lib
+from cmgems_jax import doctor, run_inputs, run_log, synthetic
+from cmgems_jax.data import windows
 from tests.test_pretrain import small_config
 
 
@@ -31,7 +33,7 @@ def test_a_run_that_will_work_is_well_in_every_check_and_nothing_stays(genome, t
     [
         ("config", lambda config: setattr(config, "batch_size", 6), "batch_size=6"),
         ("genome", lambda config: setattr(config.data, "fasta", "none.fa"), "no such file"),
-        ("genome", lambda config: setattr(config.data, "fasta", ""), "no genome"),
+        ("genome", lambda config: setattr(config.data, "fasta", ""), "data.fasta is empty"),
         ("pmi", lambda config: setattr(config.pmi, "table", "none.csv"), "no such file"),
     ],
 )
@@ -44,6 +46,20 @@ def test_what_is_wrong_is_in_the_table_and_the_other_checks_go_on(
     assert not findings[name].is_well and message in findings[name].text
     assert findings["devices"].is_well and "step" not in findings
     assert f"BAD  {name}" in capsys.readouterr().out
+
+
+def test_the_doctor_refuses_what_the_command_refuses(genome, tmp_path):
+    """A run of another config and another genome in the folder."""
+    config, workdir = small_config(genome), tmp_path / "run"
+    windows.prepare(config, workdir / "data")
+    run_inputs.write(workdir, workdir / "data", run_inputs.ranks(config, workdir))
+    run_log.write_json(workdir / "config.json", config_lib.to_dict(config))
+    synthetic.write_genome(tmp_path / "other.fa", 40_000, seed=2)
+    config.data.fasta, config.masking.budget = str(tmp_path / "other.fa"), 0.2
+    findings = {finding.name: finding for finding in doctor.examine(config, workdir)}
+    assert "masking.budget: 0.15 before, 0.2 now" in findings["config"].text
+    assert "contents of the input files" in findings["genome"].text
+    assert not findings["config"].is_well and not findings["genome"].is_well
 
 
 def test_a_step_that_overflows_is_found(genome, tmp_path):

@@ -1,5 +1,8 @@
 """Results are whole or not there; what stood before stays until they are."""
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -102,3 +105,29 @@ def test_a_folder_takes_the_place_of_the_former_one_when_it_is_whole(tmp_path):
         (folder / "b").write_text("3")
     assert [path.name for path in output.iterdir()] == ["b"]
     assert [path.name for path in output.parent.iterdir()] == ["out"]
+
+
+def test_what_a_killed_process_left_is_removed_and_named_and_nothing_else(tmp_path, capsys):
+    program = (
+        "import os, pathlib, sys\nfrom cmgems_jax import outputs\n"
+        "hidden = outputs.hidden_folder(pathlib.Path(sys.argv[1]))\nhidden.__enter__()\nos._exit(9)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "data")]
+    dead = subprocess.run(command, cwd=Path(__file__).parents[1], timeout=120, check=False)
+    assert dead.returncode == 9
+    (left,) = tmp_path.iterdir()
+    (left / "shard").write_text("half a data set")
+    for name in ("elsewhere", "unknown"):
+        (tmp_path / f".data.incomplete-{name}").mkdir()
+    lock = tmp_path / ".data.incomplete-elsewhere" / ".lock"
+    lock.write_text(f"process 1 on not_{platform.node()}")
+    (tmp_path / ".database.incomplete-x").mkdir()
+    with outputs.hidden_folder(tmp_path / "data") as alive:
+        told = capsys.readouterr().out
+        assert not left.exists() and f"removed {left}: left by process " in told
+        assert "of process 1 on not_" in told and "of an unknown process" in told
+        with outputs.hidden_folder(tmp_path / "data"):
+            assert alive.exists() and str(alive) not in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".data.incomplete-elsewhere", ".data.incomplete-unknown", ".database.incomplete-x",
+    ]  # fmt: skip

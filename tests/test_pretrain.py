@@ -1,6 +1,7 @@
 """The loop end to end, on a model that trains in seconds: records, switch, resume, refusals."""
 
 import contextlib
+import gzip
 import json
 import shutil
 import signal
@@ -218,6 +219,23 @@ def test_compiling_the_evaluation_is_not_charged_to_it(unbroken, genome):
         sums = evaluate(None, 0)
     assert clock.seconds("compile") >= 1.0 > clock.seconds("eval")
     assert sums["loss_sum"] == len(calls) - 1  # the call that compiles counts for nothing
+
+
+def test_a_run_is_bound_to_its_windows_and_not_to_a_path(unbroken, genome, tmp_path, capsys):
+    """The genome packed elsewhere is the same, and none is needed; another data set is refused."""
+    workdir, _ = unbroken
+    packed = tmp_path / "packed.fa.gz"
+    packed.write_bytes(gzip.compress(genome.read_bytes()))
+    for fasta in (packed, tmp_path / "gone.fa"):
+        pretrain.pretrain(small_config(fasta), workdir)
+        assert "nothing to do" in capsys.readouterr().out
+    synthetic.write_genome(tmp_path / "b.fa", 40_000, seed=2)
+    other = small_config(tmp_path / "b.fa")
+    other.data.dir = str(windows.prepare(other, tmp_path / "data"))
+    with pytest.raises(
+        InputError, match="data: not the data set that the run in .* was begun with"
+    ):
+        pretrain.pretrain(other, workdir)
 
 
 @pytest.mark.parametrize("kept", [6, None])

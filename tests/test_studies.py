@@ -19,7 +19,7 @@ import pytest
 from scipy import stats
 
 from cmgems_jax import config as config_lib
-from cmgems_jax import config_checks, pmi_table, synthetic
+from cmgems_jax import config_checks, pmi_table, run_inputs, run_log, synthetic
 from cmgems_jax.config import STRATEGIES, Config
 from cmgems_jax.data import windows
 from cmgems_jax.downstream import statistics
@@ -355,6 +355,31 @@ def test_runs_of_other_settings_are_not_taken_for_the_same(inputs, finished, tmp
     with pytest.raises(InputError, match="evaluation.num_draws: 3 before, 2 now"):
         study.run(dataclasses.replace(plan, evaluation=fewer), tmp_path / "out", [finished])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_study_and_its_runs_are_known_by_their_genomes_content(inputs, tmp_path):
+    """A moved genome is the same; another one under the same path is another study's."""
+    fasta, task, preset = inputs
+    moved, same_path = tmp_path / "moved.fa", tmp_path / "genome.fa"
+    for path in (moved, same_path):
+        shutil.copy(fasta, path)
+    output, plan = tmp_path / "out", small_plan((same_path, task, preset))
+    arm, config = plan.arms[0], arms.config_of(plan.config, plan.arms[0], 0)
+    one = runs.unit(arm, 0, config, output)
+    study.check_same(output, plan)
+    windows.prepare(config, one.data_dir)
+    done = tmp_path / "before" / "arms" / "random_seed0"
+    run_inputs.write(done, one.data_dir, run_inputs.ranks(config, output))
+    run_log.write_json(done / "config.json", config_lib.to_dict(config))
+    run_log.write_json(done / runs.DONE_NAME, {})
+    same = small_plan((moved, task, preset))
+    study.check_same(output, same)
+    other = runs.unit(arm, 0, arms.config_of(same.config, arm, 0), tmp_path / "new")
+    assert reuse.find(other, [tmp_path / "before"]) == done
+    synthetic.write_genome(same_path, 40_000, seed=2)
+    with pytest.raises(InputError, match="contents of the input files"):
+        study.check_same(output, plan)
+    assert reuse.find(one, [tmp_path / "before"]) is None
 
 
 def test_the_threshold_of_other_lengths_of_kmers_is_the_same_share_of_the_vocabulary():

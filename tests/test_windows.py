@@ -1,7 +1,11 @@
 """Cutting, holding out, and the data set on disk."""
 
+import dataclasses
+import gzip
+import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -331,16 +335,131 @@ def test_a_damaged_summary_is_refused(tmp_path):
 
 def test_a_refused_seed_leaves_the_synthetic_genome_alone(tmp_path):
     data_dir = windows.prepare(make_config(synthetic_bases=20_000), tmp_path / "data")
-    before = (tmp_path / "synthetic.fa").read_bytes()
+    (path,) = data_dir.glob("synthetic*")
+    before = path.read_bytes()
     with pytest.raises(InputError, match="seed=1"):
         windows.prepare(make_config(synthetic_bases=20_000, seed=1), data_dir)
-    assert (tmp_path / "synthetic.fa").read_bytes() == before
+    with pytest.raises(InputError, match="contents of the input files"):
+        windows.prepare(make_config(synthetic_bases=30_000), data_dir)
+    assert path.read_bytes() == before
 
 
-def test_the_synthetic_genome_is_made_beside_the_data_set(tmp_path):
-    config = make_config(synthetic_bases=30_000)
+def test_the_synthetic_genome_lies_in_the_data_folder_named_by_its_content(tmp_path):
+    """Data sets side by side do not share it: each holds the bases of its own seed."""
+    for seed in (0, 1):
+        config = make_config(synthetic_bases=30_000, seed=seed)
+        data_dir = windows.prepare(config, tmp_path / f"data{seed}")
+        path = data_dir / f"synthetic_30000_bases_seed{seed}.fa"
+        summary = json.loads((data_dir / "windows.json").read_text())
+        assert summary["input"]["bases"] == 30_000 and summary["files"] == [str(path)]
+        assert summary["content"] == genome.content_of([str(path)])
+        assert windows.input_paths(config, data_dir) == [str(path)]
+        assert windows.prepare(config, data_dir) == data_dir
+    assert sorted(os.listdir(tmp_path)) == ["data0", "data1"]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "found"),
+    [
+        ([40_000, 500], "1.2% of the bases"),  # a small genome beside a large one
+        ([50_000, 40_000], "44.4% of the bases"),
+        ([30_000, 2_000], "6.2% of the bases"),  # near enough, but too few windows
+    ],
+)
+def test_contigs_far_from_the_share_give_way_to_blocks_of_windows(lengths, found, tmp_path, capsys):
+    config = make_config(write_fasta(tmp_path / "a.fa", lengths))
+    config.eval_windows = 800 if lengths[0] == 30_000 else 20
     data_dir = windows.prepare(config, tmp_path / "data")
-    assert sorted(os.listdir(tmp_path)) == ["data", "synthetic.fa"]
-    summary = json.loads((data_dir / "windows.json").read_text())
-    assert summary["input"]["bases"] == 30_000 and summary["split"] == "contig"
-    assert summary["files"] == [str(tmp_path / "synthetic.fa")]
+    summary = windows.read_summary(data_dir)
+    bases = summary["real_bases"]
+    assert 0.05 < bases["validation"] / sum(bases.values()) < 0.2
+    assert summary["split"].startswith("blocks of ") and summary["held_out_contigs"] == []
+    assert f"held-out contigs would be {found}" in capsys.readouterr().out
+    whole = make_config(config.data.fasta, split="contig")
+    assert windows.read_summary(windows.prepare(whole, tmp_path / "whole"))["split"] == "contig"
+
+
+def test_windows_of_a_block_stay_together(tmp_path):
+    config = make_config(write_fasta(tmp_path / "a.fa", [80_000, 400]))
+    plan = cutting.plan(config.fasta_paths, config)
+    assert plan.block == 16  # of about 700 windows that should be held out
+    held_W = plan.pieces.drawn_P[: plan.pieces.first_C[1]]
+    blocks = held_W[: len(held_W) // 16 * 16].reshape(-1, 16)
+    assert np.all(blocks == blocks[:, :1]) and 0 < blocks[:, 0].sum() < len(blocks)
+
+
+@pytest.mark.parametrize("tokens", [TokensConfig(3, 3), TokensConfig(6, 3), TokensConfig(5, 2)])
+def test_windows_begin_in_frame_and_still_tile_the_contig(tokens):
+    for index in range(5):
+        pieces = cutting.cut(2_000 + index, index, make_config(tokens=tokens))
+        assert np.all(pieces.start_W % tokens.stride == 0)
+        end_W = pieces.start_W + pieces.length_W
+        assert np.array_equal(pieces.start_W[1:], end_W[:-1]) and end_W[-1] == 2_000 + index
+        assert pieces.length_W.min() > 0
+
+
+def repacked(path: Path, folder: Path) -> Path:
+    """The same bases under another name: gzip, lower case, other lines and record names."""
+    text = path.read_text().lower().replace(">r", ">another_")
+    text = re.sub(r"([acgt]{50})", r"\1\n", text)
+    (folder / "b.fa.gz").write_bytes(gzip.compress(text.encode()))
+    return folder / "b.fa.gz"
+
+
+def test_the_same_bases_elsewhere_and_packed_otherwise_are_the_same_input(prepared, tmp_path):
+    config, data_dir = prepared
+    other = repacked(Path(config.data.fasta), tmp_path)
+    assert windows.prepare(make_config(other), data_dir) == data_dir
+    assert windows.is_prepared(make_config(other), data_dir)
+
+
+def test_the_content_is_the_hash_of_the_hashes_of_contigs(tmp_path):
+    (tmp_path / "a.fa").write_text(">x\nACGTNNtT\n>y\nN\n>z\nGGGG\n")  # codes A T C G = 0..3
+    contigs = (b"\0\2\3\1", b"\1\1", b"\3\3\3\3")
+    expected = hashlib.sha256(b"".join(hashlib.sha256(x).digest() for x in contigs)).hexdigest()
+    assert genome.content_of([str(tmp_path / "a.fa")]) == expected
+
+
+def test_a_genome_that_is_gone_is_a_note_where_its_windows_are_there(prepared, tmp_path, capsys):
+    gone = tmp_path / "gone.fa"
+    assert windows.prepare(make_config(gone), prepared[1]) == prepared[1]
+    out = capsys.readouterr().out
+    assert out.count("note: ") == 1 and f"note: {gone}: no such file; going on with" in out
+    with pytest.raises(InputError, match="no such file"):
+        windows.prepare(make_config(gone), tmp_path / "new")
+
+
+def test_a_data_set_of_an_earlier_version_is_known_by_its_files_as_packed(prepared, tmp_path):
+    config, old = prepared[0], tmp_path / "old"
+    shutil.copytree(prepared[1], old)
+    summary = windows.read_summary(old)
+    del summary["content"], summary["split_note"]
+    (old / "windows.json").write_text(json.dumps(summary))
+    assert windows.prepare(config, old) == old
+    other = repacked(Path(config.data.fasta), tmp_path)
+    with pytest.raises(InputError, match="leave data.fasta empty to go on with the windows"):
+        windows.prepare(make_config(other), old)
+    assert windows.prepare(make_config(), old) == old
+    assert "sha256" in windows.identity(old) and "content" not in windows.identity(old)
+
+
+def test_no_contig_is_cut_twice(tmp_path, monkeypatch):
+    config = make_config(write_fasta(tmp_path / "a.fa", [40] * 200))
+    numbers, cut = [], cutting.cut
+    monkeypatch.setattr(
+        cutting, "cut", lambda *arguments: numbers.append(arguments[1]) or cut(*arguments)
+    )
+    windows.prepare(config, tmp_path / "data")
+    assert numbers == list(range(200))
+
+
+@pytest.mark.parametrize("lengths", [[900, 100], [9_000, 8_000]])
+def test_a_plan_without_its_pieces_gives_the_same_windows(tmp_path, lengths):
+    """As workers of a pipeline get it: held-out contigs, and drawn blocks."""
+    config = make_config(write_fasta(tmp_path / "a.fa", lengths))
+    plan = cutting.plan(config.fasta_paths, config)
+    bare = dataclasses.replace(plan, pieces=None)
+    for split in cutting.SPLITS:
+        assert np.array_equal(plan.lengths()[split], bare.lengths()[split])
+        for one, other in zip(plan.rows(split), bare.rows(split), strict=True):
+            assert np.array_equal(one, other)

@@ -48,6 +48,7 @@ class _Scan:
     sha256: str = ""
     names: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()
+    digests: tuple[bytes, ...] = ()  # of every stretch of bases, see `genome.content`
     tally: genome.Tally = dataclasses.field(default_factory=genome.Tally)
     refusals: tuple[Refusal, ...] = ()
 
@@ -145,11 +146,13 @@ def _scan(item: tuple[int, str], k: int) -> _Scan:
     """Returns names and lengths of a file's contigs, or what is wrong with it."""
 
     def work(copy: str) -> _Scan:
-        tally, names, lengths = genome.Tally(), [], []
-        for contig in genome.read_contigs([copy], min_length=k, tally=tally):
+        tally, names, lengths, digests = genome.Tally(), [], [], []
+        contigs = genome.read_contigs([copy], min_length=k, tally=tally, digests=digests)
+        for contig in contigs:
             names.append(cutting.contig_name(contig))
             lengths.append(len(contig.bases))
-        return _Scan(item[0], genome.sha256(copy), tuple(names), tuple(lengths), tally)
+        sha256 = genome.sha256(copy)
+        return _Scan(item[0], sha256, tuple(names), tuple(lengths), tuple(digests), tally)
 
     scan, refusals = beam_run.attempt(item, work)
     return scan or _Scan(refusals=refusals)
@@ -165,9 +168,11 @@ def _plan(scans: list[_Scan], paths: list[str], config: Config) -> _Planned:
     lengths = [length for scan in scans for length in scan.lengths]
     try:
         tally = genome.add_tallies(scan.tally for scan in scans)
-        plan = cutting.plan_of(paths, config, names, lengths, tally)
+        content = genome.content(digest for scan in scans for digest in scan.digests)
+        plan = cutting.plan_of(paths, config, names, lengths, tally, content)
     except InputError as error:
         return _Planned(refusals=((len(paths), str(error)),))
+    plan = dataclasses.replace(plan, pieces=None)  # a side input goes to every worker
     ends = np.cumsum([len(scan.lengths) for scan in scans])
     first_contig = (0, *ends[:-1].tolist())
     return _Planned(plan, tuple(scan.sha256 for scan in scans), first_contig)
@@ -182,9 +187,10 @@ def _cut(item: tuple[int, str], planned: _Planned) -> Iterator[tuple[_Shard, _Ch
     with beam_run.local_copy(item[1]) as copy:
         contigs = genome.read_contigs([copy], min_length=plan.config.tokens.k)
         for index, contig in enumerate(contigs, planned.first_contig[item[0]]):
+            cut = plan.contig_windows(index)
             for column, split in enumerate(SPLITS):
                 number = int(before_CS[index, column])
-                for rows_WN in plan.contig_rows(contig.bases, index, split):
+                for rows_WN in plan.contig_rows(contig.bases, cut, split):
                     while len(rows_WN):
                         room = size - number % size
                         yield (split, number // size), (number, rows_WN[:room])

@@ -2,7 +2,8 @@
 
 Every contig is cut without overlap (SPEC: pretraining windows; as DNABERT, Ji
 et al. 2021, and GeneMask): half of the pieces have the full length, the others
-a random shorter one. How a contig is cut follows from (seed, its number, its
+a random shorter one, and every piece begins at a multiple of the stride, so that
+codons stay in frame. How a contig is cut follows from (seed, its number, its
 length) alone, so the genome is streamed once for each purpose and never held.
 """
 
@@ -19,6 +20,8 @@ SPLITS = ("train", "validation")
 SHORTEST_PIECE = 5  # bases (Ji et al. 2021)
 _CUT_STREAM, _HOLD_OUT_STREAM = range(2)
 _CHUNK_WINDOWS = 4_096
+_BLOCK_WINDOWS = 16  # about 6,000 bases at 512 positions: longer than most genes of microbes
+_LEAST_BLOCKS = 32  # held out, so that their share is near the one that was asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,22 +48,30 @@ def cut(num_bases: int, contig_index: int, config: Config) -> Cut:
     Args:
       num_bases: length of the contig, 1 or more.
       contig_index: its number in the input; keys the draws, with the seed.
-      config: seed, full length, share of full length.
+      config: seed, full length, share of full length, stride: lengths are rounded down
+        to its multiples.
     """
     rng = np.random.default_rng((config.seed, _CUT_STREAM, contig_index))
     full, share = config.window_bases, config.data.full_length_share
-    mean = share * full + (1 - share) * (SHORTEST_PIECE + full) / 2
+    stride, mean = config.tokens.stride, _mean_length(config)
     lengths, draws, covered = [], [], 0
     while covered < num_bases:
         uniform_W3 = rng.random((int((num_bases - covered) / mean) + 16, 3))
         shorter_W = SHORTEST_PIECE + uniform_W3[:, 1] * (full - SHORTEST_PIECE)
-        lengths.append(np.where(uniform_W3[:, 0] < share, full, shorter_W.astype(np.int64)))
+        length_W = np.where(uniform_W3[:, 0] < share, full, shorter_W.astype(np.int64))
+        lengths.append(np.maximum(length_W - length_W % stride, stride))
         draws.append(uniform_W3[:, 2])
         covered += int(lengths[-1].sum())
     end_W = np.cumsum(np.concatenate(lengths))
     end_W = np.minimum(end_W[: np.searchsorted(end_W, num_bases) + 1], num_bases)
     start_W = np.concatenate([[0], end_W[:-1]])
     return Cut(start_W, end_W - start_W, np.concatenate(draws)[: len(end_W)])
+
+
+def _mean_length(config: Config) -> float:
+    """Returns the expected bases of a piece."""
+    full, share = config.window_bases, config.data.full_length_share
+    return share * full + (1 - share) * (SHORTEST_PIECE + full) / 2
 
 
 def hold_out(bases_C: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -93,30 +104,53 @@ def hold_out(bases_C: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pieces:
+    """The pieces of all C contigs, one behind the other, so that no contig is cut twice.
+
+    Attributes:
+      first_C: int64 (C + 1,), number of every contig's first piece.
+      length_P: unsigned (P,), bases of every piece.
+      drawn_P: bool (P,), whether it is drawn for validation.
+    """
+
+    first_C: np.ndarray
+    length_P: np.ndarray
+    drawn_P: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """What a pass over the genome found, and which windows go where.
 
     Attributes:
       paths: the input files.
       config: of the run.
-      held_out_C: bool (C,), contigs held out; None where the split is by window.
+      content: of the input, see `genome.content`.
+      held_out_C: bool (C,), contigs held out; None where windows are drawn.
+      block: windows of a contig that are drawn together; 1 is each for itself.
+      note: why no contigs are held out, where "auto" could have done it.
       names: of the held-out contigs, `record:first-last`, from 1.
       contig_bases_C: int64 (C,), length of every contig.
       windows_CS: int64 (C, 2), windows of every contig in train and validation.
       bases: real bases of every split.
       short_pieces: pieces too short for one k-mer, and their bases.
       tally: of the input.
+      pieces: None where contigs shall be cut again, to save memory.
     """
 
     paths: list[str]
     config: Config
+    content: str
     held_out_C: np.ndarray | None
+    block: int
+    note: str
     names: list[str]
     contig_bases_C: np.ndarray
     windows_CS: np.ndarray
     bases: dict[str, int]
     short_pieces: tuple[int, int]
     tally: genome.Tally
+    pieces: Pieces | None
 
     @property
     def windows(self) -> dict[str, int]:
@@ -127,18 +161,38 @@ class Plan:
         """Yields the windows of a split, uint8 (up to 4096, window_bases), in genome order."""
         contigs = genome.read_contigs(self.paths, min_length=self.config.tokens.k)
         for index, contig in enumerate(contigs):
-            yield from self.contig_rows(contig.bases, index, split)
+            if self.windows_CS[index, SPLITS.index(split)]:
+                yield from self.contig_rows(contig.bases, self.contig_windows(index), split)
 
-    def contig_rows(self, bases_N: np.ndarray, index: int, split: str) -> Iterator[np.ndarray]:
+    def contig_windows(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns first base, length and "is for validation" of a contig's windows, each (W,)."""
+        if self.pieces is None:
+            length_W, drawn_W = _cut_and_draw(
+                int(self.contig_bases_C[index]), index, self.block, self.config
+            )
+        else:
+            mine = slice(*self.pieces.first_C[index : index + 2])
+            length_W, drawn_W = self.pieces.length_P[mine], self.pieces.drawn_P[mine]
+        if self.held_out_C is not None:
+            drawn_W = np.full(len(length_W), self.held_out_C[index])
+        start_W = np.cumsum(length_W, dtype=np.int64) - length_W
+        kept_W = length_W >= self.config.tokens.k
+        return start_W[kept_W], length_W[kept_W], drawn_W[kept_W]
+
+    def contig_rows(
+        self, bases_N: np.ndarray, windows: tuple[np.ndarray, np.ndarray, np.ndarray], split: str
+    ) -> Iterator[np.ndarray]:
         """Yields the windows of one contig in a split, as `rows`.
 
         Args:
           bases_N: uint8 (N,) of the contig.
-          index: its number in the input.
+          windows: as `contig_windows` returns them.
           split: "train" or "validation".
         """
         size = self.config.window_bases
-        start_W, length_W = self._pieces(index, split)
+        start_W, length_W, held_W = windows
+        taken_W = held_W == (split == "validation")
+        start_W, length_W = start_W[taken_W], length_W[taken_W]
         for first in range(0, len(start_W), _CHUNK_WINDOWS):
             chunk = slice(first, first + _CHUNK_WINDOWS)
             place_WN = start_W[chunk, None] + np.arange(size)
@@ -146,31 +200,38 @@ class Plan:
             rows_WN[np.arange(size) >= length_W[chunk, None]] = vocabulary.PADDING
             yield rows_WN
 
-    def lengths(self, split: str) -> np.ndarray:
-        """Returns the bases of every window of a split, unsigned (W,), in the order of `rows`."""
+    def lengths(self) -> dict[str, np.ndarray]:
+        """Returns the bases of every split's windows, unsigned (W,), in the order of `rows`."""
         dtype = np.min_scalar_type(self.config.window_bases)
-        numbers = range(len(self.contig_bases_C))
-        return np.concatenate([self._pieces(i, split)[1].astype(dtype) for i in numbers])
+        lengths = {split: [np.zeros(0, dtype)] for split in SPLITS}
+        for index in range(len(self.contig_bases_C)):
+            _, length_W, held_W = self.contig_windows(index)
+            for split in SPLITS:
+                lengths[split].append(length_W[held_W == (split == "validation")].astype(dtype))
+        return {split: np.concatenate(parts) for split, parts in lengths.items()}
 
-    def _pieces(self, index: int, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns first base and length of the windows of one contig in a split: both (W,)."""
-        pieces = cut(int(self.contig_bases_C[index]), index, self.config)
-        if self.held_out_C is None:
-            held_W = pieces.draw_W < self.config.data.validation_fraction
-        else:
-            held_W = np.full(len(pieces.start_W), self.held_out_C[index])
-        taken_W = (held_W == (split == "validation")) & (pieces.length_W >= self.config.tokens.k)
-        return pieces.start_W[taken_W], pieces.length_W[taken_W]
+
+def _cut_and_draw(
+    num_bases: int, index: int, block: int, config: Config
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns lengths of a contig's pieces, and which are drawn for validation, both (W,)."""
+    pieces = cut(num_bases, index, config)
+    draw_W = pieces.draw_W
+    if block > 1:
+        draw_W = draw_W[np.arange(len(draw_W)) // block * block]
+    return pieces.length_W, draw_W < config.data.validation_fraction
 
 
 def plan(paths: list[str], config: Config) -> Plan:
     """Returns which windows the input gives; raises `InputError` where a split would be empty."""
-    tally, names, lengths = genome.Tally(), [], []
-    contigs = genome.read_contigs(paths, min_length=config.tokens.k, tally=tally, progress=True)
+    tally, names, lengths, digests = genome.Tally(), [], [], []
+    contigs = genome.read_contigs(
+        paths, min_length=config.tokens.k, tally=tally, progress=True, digests=digests
+    )
     for contig in contigs:
         names.append(contig_name(contig))
         lengths.append(len(contig.bases))
-    return plan_of(paths, config, names, lengths, tally)
+    return plan_of(paths, config, names, lengths, tally, genome.content(digests))
 
 
 def contig_name(contig: genome.Contig) -> str:
@@ -179,55 +240,108 @@ def contig_name(contig: genome.Contig) -> str:
 
 
 def plan_of(
-    paths: list[str], config: Config, names: list[str], lengths: list[int], tally: genome.Tally
+    paths: list[str],
+    config: Config,
+    names: list[str],
+    lengths: list[int],
+    tally: genome.Tally,
+    content: str,
 ) -> Plan:
     """Returns the plan of contigs of which only names and lengths are known, in their order."""
-    k, counts = config.tokens.k, []
+    k, block = config.tokens.k, _block(lengths, config)
+    dtype = np.min_scalar_type(config.window_bases)
+    counts, length_parts, drawn_parts = [], [np.zeros(0, dtype)], [np.zeros(0, bool)]
     for index, length in enumerate(lengths):
-        pieces = cut(length, index, config)
-        kept_W = pieces.length_W >= k
-        drawn_W = kept_W & (pieces.draw_W < config.data.validation_fraction)
-        masks = (kept_W, drawn_W, ~kept_W)
-        counts.append([(m.sum(), pieces.length_W[m].sum()) for m in masks])
-    kept_C2, drawn_C2, short_C2 = np.array(counts, np.int64).reshape(-1, 3, 2).swapaxes(0, 1)
-    held_out_C = None
-    if _splits_by_contig(kept_C2[:, 1], config):
-        held_out_C = hold_out(kept_C2[:, 1], config.data.validation_fraction, config.seed)
+        length_W, drawn_W = _cut_and_draw(length, index, block, config)
+        kept_W = length_W >= k
+        taken_W = kept_W & drawn_W
+        row = (kept_W.sum(), length_W @ kept_W, taken_W.sum(), length_W @ taken_W, len(kept_W))
+        counts.append(row)
+        length_parts.append(length_W.astype(dtype))
+        drawn_parts.append(drawn_W)
+    table_C5 = np.array(counts, np.int64).reshape(-1, 5)
+    kept_C2, drawn_C2, pieces_C = table_C5[:, :2], table_C5[:, 2:4], table_C5[:, 4]
+    held_out_C, note = _contigs_to_hold_out(kept_C2, config)
+    if held_out_C is not None:
         drawn_C2 = kept_C2 * held_out_C[:, None]
     train_C2 = kept_C2 - drawn_C2
     bases = zip(SPLITS, (train_C2[:, 1], drawn_C2[:, 1]), strict=True)
     result = Plan(
         paths=paths,
         config=config,
+        content=content,
         held_out_C=held_out_C,
+        block=block,
+        note=note,
         names=[] if held_out_C is None else [names[i] for i in np.flatnonzero(held_out_C)],
         contig_bases_C=np.array(lengths, np.int64),
         windows_CS=np.stack([train_C2[:, 0], drawn_C2[:, 0]], axis=1),
         bases={split: int(bases_C.sum()) for split, bases_C in bases},
-        short_pieces=(int(short_C2[:, 0].sum()), int(short_C2[:, 1].sum())),
+        short_pieces=(
+            int(pieces_C.sum() - kept_C2[:, 0].sum()),
+            int(sum(lengths) - kept_C2[:, 1].sum()),
+        ),
         tally=tally,
+        pieces=Pieces(
+            np.concatenate([[0], np.cumsum(pieces_C)]),
+            np.concatenate(length_parts),
+            np.concatenate(drawn_parts),
+        ),
     )
     _check_enough(result)
     return result
 
 
-def _splits_by_contig(bases_C: np.ndarray, config: Config) -> bool:
-    """Whether whole contigs are held out; "auto": where two or more have windows."""
+def _block(lengths: list[int], config: Config) -> int:
+    """Returns how many windows are drawn together where contigs cannot be held out."""
+    if config.data.split == "window" or len(lengths) < 2:
+        return 1
+    held_windows = config.data.validation_fraction * sum(lengths) / _mean_length(config)
+    return int(np.clip(held_windows // _LEAST_BLOCKS, 1, _BLOCK_WINDOWS))
+
+
+def _contigs_to_hold_out(kept_C2: np.ndarray, config: Config) -> tuple[np.ndarray | None, str]:
+    """Returns the contigs to hold out, or None and why "auto" draws windows.
+
+    "auto" holds out contigs where they come near to what was asked for: between half
+    and twice the share of the bases, and at least a quarter of the windows that an
+    evaluation wants, unless there are too few in any case.
+
+    Args:
+      kept_C2: int64 (C, 2), windows and bases of every contig.
+      config: split, fraction, evaluation's windows, seed.
+    """
+    windows_C, bases_C = kept_C2.T
+    split, fraction = config.data.split, config.data.validation_fraction
     usable = np.count_nonzero(bases_C)
-    if config.data.split == "contig" and usable < 2:
+    if split == "contig" and usable < 2:
         raise InputError(
             f"data.split='contig': {config.data.fasta or 'the input'} has {usable} contig with "
             "windows, expected two or more; set data.split=window"
         )
-    return usable >= 2 and config.data.split != "window"
+    if usable < 2 or split == "window":
+        return None, ""
+    held_C = hold_out(bases_C, fraction, config.seed)
+    share, num_windows = bases_C[held_C].sum() / bases_C.sum(), windows_C[held_C].sum()
+    is_near = fraction / 2 <= share <= 2 * fraction
+    is_few = num_windows < config.eval_windows / 4 <= fraction * windows_C.sum()
+    if split == "contig" or (is_near and not is_few):
+        return held_C, ""
+    return None, (
+        f"held-out contigs would be {share:.1%} of the bases ({num_windows:,} windows), where "
+        f"data.validation_fraction={fraction:g}"
+    )
 
 
 def _check_enough(plan: Plan) -> None:
     """Both splits have a window."""
+    source = ", ".join(plan.paths)
+    if not plan.config.data.fasta:
+        source = f"data.synthetic_bases={plan.config.data.synthetic_bases}"
     for split in SPLITS:
         if not plan.windows[split]:
             raise InputError(
-                f"{', '.join(plan.paths)}: too little data: {plan.tally.bases:,} bases in "
+                f"{source}: too little data: {plan.tally.bases:,} bases in "
                 f"{plan.tally.contigs:,} contigs give {plan.windows['train']} train and "
                 f"{plan.windows['validation']} validation windows, expected one or more of each "
                 f"(a window has {plan.config.tokens.k} to {plan.config.window_bases} bases)"

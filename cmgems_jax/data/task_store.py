@@ -4,8 +4,6 @@ Shard-based and array_record for the reasons given in data/window_files.py: no T
 """
 
 import dataclasses
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from cmgems_jax import terminal, vocabulary
+from cmgems_jax import outputs, terminal, vocabulary
 from cmgems_jax.data import window_files
 
 _SHARD_ROWS = 65_536  # bounds memory: TFDS holds the examples of one shard
@@ -106,26 +104,23 @@ def write(folder: Path, splits: dict[str, Examples], label_names: list[str]) -> 
       label_names: of the classes 0, 1, ...
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.incomplete-", dir=folder.parent))
     num_rows = sum(len(examples.labels_N) for examples in splits.values())
-    try:
-        with (
-            terminal.bar(total=num_rows, unit="rows", desc="storing") as progress,
-            window_files.quiet_tfds(),
-        ):
-            builder = LabelledSequences(
-                splits, label_names, progress, data_dir=partial, file_format="array_record"
-            )
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-            )
+    with (
+        outputs.hidden_folder(folder) as partial,
+        terminal.bar(total=num_rows, unit="rows", desc="storing") as progress,
+        window_files.quiet_tfds(),
+    ):
+        builder = LabelledSequences(
+            splits, label_names, progress, data_dir=partial, file_format="array_record"
+        )
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
         try:
             Path(builder.data_dir).rename(folder)
         except OSError:
             if not folder.is_dir():
                 raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read(folder: Path, source: Path) -> tuple[dict[str, Examples], list[str]]:

@@ -110,8 +110,8 @@ def build(partial: Path, plan: cutting.Plan, progress: Any = None, written: Any 
     found = {split: builder.info.splits[split].num_examples for split in cutting.SPLITS}
     assert found == plan.windows, (found, plan.windows)
     folder = Path(builder.data_dir)
-    for split in cutting.SPLITS:
-        np.save(folder / LENGTHS_NAME.format(split=split), plan.lengths(split))
+    for split, length_W in plan.lengths().items():
+        np.save(folder / LENGTHS_NAME.format(split=split), length_W)
     return folder
 
 

@@ -5,8 +5,6 @@ The genome is streamed three times (plan, train, validation).
 
 import dataclasses
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cmgems_jax import config as config_lib
-from cmgems_jax import genome, synthetic, terminal
+from cmgems_jax import genome, outputs, synthetic, terminal
 from cmgems_jax.config import Config
 from cmgems_jax.data import cutting, window_files
 from cmgems_jax.errors import InputError
@@ -76,24 +74,36 @@ def prepare(
     """
     data_dir = Path(data_dir)
     started = time.perf_counter()
-    wanted = {"settings": settings(config)}
-    prepared = (data_dir / SUMMARY_NAME).is_file()
-    if not prepared and data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
+    how = "reused"
+    if not is_prepared(config, data_dir):
+        if _write(config, data_dir, make, started):
+            how = f"made in {time.perf_counter() - started:.1f} s"
+        else:
+            _check_same(config, data_dir)
+    print(f"data: {data_dir} {how}: {report(read_summary(data_dir))}", flush=True)
+    return data_dir
+
+
+def is_prepared(config: Config, data_dir: Path) -> bool:
+    """Returns whether the data set of a config is in `data_dir`, not whether it could be made.
+
+    Contents are compared, not paths: first the files' bytes, and where these differ
+    (packed otherwise, say) the bases. Files that are gone cannot be compared, which is
+    printed; they are not needed any more.
+
+    Raises:
+      InputError: `data_dir` holds something else, or nothing and there is no input.
+    """
+    if (data_dir / SUMMARY_NAME).is_file():
+        _check_same(config, data_dir)
+        return True
+    if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
         raise InputError(
             f"{data_dir}: exists and is not a prepared data set (no {SUMMARY_NAME}); "
             "give another data.dir, or remove it"
         )
-    if prepared:
-        _check_same(data_dir, wanted)
-    how = "reused"
-    if not prepared or config.data.fasta or config.data.synthetic_bases:
-        paths = input_paths(config, data_dir)
-        if not prepared and _write(paths, config, data_dir, make, started):
-            how = f"made in {time.perf_counter() - started:.1f} s"
-        else:
-            _check_same(data_dir, wanted | {"sha256": [genome.sha256(path) for path in paths]})
-    print(f"data: {data_dir} {how}: {report(read_summary(data_dir))}", flush=True)
-    return data_dir
+    _check_input(config)
+    return False
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -103,52 +113,58 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def input_paths(config: Config, data_dir: Path) -> list[str]:
-    """Returns the checked input files; the synthetic genome is made first where it is the input."""
+    """Returns the checked input files; a synthetic genome lies in `data_dir`, made if missing."""
+    _check_input(config)
     if config.data.fasta:
-        paths = config.fasta_paths
-    elif config.data.synthetic_bases:
-        path = Path(data_dir).absolute().parent / "synthetic.fa"
-        synthetic.write_genome(path, config.data.synthetic_bases, config.seed)
-        paths = [str(path)]
-    else:
+        return config.fasta_paths
+    num_bases, seed = config.data.synthetic_bases, config.seed
+    path = data_dir / f"synthetic_{num_bases}_bases_seed{seed}.fa"
+    synthetic.write_genome(path, num_bases, seed)
+    return [str(path)]
+
+
+def _check_input(config: Config) -> None:
+    """There is a genome, and it looks like one."""
+    if config.data.fasta:
+        genome.check_files(config.fasta_paths)
+    elif not config.data.synthetic_bases:
         raise InputError(
             "data.fasta is empty: give a genome with --config.data.fasta=GENOME.fa.gz (FASTA, "
             ".gz or .2bit; several with commas), or data.synthetic_bases for a synthetic one"
         )
-    genome.check_files(paths)
-    return paths
 
 
-def _write(
-    paths: list[str], config: Config, data_dir: Path, make: Callable, started: float
-) -> bool:
+def _write(config: Config, data_dir: Path, make: Callable, started: float) -> bool:
     """Writes under another name, then renames; False if another process was there first."""
     data_dir.absolute().parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(
-        tempfile.mkdtemp(prefix=f".{data_dir.name}.incomplete-", dir=data_dir.absolute().parent)
-    )
-    try:
-        made = make(paths, config, partial)
-        content = summary(made.plan, made.sha256, time.perf_counter() - started)
-        (made.folder / SUMMARY_NAME).write_text(json.dumps(content, indent=1) + "\n")
-        made.folder.rename(data_dir)
-        return True
-    except OSError:
-        if not (data_dir / SUMMARY_NAME).is_file():
-            raise
-        return False
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with outputs.hidden_folder(data_dir) as partial:
+        paths = input_paths(config, partial)
+        try:
+            made = make(paths, config, partial)
+            content = summary(made.plan, made.sha256, time.perf_counter() - started)
+            if not config.data.fasta:
+                path = Path(paths[0])
+                path.rename(made.folder / path.name)
+                content["files"] = [str(data_dir / path.name)]
+            (made.folder / SUMMARY_NAME).write_text(json.dumps(content, indent=1) + "\n")
+            made.folder.rename(data_dir)
+            return True
+        except OSError:
+            if not (data_dir / SUMMARY_NAME).is_file():
+                raise
+            return False
 
 
 def summary(plan: cutting.Plan, sha256: list[str], seconds: float) -> dict[str, Any]:
     """Returns the content of `windows.json`."""
     return {
         "settings": settings(plan.config),
+        "content": plan.content,
         "sha256": sha256,
         "files": plan.paths,
         "window_bases": plan.config.window_bases,
-        "split": "window" if plan.held_out_C is None else "contig",
+        "split": _split(plan),
+        "split_note": plan.note,
         "windows": plan.windows,
         "real_bases": plan.bases,
         "held_out_contigs": plan.names,
@@ -159,9 +175,17 @@ def summary(plan: cutting.Plan, sha256: list[str], seconds: float) -> dict[str, 
     }
 
 
+def _split(plan: cutting.Plan) -> str:
+    """Returns what is held out, in words."""
+    if plan.held_out_C is not None:
+        return "contig"
+    return f"blocks of {plan.block} windows" if plan.block > 1 else "window"
+
+
 def report(summary: dict[str, Any]) -> str:
     """Returns what was made, on one line."""
     tally, windows, bases = summary["input"], summary["windows"], summary["real_bases"]
+    note = summary.get("split_note", "")
     dropped = tally["dropped_pieces"] + summary["short_pieces"]
     dropped_bases = tally["dropped_bases"] + summary["short_pieces_bases"]
     return (
@@ -169,25 +193,73 @@ def report(summary: dict[str, Any]) -> str:
         f"{tally['ambiguous_share']:.2%} ambiguous, {dropped:,} pieces too short for a k-mer "
         f"dropped ({dropped_bases:,} bases); {windows['train']:,} train windows "
         f"({bases['train']:,} bases), {windows['validation']:,} validation windows "
-        f"({bases['validation']:,} bases), split by {summary['split']}"
+        f"({bases['validation']:,} bases), split by {summary['split']}{note and f' ({note})'}"
     )
 
 
-def _check_same(data_dir: Path, wanted: dict[str, Any]) -> None:
-    """The data set that is there is the wanted one."""
+def _check_same(config: Config, data_dir: Path) -> None:
+    """Raises `InputError` where the data set that is there is another than the config's."""
     found = read_summary(data_dir)
     differing = [
         f"{name}={value!r} (there: {found['settings'].get(name)!r})"
-        for name, value in wanted["settings"].items()
+        for name, value in settings(config).items()
         if found["settings"].get(name) != value
     ]
-    if found["sha256"] != wanted.get("sha256", found["sha256"]):
-        differing.append(f"contents of the input files (there: {', '.join(found['files'])})")
+    files = ", ".join(found["files"])
+    gone = [path for path in config.fasta_paths if not Path(path).exists()]
+    if gone and not differing:
+        print(
+            f"note: {', '.join(gone)}: no such file; going on with the windows in {data_dir}, "
+            f"made of {files}",
+            flush=True,
+        )
+    elif not differing and not is_made_of(found, config):
+        differing.append(f"contents of the input files (there: {files})")
+        if "content" not in found:
+            differing[-1] += (
+                ", of which an earlier version kept only the sha256 as packed: give these files "
+                "unchanged, or leave data.fasta empty to go on with the windows as they are"
+            )
     if differing:
         raise InputError(
             f"{data_dir}: holds a data set with other settings: {'; '.join(differing)}; "
             "give another data.dir, or remove the folder"
         )
+    if "content" not in found and config.tokens.stride > 1:
+        print(
+            f"note: {data_dir}: an earlier version cut these windows without regard to "
+            f"tokens.stride={config.tokens.stride}, out of frame; prepare them anew for new runs",
+            flush=True,
+        )
+
+
+def is_made_of(summary: dict[str, Any], config: Config) -> bool:
+    """Returns whether a data set's input is the config's, by contents; True where it has none.
+
+    Args:
+      summary: of the data set.
+      config: files that exist, a synthetic genome, or nothing.
+    """
+    if config.data.fasta:
+        genome.check_files(config.fasta_paths)
+        if [genome.sha256(path) for path in config.fasta_paths] == summary.get("sha256"):
+            return True
+        return "content" in summary and genome.content_of(config.fasta_paths) == summary["content"]
+    if config.data.synthetic_bases:  # the seed is among the settings
+        tally = summary["input"]
+        is_synthetic = Path(summary["files"][0]).name.startswith("synthetic")
+        num_bases = tally["bases"] + tally["dropped_bases"]
+        return is_synthetic and num_bases == config.data.synthetic_bases
+    return True
+
+
+def identity(data_dir: Path) -> dict[str, Any]:
+    """Returns what makes a data set the one it is: input, settings, and how it was cut."""
+    summary = read_summary(data_dir)
+    names = ("settings", "windows", "real_bases", "content", "sha256")
+    kept = {name: summary[name] for name in names if name in summary}
+    lengths = [data_dir / window_files.LENGTHS_NAME.format(split=name) for name in cutting.SPLITS]
+    return kept | {"lengths": [genome.sha256(str(path)) for path in lengths]}
 
 
 def read_summary(data_dir: Path) -> dict[str, Any]:

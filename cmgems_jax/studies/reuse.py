@@ -6,28 +6,25 @@ and the scores of its model; baselines are the new study's own.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from cmgems_jax import checkpoints, run_log
+import numpy as np
+
+from cmgems_jax import checkpoints, outputs, pmi_table, run_inputs, run_log
 from cmgems_jax import config as config_lib
-from cmgems_jax.config import Config
+from cmgems_jax.data import windows
 from cmgems_jax.downstream import evaluation_report, resampled
 from cmgems_jax.studies import runs
 from cmgems_jax.studies.runs import Unit
 
 
 def find(one: Unit, studies: Sequence[Path]) -> Path | None:
-    """Returns the folder of a finished run with the unit's config and seed, or None."""
-    wanted = _identity(one.config)
+    """Returns the folder of a finished run with the unit's config, seed and input, or None."""
     for study in studies:
         for done in sorted(study.glob(f"arms/*/{runs.DONE_NAME}")):
-            values = json.loads((done.parent / "config.json").read_text())
-            config = config_lib.from_dict(values, source=str(done.parent / "config.json"))
-            if _identity(config) == wanted:
+            if _is_same(one, done.parent):
                 return done.parent
     return None
 
@@ -41,23 +38,34 @@ def copy(source: Path, one: Unit) -> None:
       source: folder that `find` returned.
       one: claimed by this process.
     """
-    partial = one.folder.with_name(f".{one.folder.name}.incomplete-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
     leave = shutil.ignore_patterns(runs.DONE_NAME, runs.EVALUATION, "*.lock")
-    shutil.copytree(source, partial, ignore=leave)
-    evaluation = partial / runs.EVALUATION
-    evaluation.mkdir()
-    scores = evaluation_report.read_table(source / runs.EVALUATION / "results.csv")
-    own = scores[scores.model == source.name].assign(model=one.name)
-    own.to_csv(evaluation / "results.csv", index=False)
-    kept = resampled.read(source / runs.EVALUATION)
-    renamed = {(one.name, *key): kept[model, *key] for model, *key in kept if model == source.name}
-    resampled.write(evaluation, renamed)
-    run_log.write_json(partial / "reused.json", {"run": str(source.resolve())})
-    partial.rename(one.folder)
+    with outputs.replaced_folder(one.folder) as partial:
+        shutil.copytree(source, partial, ignore=leave, dirs_exist_ok=True)
+        evaluation = partial / runs.EVALUATION
+        evaluation.mkdir()
+        scores = evaluation_report.read_table(source / runs.EVALUATION / "results.csv")
+        own = scores[scores.model == source.name].assign(model=one.name)
+        own.to_csv(evaluation / "results.csv", index=False)
+        kept = resampled.read(source / runs.EVALUATION)
+        of_source = [key for key in kept if key[0] == source.name]
+        resampled.write(evaluation, {(one.name, *key[1:]): kept[key] for key in of_source})
+        run_log.write_json(partial / "reused.json", {"run": str(source.resolve())})
 
 
-def _identity(config: Config) -> dict[str, Any]:
-    """Returns the fields that make a run what it is."""
-    fields = config_lib.flatten(config)
-    return {name: value for name, value in fields.items() if name not in checkpoints.FREE_FIELDS}
+def _is_same(one: Unit, run: Path) -> bool:
+    """Whether a finished run is a unit's; where it recorded no contents, its paths must be."""
+    path = run / "config.json"
+    config = config_lib.from_dict(json.loads(path.read_text()), source=str(path))
+    if checkpoints.binding(config) != checkpoints.binding(one.config):
+        return False
+    input_before, ranks_V = run_inputs.read(run), run_inputs.read_ranks(run)
+    if input_before is None or ranks_V is None:
+        places = [(c.data.fasta, c.pmi.table) for c in (config, one.config)]
+        return places[0] == places[1]
+    if one.config.has_pmi_table:
+        if not np.array_equal(ranks_V, pmi_table.ranks_for(one.config, [])):
+            return False
+    if not one.config.data.fasta:
+        return not config.data.fasta
+    is_there = all(Path(path).exists() for path in one.config.fasta_paths)
+    return is_there and windows.is_made_of(input_before, one.config)

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import jax
 
-from cmgems_jax import pmi_table, pretrain, run_lock, run_log
+from cmgems_jax import pretrain, run_inputs, run_lock, run_log
 from cmgems_jax.config import Config
-from cmgems_jax.data import windows
 from cmgems_jax.downstream import evaluate
 from cmgems_jax.studies import masks
 from cmgems_jax.studies.arms import Arm
@@ -83,9 +82,7 @@ def run(one: Unit, settings: evaluate.Settings, task_dir: Path) -> None:
     config.data.dir = str(one.data_dir)
     pretrain.pretrain(config, one.folder)
     results = evaluate.evaluate([one.folder], task_dir, one.folder / EVALUATION, settings)
-    is_counted = config.pmi_source == "corpus"
-    paths = windows.input_paths(config, one.data_dir) if is_counted else []
-    found = masks.describe(config, one.data_dir, pmi_table.ranks_for(config, paths))
+    found = masks.describe(config, one.data_dir, run_inputs.ranks(config, one.folder))
     done = {
         "arm": one.arm.name,
         "seed": one.seed,

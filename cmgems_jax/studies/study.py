@@ -12,10 +12,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from cmgems_jax import compile_cache, genome, input_files, run_lock, run_log
+from cmgems_jax import checkpoints, compile_cache, genome, input_files, run_lock, run_log
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
-from cmgems_jax.data import tasks
+from cmgems_jax.data import tasks, windows
 from cmgems_jax.downstream import evaluate
 from cmgems_jax.errors import InputError
 from cmgems_jax.studies import arms, reuse, runs, study_report
@@ -104,7 +104,6 @@ def plan(
     for task in tasks.find_all(evaluation.tasks, task_dir):
         for shots in evaluation.shots:
             tasks.load(task, task_dir, k=config.tokens.k, shots=shots)
-    genome.check_files(config.fasta_paths)
     seeds = tuple(range(num_seeds))
     return Plan(study, preset, config, chosen, seeds, evaluation, task_dir)
 
@@ -127,11 +126,7 @@ def run(wanted: Plan, output: Path | str, others: Sequence[Path | str] = ()) -> 
     with run_lock.held(output / "claims" / "plan", wait=True):
         check_same(output, wanted)
     compile_cache.use(output)
-    units = [
-        runs.unit(arm, seed, arms.config_of(wanted.config, arm, seed), output)
-        for seed in wanted.seeds
-        for arm in wanted.arms
-    ]
+    units = _units(wanted, output)
     took_s: list[float] = []
     told = ""
     while left := [one for one in units if not one.is_done]:
@@ -140,6 +135,15 @@ def run(wanted: Plan, output: Path | str, others: Sequence[Path | str] = ()) -> 
         if not _run_one(left, wanted, output, others, took_s):
             time.sleep(_POLL_S)
     study_report.write(wanted, units, output)
+
+
+def _units(wanted: Plan, output: Path) -> list[Unit]:
+    """Returns every arm with every seed."""
+    return [
+        runs.unit(arm, seed, arms.config_of(wanted.config, arm, seed), output)
+        for seed in wanted.seeds
+        for arm in wanted.arms
+    ]
 
 
 def _run_one(
@@ -175,21 +179,26 @@ def _progress(units: list[Unit], left: list[Unit], took_s: list[float]) -> str:
 
 
 def check_same(output: Path | str, wanted: Plan) -> None:
-    """Writes study.json, or refuses a folder that holds another study."""
+    """Writes study.json, or refuses a folder of another study or of another genome."""
     output = Path(output)
     now = {
         "study": wanted.study,
         "config": {n: v for n, v in config_lib.flatten(wanted.config).items() if n != "data.dir"},
         "evaluation": _evaluation(wanted),
     }
+    table = Path(wanted.config.pmi_source)
+    if wanted.config.has_pmi_table and table.exists():
+        now["pmi_table_sha256"] = genome.sha256(str(table))
     path = output / NAME
     if path.exists():
         before = json.loads(path.read_text())
-        rows = [
-            row
-            for section in ("config", "evaluation")
-            for row in _changed(section, before[section], now[section])
-        ]
+        fields = config_lib.unflatten(before["config"])
+        config = checkpoints.binding(config_lib.from_dict(fields, source=str(path)))
+        rows = _changed("config", config, checkpoints.binding(wanted.config))
+        rows += _changed("evaluation", before["evaluation"], now["evaluation"])
+        contents = (one.get("pmi_table_sha256") for one in (before, now))
+        if all(contents := tuple(contents)) and contents[0] != contents[1]:
+            rows.append(f"pmi.table: {table} holds another table than before")
         if before["study"] != wanted.study:
             rows.insert(0, f"study: {before['study']} before, {wanted.study} now")
         if rows:
@@ -199,6 +208,11 @@ def check_same(output: Path | str, wanted: Plan) -> None:
             )
     elif output.exists() and {path.name for path in output.iterdir()} - {"claims"}:
         raise InputError(f"--output={output}: holds other files; give a new folder")
+    units = _units(wanted, output)
+    left = {one.data_dir for one in units if not one.is_done}
+    for folder, config in {one.data_dir: one.config for one in units}.items():
+        if folder in left or (folder / windows.SUMMARY_NAME).is_file():
+            windows.is_prepared(config, folder)
     listed = {
         "preset": wanted.preset,
         "question": arms.STUDIES[wanted.study].question,

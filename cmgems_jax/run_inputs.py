@@ -1,0 +1,105 @@
+"""What a run learns from, recorded in its folder: at every start the same windows and ranks.
+
+Paths are places, and files move. WORKDIR/inputs.json therefore holds what identifies
+the data set, and WORKDIR/ranks.npy the k-mers' ranks, so that a run goes on without
+the genome and without the PMI table that it was begun with.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmgems_jax import outputs, pmi_table, run_log
+from cmgems_jax.config import Config
+from cmgems_jax.data import windows
+from cmgems_jax.errors import InputError
+
+NAME = "inputs.json"
+RANKS_NAME = "ranks.npy"
+
+
+def write(workdir: Path, data_dir: Path, ranks_V: np.ndarray) -> None:
+    """Records what a run learns from.
+
+    Args:
+      workdir: of the run.
+      data_dir: its prepared windows.
+      ranks_V: int32 (4**k,), of its k-mers.
+    """
+    with outputs.replaced_file(workdir / RANKS_NAME) as partial:
+        np.save(partial, ranks_V)
+    run_log.write_json(workdir / NAME, {"windows": windows.identity(data_dir)})
+
+
+def read(workdir: Path) -> dict[str, Any] | None:
+    """Returns the identity of a run's data set; None where its first start recorded none."""
+    path = workdir / NAME
+    try:
+        return json.loads(path.read_text())["windows"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, LookupError, TypeError):
+        raise InputError(f"{path}: damaged; remove it to go on without a comparison") from None
+
+
+def check_windows(workdir: Path, data_dir: Path) -> None:
+    """Raises `InputError` where the run in `workdir` was begun with another data set."""
+    before = read(workdir)
+    if before is None:
+        return
+    now = windows.identity(data_dir)
+    # Files may be packed otherwise; a data set of an earlier version has no content.
+    names = (before.keys() & now.keys()) - {"sha256"}
+    differing = sorted(name for name in names if before[name] != now[name])
+    if differing:
+        raise InputError(
+            f"{data_dir}: not the data set that the run in {workdir} was begun with (its "
+            f"{', '.join(differing)} differ); give that one with data.dir or data.fasta, or "
+            "another --workdir"
+        )
+
+
+def ranks(config: Config, workdir: Path) -> np.ndarray:
+    """Returns int32 (4**k,), the ranks that a run was begun with, or those of a new one.
+
+    Args:
+      config: of the run; its windows are prepared.
+      workdir: of the run.
+
+    Raises:
+      InputError: the PMI table is another one, or, where the ranks are not recorded,
+        it cannot be read.
+    """
+    before_V = read_ranks(workdir)
+    if before_V is not None:
+        if config.pmi_source == "corpus":  # the windows' input, which has been compared
+            return before_V
+        if config.has_pmi_table and not Path(config.pmi_source).exists():
+            print(
+                f"note: {config.pmi_source}: no such file; going on with the ranks in "
+                f"{workdir / RANKS_NAME}",
+                flush=True,
+            )
+            return before_V
+    is_counted = config.pmi_source == "corpus"
+    paths = windows.input_paths(config, config.data_dir(workdir)) if is_counted else []
+    now_V = pmi_table.ranks_for(config, paths)
+    if before_V is not None and not np.array_equal(before_V, now_V):
+        raise InputError(
+            f"pmi.table={config.pmi.table}: gives other ranks than those that the run in {workdir} "
+            "was begun with; give that table, or another --workdir"
+        )
+    return now_V
+
+
+def read_ranks(workdir: Path) -> np.ndarray | None:
+    """Returns the ranks that a run recorded, int32 (4**k,), or None."""
+    path = workdir / RANKS_NAME
+    try:
+        return np.load(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); remove it") from None
