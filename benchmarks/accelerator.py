@@ -23,8 +23,9 @@ from absl import flags
 
 from benchmarks import result, rows
 from benchmarks.peer import torch_peer
-from cmgems_jax import bert, command
 from cmgems_jax.config import Config
+from cmgems_jax.model import bert
+from cmgems_jax.runtime import command
 from configs import dnabert6, logo6
 
 _ROWS = flags.DEFINE_integer("rows", 256, "Rows of 512 positions a step.", 1)

@@ -16,7 +16,7 @@ T tokens of a stretch, S states, A the four bases.
 
 import numpy as np
 
-from cmgems_jax import vocabulary
+from cmgems_jax.genome import vocabulary
 
 _MAX_FLOATS = 2**23  # of one (G, T, S) array
 

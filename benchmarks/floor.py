@@ -23,10 +23,13 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from benchmarks import chain_posterior
-from cmgems_jax import command, config, packing, pmi_table, run_log, steps, synthetic
+from cmgems_jax import config
 from cmgems_jax.config import Config
-from cmgems_jax.data import batches, windows
 from cmgems_jax.errors import InputError
+from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.pretraining import steps
+from cmgems_jax.runtime import command, run_log
+from cmgems_jax.windows import batches, dataset, packing, synthetic_genome
 
 CLOSE = 1.15  # the aim: within 15 % of the floor's perplexity
 LEVELS = {
@@ -56,10 +59,10 @@ def read_config(workdir: Path) -> Config:
     run_config = config.from_dict(json.loads(path.read_text()), source=str(path))
     if run_config.data.fasta or not run_config.data.synthetic_bases:
         raise InputError(f"{path}: data.synthetic_bases=0: only a synthetic genome's law is known")
-    if (run_config.tokens.k, run_config.tokens.stride) != (synthetic.ORDER + 1, 1):
+    if (run_config.tokens.k, run_config.tokens.stride) != (synthetic_genome.ORDER + 1, 1):
         raise InputError(
             f"{path}: tokens.k={run_config.tokens.k}, tokens.stride={run_config.tokens.stride}: "
-            f"expected {synthetic.ORDER + 1} and 1, the k-mers that are the chain's edges"
+            f"expected {synthetic_genome.ORDER + 1} and 1, the k-mers that are the chain's edges"
         )
     return run_config
 
@@ -76,7 +79,7 @@ def evaluation_batches(run_config: Config, workdir: Path) -> Iterator[Masked]:
             key, batch, which, jnp.float32(0), ranks_V=ranks, config=run_config
         )
     )
-    for batch in batches.eval_batches(windows.open(folder, "validation"), run_config):
+    for batch in batches.eval_batches(dataset.open(folder, "validation"), run_config):
         masked = mask(batch)
         is_window_RM = batch.index != packing.EMPTY
         arrays = (masked.ids, masked.corrupted, masked.masked)
@@ -85,8 +88,8 @@ def evaluation_batches(run_config: Config, workdir: Path) -> Iterator[Masked]:
 
 def levels(masked_batches: Iterator[Masked]) -> tuple[dict[str, float], int, float]:
     """Returns nats a masked token by level, the number of masked tokens, hidden bases a token."""
-    probability = synthetic.transition(pmi_table.grch38_counts())
-    state_share = synthetic.stationary(probability)
+    probability = synthetic_genome.transition(pmi_table.grch38_counts())
+    state_share = synthetic_genome.stationary(probability)
     kmer_share = (state_share[:, None] * probability).ravel()
     base_share = kmer_share.reshape(4, -1).sum(axis=1)
     k = chain_posterior.kmer_length(probability)

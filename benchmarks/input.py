@@ -17,9 +17,10 @@ import numpy as np
 from absl import flags
 
 from benchmarks import result
-from cmgems_jax import command, pretrain, run_log
 from cmgems_jax.config import Config
-from cmgems_jax.data import windows
+from cmgems_jax.pretraining import loop as pretraining_loop
+from cmgems_jax.runtime import command, run_log
+from cmgems_jax.windows import dataset
 
 _CONFIG = command.define_config("logo6")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Rows a step, in one part.", lower_bound=1)
@@ -38,8 +39,8 @@ def main() -> None:
         config.data.synthetic_bases = config.data.synthetic_bases or _SYNTHETIC_BASES
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config.data.dir = str(windows.prepare(config, folder / "data"))
-        training = windows.open(folder / "data", "train")
+        config.data.dir = str(dataset.prepare(config, folder / "data"))
+        training = dataset.open(folder / "data", "train")
         rates = result.in_turn(_readers(training, config), _REPEATS.value)
         shares = [_waited(config, folder / f"run{number}") for number in range(_RUNS.value)]
     notes = {
@@ -55,7 +56,7 @@ def main() -> None:
     result.report(name, rates, unit="windows/s", notes=notes)
 
 
-def _readers(training: windows.Windows, config: Config) -> dict[str, Callable[[], float]]:
+def _readers(training: dataset.Windows, config: Config) -> dict[str, Callable[[], float]]:
     """Returns functions that read random batches and return the windows a second."""
     rng = np.random.default_rng(config.seed)
 
@@ -77,7 +78,7 @@ def _waited(config: Config, workdir: Path) -> float:
     config.num_steps = config.log_every = config.checkpoint_every = _STEPS.value
     config.eval_every, config.optimizer.warmup_steps = 0, 1
     config.curriculum.name, config.curriculum.strategy = "fixed", "genemask"
-    pretrain.pretrain(config, workdir)
+    pretraining_loop.pretrain(config, workdir)
     (summary,) = (
         record for record in run_log.read(workdir / "metrics.jsonl") if record["kind"] == "summary"
     )

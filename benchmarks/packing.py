@@ -19,9 +19,11 @@ import numpy as np
 from absl import flags
 
 from benchmarks import result
-from cmgems_jax import command, packing, parallel, pmi_table, steps
 from cmgems_jax.config import Config
-from cmgems_jax.data import batches, windows
+from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.pretraining import steps
+from cmgems_jax.runtime import command, parallel
+from cmgems_jax.windows import batches, dataset, packing
 
 _CONFIG = command.define_config("logo6")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/packing", "Where the windows are prepared.")
@@ -39,7 +41,7 @@ class Timed(NamedTuple):
 
 
 def stepper(
-    config: Config, training: windows.Windows, packed: packing.Packing
+    config: Config, training: dataset.Windows, packed: packing.Packing
 ) -> Callable[[int], dict[str, np.ndarray]]:
     """Returns a function that reads and trains on the batch of a step and returns its metrics."""
     ranks_V = pmi_table.ranks_for(config, config.fasta_paths)
@@ -61,8 +63,8 @@ def main() -> None:
     """Runs the benchmark."""
     config = _CONFIG.value
     folder = config.data_dir(_WORKDIR.value)
-    windows.prepare(config, folder)
-    training = windows.open(folder, "train")
+    dataset.prepare(config, folder)
+    training = dataset.open(folder, "train")
     runs: dict[str, Callable[[int], dict[str, np.ndarray]]] = {}
     timed: dict[str, list[Timed]] = {}
     epoch: dict[str, float] = {}

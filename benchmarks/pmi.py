@@ -20,8 +20,11 @@ import numpy as np
 from absl import flags
 
 from benchmarks import result
-from cmgems_jax import command, genome, pmi, vocabulary
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.pmi import scores as pmi_scores
+from cmgems_jax.runtime import command
 
 _FASTA = command.define_paths("fasta", None, "FASTA files, as for launch.count_pmi.", required=True)
 _K = flags.DEFINE_integer("k", 6, "Bases a k-mer.", lower_bound=3, upper_bound=8)
@@ -32,9 +35,9 @@ _HASH_SIZE = "1M"  # of jellyfish; more than there are 8-mers
 
 def main() -> None:
     """Runs the benchmark."""
-    tally = genome.Tally()
-    contigs = [contig.bases for contig in genome.read_contigs(_FASTA.value, tally=tally)]
-    counts = pmi.count_ngrams(contigs, _K.value)[-1]
+    tally = genome_files.Tally()
+    contigs = [contig.bases for contig in genome_files.read_contigs(_FASTA.value, tally=tally)]
+    counts = pmi_scores.count_ngrams(contigs, _K.value)[-1]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plain = folder / "all.fa"
@@ -42,7 +45,7 @@ def main() -> None:
             subprocess.run(["gzip", "-dcf", *_FASTA.value], stdout=file, check=True)
         calls = {
             "count_ngrams, bases in memory": lambda: _timed(
-                lambda: pmi.count_ngrams(contigs, _K.value)
+                lambda: pmi_scores.count_ngrams(contigs, _K.value)
             ),
             "read and count plain FASTA": lambda: _timed(lambda: _read_and_count(plain)),
             "launch.count_pmi, whole command": lambda: _timed(lambda: _ours(folder)),
@@ -84,8 +87,8 @@ def _timed(work: Callable[[], object]) -> float:
 
 def _read_and_count(path: Path) -> None:
     """Counts an unpacked file from its text on."""
-    contigs = genome.read_contigs(path)
-    pmi.count_ngrams((contig.bases for contig in contigs), _K.value)
+    contigs = genome_files.read_contigs(path)
+    pmi_scores.count_ngrams((contig.bases for contig in contigs), _K.value)
 
 
 def _ours(folder: Path) -> None:

@@ -20,9 +20,12 @@ from absl import flags
 
 from benchmarks import result
 from benchmarks.peer import torch_peer
-from cmgems_jax import bert, command, packing, parallel, pmi_table, steps
 from cmgems_jax.config import Config
-from cmgems_jax.data import batches, windows
+from cmgems_jax.model import bert
+from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.pretraining import steps
+from cmgems_jax.runtime import command, parallel
+from cmgems_jax.windows import batches, dataset, packing
 
 _CONFIG = command.define_config("logo6")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/benchmark", "Where the windows are prepared.")
@@ -38,8 +41,8 @@ def main() -> None:
     config = _CONFIG.value
     config.accumulation_steps = 1
     folder = config.data_dir(_WORKDIR.value)
-    windows.prepare(config, folder)
-    training = windows.open(folder, "train")
+    dataset.prepare(config, folder)
+    training = dataset.open(folder, "train")
     chosen = np.random.default_rng(0).permutation(len(training))[:_NUM_WINDOWS]
     with torch_peer(
         config,
@@ -73,7 +76,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _ours(
-    config: Config, training: windows.Windows
+    config: Config, training: dataset.Windows
 ) -> Iterator[tuple[Callable[[int], float], batches.prefetch]]:
     """Yields a function that runs so many steps and returns real bases a second, and its input."""
     state, train, _ = steps.make(config, pmi_table.ranks_for(config, config.fasta_paths))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cmgems_jax import run_log
+from cmgems_jax.runtime import run_log
 
 FOLDER = Path(__file__).with_name("results")
 

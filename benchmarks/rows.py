@@ -5,8 +5,12 @@ from collections.abc import Callable
 
 import jax
 
-from cmgems_jax import masked_rows, packing, parallel, pmi_table, steps
 from cmgems_jax.config import Config
+from cmgems_jax.masking import rows as masked_rows
+from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.pretraining import steps
+from cmgems_jax.runtime import parallel
+from cmgems_jax.windows import packing
 
 
 def full_batch(config: Config) -> packing.Batch:

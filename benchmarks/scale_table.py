@@ -16,8 +16,10 @@ import numpy as np
 from absl import flags
 
 from benchmarks import result, rows
-from cmgems_jax import attention, command, steps
 from cmgems_jax.config import Config
+from cmgems_jax.model import attention
+from cmgems_jax.pretraining import steps
+from cmgems_jax.runtime import command
 from configs import dnabert6, logo6
 
 _ROWS = flags.DEFINE_list("rows", ["8", "32"], "Rows a step on a device.")

@@ -20,8 +20,8 @@ from typing import Any
 from absl import flags
 
 from benchmarks import result
-from cmgems_jax import command
 from cmgems_jax.errors import InputError
+from cmgems_jax.runtime import command
 
 _CONFIG = command.define_config("logo6")
 _DEVICES = flags.DEFINE_list("devices", ["1", "2", "4", "8"], "Numbers of devices.")
@@ -93,7 +93,8 @@ def _measure() -> dict[str, Any]:
     import jax
 
     from benchmarks import rows
-    from cmgems_jax import pmi_table, steps
+    from cmgems_jax.pmi import table as pmi_table
+    from cmgems_jax.pretraining import steps
 
     config = _CONFIG.value
     config.batch_size, config.accumulation_steps = _ROWS.value * jax.device_count(), 1

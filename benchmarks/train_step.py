@@ -18,7 +18,8 @@ from absl import flags
 
 from benchmarks import result, rows
 from benchmarks.peer import torch_peer
-from cmgems_jax import bert, command
+from cmgems_jax.model import bert
+from cmgems_jax.runtime import command
 
 _CONFIG = command.define_config("logo6")
 _STEPS = flags.DEFINE_integer("steps", 2, "Steps of one timed repeat.", lower_bound=1)

@@ -13,8 +13,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from cmgems_jax import input_files, vocabulary
 from cmgems_jax.errors import InputError, did_you_mean
+from cmgems_jax.genome import input_files, vocabulary
 
 STRATEGIES = (
     "random",

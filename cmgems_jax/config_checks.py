@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from cmgems_jax import vocabulary
 from cmgems_jax.config import CURRICULA, STRATEGIES, Config, flatten, replace
 from cmgems_jax.errors import InputError, did_you_mean
+from cmgems_jax.genome import vocabulary
 
 _EVALS = 16  # of a run, where their number is to be proposed
 

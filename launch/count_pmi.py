@@ -11,7 +11,8 @@ from pathlib import Path
 
 from absl import flags
 
-from cmgems_jax import command, pmi
+from cmgems_jax.pmi import scores as pmi_scores
+from cmgems_jax.runtime import command
 
 _FASTA = command.define_paths("fasta", [], "FASTA (plain, gzip, bgzip) or .2bit files.")
 _COUNTS = flags.DEFINE_string("counts", "", "CSV with columns kmer,count, in place of --fasta.")
@@ -19,12 +20,14 @@ _K = flags.DEFINE_integer("k", 6, "Bases a k-mer, 3 to 8.")
 _SEGMENTATION = flags.DEFINE_enum(
     "segmentation",
     "published",
-    pmi.SEGMENTATIONS,
+    pmi_scores.SEGMENTATIONS,
     "published: pieces of one or two bases, as in the published GRCh38 ranking. "
     "full: all segmentations, the paper's formula.",
 )
 _MIN_COUNT = flags.DEFINE_integer(
-    "min_count", pmi.MIN_COUNT, "The constant c of NPMI: how much rare k-mers are discounted."
+    "min_count",
+    pmi_scores.MIN_COUNT,
+    "The constant c of NPMI: how much rare k-mers are discounted.",
 )
 _BEAM = command.define_beam_flags()
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)
@@ -32,9 +35,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax import pmi_report
+    from cmgems_jax.pmi import command as pmi_command
 
-    pmi_report.make(
+    pmi_command.make(
         fasta=_FASTA.value,
         counts=_COUNTS.value,
         k=_K.value,

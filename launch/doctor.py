@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cmgems_jax import command
+from cmgems_jax.runtime import command
 
 _CONFIG = command.define_config("demo")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the run to come.")
@@ -21,7 +21,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the run to com
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax import doctor
+    from cmgems_jax.pretraining import doctor
 
     findings = doctor.examine(_CONFIG.value, Path(_WORKDIR.value))
     if not all(finding.is_well for finding in findings):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cmgems_jax import command
+from cmgems_jax.runtime import command
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Work folder of a pretraining run, or a classifier's.", required=True
@@ -35,7 +35,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax.downstream import embed
+    from cmgems_jax.downstream.inference import embed
 
     embed.embed(
         embed.load(Path(_CHECKPOINT.value)),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cmgems_jax import command
+from cmgems_jax.runtime import command
 
 _SUITE = flags.DEFINE_enum("suite", "fewshot", ["fewshot", "gue"], "Which tasks.")
 _CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Work folders of pretraining runs.")
@@ -32,8 +32,8 @@ flags.mark_flags_as_required(["checkpoint", "output"])
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax import compile_cache
-    from cmgems_jax.downstream import evaluate, methods
+    from cmgems_jax.downstream.evaluation import evaluate, methods
+    from cmgems_jax.pretraining import compile_cache
 
     settings = evaluate.Settings(
         suite=_SUITE.value,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cmgems_jax import command
+from cmgems_jax.runtime import command
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Work folder of a pretraining run, or CHECKPOINTS/STEP in it."
@@ -34,8 +34,8 @@ flags.mark_flags_as_required(["checkpoint", "task", "output"])
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax import compile_cache
-    from cmgems_jax.downstream import train_classifier
+    from cmgems_jax.downstream.finetuning import train_classifier
+    from cmgems_jax.pretraining import compile_cache
 
     settings = train_classifier.Settings(
         seed=_SEED.value,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cmgems_jax import command
+from cmgems_jax.runtime import command
 
 _PATH = flags.DEFINE_string("path", None, "Local HuggingFace folder.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cmgems_jax import command
+from cmgems_jax.runtime import command
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Work folder of a pretraining run.")
 _TASK = flags.DEFINE_string("task", None, "Name of a published task, or folder of an own one.")
@@ -29,7 +29,7 @@ flags.mark_flags_as_required(["checkpoint", "task", "output"])
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax.downstream import intrinsic
+    from cmgems_jax.downstream.evaluation import intrinsic
 
     settings = intrinsic.Settings(
         dimensions=command.integers("dimensions", _DIMENSIONS.value),

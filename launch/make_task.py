@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cmgems_jax import command
+from cmgems_jax.runtime import command
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
 _NUM_TRAIN = flags.DEFINE_integer("num_train", 2_000, "Training rows.", lower_bound=4)
@@ -22,7 +22,7 @@ flags.mark_flag_as_required("output")
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax import synthetic_task
+    from cmgems_jax.downstream.tasks import synthetic as synthetic_task
 
     folder = Path(_OUTPUT.value)
     synthetic_task.write(

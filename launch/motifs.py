@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cmgems_jax import command
+from cmgems_jax.runtime import command
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a fine-tuned classifier.", required=True
@@ -37,7 +37,9 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Sequences at a time.", low
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax.downstream import classifier, contrast, enrichment, motif_report
+    from cmgems_jax.downstream.finetuning import classifier
+    from cmgems_jax.downstream.motifs import contrast, enrichment
+    from cmgems_jax.downstream.motifs import report as motif_report
 
     trained = classifier.load_classifier(Path(_CHECKPOINT.value))
     label = contrast.find_label(_LABEL.value, trained.label_names)

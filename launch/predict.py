@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cmgems_jax import command
+from cmgems_jax.runtime import command
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a fine-tuned classifier.", required=True
@@ -34,7 +34,8 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax.downstream import classifier, predict
+    from cmgems_jax.downstream.finetuning import classifier
+    from cmgems_jax.downstream.inference import predict
 
     predict.predict(
         classifier.load_classifier(Path(_CHECKPOINT.value)),

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from absl import flags
 
-from cmgems_jax import command, config_checks, input_files
+from cmgems_jax import config_checks
+from cmgems_jax.genome import input_files
+from cmgems_jax.runtime import command
 
 _CONFIG = command.define_config()
 _DATA_DIR = flags.DEFINE_string(
@@ -27,8 +29,8 @@ flags.mark_flag_as_required("config")
 
 def main() -> None:
     """Checks the config, then makes or reuses the data set."""
-    from cmgems_jax.data import windows
     from cmgems_jax.errors import InputError
+    from cmgems_jax.windows import dataset
 
     config = _CONFIG.value
     config_checks.validate(config)
@@ -36,11 +38,11 @@ def main() -> None:
     if not data_dir:
         raise InputError("where should the data set go? Give --data_dir=DIR")
     if beam := _BEAM():
-        from cmgems_jax.data import beam_windows
+        from cmgems_jax.beam import windows as beam_windows
 
         beam_windows.prepare(config, data_dir, beam)
     else:
-        windows.prepare(config, Path(data_dir))
+        dataset.prepare(config, Path(data_dir))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cmgems_jax import command
+from cmgems_jax.runtime import command
 
 _CONFIG = command.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -38,7 +38,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax import compile_cache, doctor, parallel, pretrain
+    from cmgems_jax.pretraining import compile_cache, doctor
+    from cmgems_jax.pretraining import loop as pretraining_loop
+    from cmgems_jax.runtime import parallel
 
     parallel.start(**_START())
     config, workdir = _CONFIG.value, Path(_WORKDIR.value)
@@ -46,7 +48,7 @@ def main() -> None:
         findings = doctor.examine(config, workdir)
         sys.exit(0 if all(finding.is_well for finding in findings) else command.EXIT_FAILED)
     compile_cache.use(workdir)
-    pretrain.pretrain(config, workdir, resume=_RESUME.value, fallback=_FALLBACK.value)
+    pretraining_loop.pretrain(config, workdir, resume=_RESUME.value, fallback=_FALLBACK.value)
 
 
 if __name__ == "__main__":

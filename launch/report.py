@@ -12,7 +12,8 @@ from pathlib import Path
 
 from absl import flags
 
-from cmgems_jax import command, input_files
+from cmgems_jax.genome import input_files
+from cmgems_jax.runtime import command
 
 _INPUT = flags.DEFINE_multi_string("input", None, "Folders, with commas or by more flags.")
 _OUTPUT = flags.DEFINE_string("output", None, "The .html file.")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cmgems_jax import command
+from cmgems_jax.runtime import command
 from cmgems_jax.studies.arms import STUDIES
 
 _STUDY = flags.DEFINE_enum("study", None, list(STUDIES), "Which study.")
@@ -36,7 +36,7 @@ flags.mark_flags_as_required(["study", "fasta", "output"])
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax.downstream import evaluate, methods
+    from cmgems_jax.downstream.evaluation import evaluate, methods
     from cmgems_jax.studies import study
 
     settings = evaluate.Settings(

@@ -15,7 +15,7 @@ import time
 import warnings
 from pathlib import Path
 
-from cmgems_jax import pretrain
+from cmgems_jax.pretraining import loop as pretraining_loop
 from tests import test_resume
 
 EARLY_SHARE = 0.15  # of the kills come while the process starts and compiles
@@ -31,7 +31,7 @@ def start(workdir: Path, fasta: Path) -> int:
     os.dup2(log, 2)
     status = 0
     try:
-        pretrain.pretrain(test_resume.config(fasta), workdir)
+        pretraining_loop.pretrain(test_resume.config(fasta), workdir)
     except SystemExit as stop:
         status = stop.code
     os._exit(status)

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmgems_jax import bert, vocabulary
 from cmgems_jax.config import Config, ModelConfig, TokensConfig
-from cmgems_jax.downstream.classifier import TrainedClassifier
+from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.model import bert
 
 MODEL = ModelConfig(
     num_layers=1, hidden_size=16, num_heads=2, feedforward_size=32, num_positions=32,

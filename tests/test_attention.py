@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmgems_jax import attention
+from cmgems_jax.model import attention
 
 BATCH, LENGTH, HEADS, WIDTH = 3, 24, 4, 8
 

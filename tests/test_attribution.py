@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from random_classifier import make_classifier, slow_logits
 
-from cmgems_jax import vocabulary
 from cmgems_jax.config import TokensConfig
-from cmgems_jax.downstream import attribution
+from cmgems_jax.downstream.motifs import attribution
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
 
 
 def random_bases(*shape: int, seed: int = 0) -> np.ndarray:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from cmgems_jax import vocabulary
-from cmgems_jax.data.tasks import Examples
-from cmgems_jax.downstream import baselines
+from cmgems_jax.downstream.evaluation import baselines
+from cmgems_jax.downstream.tasks.tasks import Examples
+from cmgems_jax.genome import vocabulary
 
 
 def make_examples(count: int, seed: int, num_classes: int = 2, length: int = 60) -> Examples:

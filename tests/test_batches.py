@@ -8,11 +8,11 @@ import traceback
 import numpy as np
 import pytest
 
-from cmgems_jax import packing, vocabulary
 from cmgems_jax.config import Config, DataConfig, ModelConfig, TokensConfig
-from cmgems_jax.data import batches
 from cmgems_jax.errors import InputError
-from cmgems_jax.packing import EMPTY, Batch, Packing
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.windows import batches, packing
+from cmgems_jax.windows.packing import EMPTY, Batch, Packing
 
 CONFIG = Config(
     batch_size=4, data=DataConfig(num_tokens=10), tokens=TokensConfig(k=3),

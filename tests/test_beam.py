@@ -15,11 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmgems_jax import beam_counts, beam_run, corpus, pmi_report, vocabulary
-from cmgems_jax.beam_run import Beam
+from cmgems_jax.beam import counts as beam_counts
+from cmgems_jax.beam import run as beam_run
+from cmgems_jax.beam import windows as beam_windows
+from cmgems_jax.beam.run import Beam
 from cmgems_jax.config import Config, DataConfig, TokensConfig
-from cmgems_jax.data import beam_windows, cutting, window_files, windows
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.pmi import command as pmi_command
+from cmgems_jax.pmi import corpus
+from cmgems_jax.windows import cutting, dataset
+from cmgems_jax.windows import files as window_files
 
 ROOT = Path(__file__).parents[1]
 GENOMES = ROOT.parent / "shared" / "data" / "genome"
@@ -68,9 +74,9 @@ def assert_same_folders(one: Path, other: Path) -> None:
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in other.iterdir()) and len(names) >= 7
     for name in names:
-        if name != windows.SUMMARY_NAME:
+        if name != dataset.SUMMARY_NAME:
             assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    first, second = map(windows.read_summary, (one, other))
+    first, second = map(dataset.read_summary, (one, other))
     assert first | {"seconds": 0} == second | {"seconds": 0}
 
 
@@ -79,7 +85,7 @@ def assert_same_folders(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("split", ["contig", "window"])
 def test_windows_of_several_processes_equal_the_local_ones_byte_for_byte(genomes, tmp_path, split):
     config = make_config(genomes, split=split)
-    windows.prepare(config, tmp_path / "local")
+    dataset.prepare(config, tmp_path / "local")
     beam_windows.prepare(config, str(tmp_path / "beam"), PROCESSES)
     assert_same_folders(tmp_path / "local", tmp_path / "beam")
     assert sorted(os.listdir(tmp_path)) == ["beam", "local"]
@@ -92,7 +98,7 @@ def test_chunks_are_divided_at_the_ends_of_shards(genomes, tmp_path, monkeypatch
     monkeypatch.setattr(window_files, "SHARD_WINDOWS", 100)
     monkeypatch.setattr(cutting, "_CHUNK_WINDOWS", 7)
     config = make_config(genomes)
-    windows.prepare(config, tmp_path / "local")
+    dataset.prepare(config, tmp_path / "local")
     beam_windows.prepare(config, str(tmp_path / "beam"), INSIDE)
     assert len(list((tmp_path / "beam").glob("*train*"))) >= 12
     assert_same_folders(tmp_path / "local", tmp_path / "beam")
@@ -104,7 +110,7 @@ def test_chunks_are_divided_at_the_ends_of_shards(genomes, tmp_path, monkeypatch
 def test_real_genomes_give_the_local_windows_and_counts(tmp_path):
     paths = [str(GENOMES / f"{name}.fa.gz") for name in ("yeast", "lambda")]
     config = Config(data=DataConfig(fasta=",".join(paths)))
-    windows.prepare(config, tmp_path / "local")
+    dataset.prepare(config, tmp_path / "local")
     beam_windows.prepare(config, str(tmp_path / "beam"), PROCESSES)
     assert_same_folders(tmp_path / "local", tmp_path / "beam")
     found = beam_counts.count(paths, 6, settings=PROCESSES, beside=tmp_path / "counts")
@@ -122,8 +128,8 @@ def assert_same_corpus(found: corpus.Corpus, expected: corpus.Corpus) -> None:
 @beams_warnings
 def test_the_pmi_folder_of_several_processes_equals_the_local_one(genomes, tmp_path):
     arguments = {"counts": "", "k": 5, "segmentation": "published", "min_count": 101}
-    pmi_report.make(fasta=genomes, output=tmp_path / "local", **arguments)
-    pmi_report.make(fasta=genomes, output=tmp_path / "beam", beam=PROCESSES, **arguments)
+    pmi_command.make(fasta=genomes, output=tmp_path / "local", **arguments)
+    pmi_command.make(fasta=genomes, output=tmp_path / "beam", beam=PROCESSES, **arguments)
     for name in ("pmi.csv", "pmi.png"):
         one, other = (tmp_path / folder / name for folder in ("local", "beam"))
         assert one.read_bytes() == other.read_bytes(), name
@@ -141,7 +147,7 @@ def test_bad_files_are_refused_as_they_are_locally_and_nothing_is_left(genomes, 
     bad = [write(tmp_path / name, [900], 3, ">p\nMEEPQ\n") for name in ("a.fa", "b.fa")]
     config = make_config([genomes[0], *bad])
     with pytest.raises(InputError) as local:
-        windows.prepare(config, tmp_path / "data")
+        dataset.prepare(config, tmp_path / "data")
     with pytest.raises(InputError) as beamed:
         beam_windows.prepare(config, str(tmp_path / "data"), INSIDE)
     assert str(beamed.value) == str(local.value) and "a.fa" in str(local.value)
@@ -176,16 +182,16 @@ def test_remote_files_are_read_and_written_through_beams_file_systems(
     remote = [f"bucket://{Path(path).name}" for path in genomes]
     config = make_config(remote)
     beam_windows.prepare(config, "bucket://made", INSIDE)
-    windows.prepare(make_config(genomes), tmp_path / "local")
+    dataset.prepare(make_config(genomes), tmp_path / "local")
     made = tmp_path / "bucket" / "made"
-    local = windows.read_summary(tmp_path / "local")
-    summary = windows.read_summary(made)
+    local = dataset.read_summary(tmp_path / "local")
+    summary = dataset.read_summary(made)
     assert summary | {"files": 0, "seconds": 0} == local | {"files": 0, "seconds": 0}
     for path in (tmp_path / "local").glob("*.array_record*"):
         assert path.read_bytes() == (made / path.name).read_bytes()
-    rows = windows.open(made, "train").read(np.arange(5))
+    rows = dataset.open(made, "train").read(np.arange(5))
     np.testing.assert_array_equal(
-        rows, windows.open(tmp_path / "local", "train").read(np.arange(5))
+        rows, dataset.open(tmp_path / "local", "train").read(np.arange(5))
     )
     with pytest.raises(InputError, match="holds a data set already"):
         beam_windows.prepare(config, "bucket://made", INSIDE)

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmgems_jax import bert, vocabulary
 from cmgems_jax.config import ModelConfig, TokensConfig
-from cmgems_jax.packing import Layout
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.model import bert
+from cmgems_jax.windows.packing import Layout
 
 SMALL = ModelConfig(
     num_layers=2, hidden_size=32, num_heads=4, feedforward_size=64, num_positions=24, dropout=0.0,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import chain_posterior
-from cmgems_jax import vocabulary
+from cmgems_jax.genome import vocabulary
 
 A, T, C, G = range(4)
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmgems_jax import bert
 from cmgems_jax.config import Config, ModelConfig, TokensConfig
-from cmgems_jax.downstream import classifier
+from cmgems_jax.downstream.finetuning import classifier
 from cmgems_jax.errors import InputError
+from cmgems_jax.model import bert
 
 CONFIG = Config(
     tokens=TokensConfig(k=3),

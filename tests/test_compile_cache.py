@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from cmgems_jax import compile_cache
+from cmgems_jax.pretraining import compile_cache
 
 ROOT = Path(__file__).parents[1]
 # Compiles something that takes longer than what is not kept; prints how often it was found.
@@ -15,7 +15,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import jax, jax.numpy as jnp
-from cmgems_jax import compile_cache
+from cmgems_jax.pretraining import compile_cache
 
 found = []
 jax.monitoring.register_event_listener(

@@ -389,7 +389,7 @@ def test_an_installed_package_has_the_recipes_by_name_in_any_folder(installed, t
 
 def test_ctrl_c_outside_the_loop_ends_with_one_line_and_status_130():
     program = (
-        "import os, signal\nfrom cmgems_jax import command\n"
+        "import os, signal\nfrom cmgems_jax.runtime import command\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a job may inherit 'ignore'\n"
         "command.run(lambda: os.kill(os.getpid(), signal.SIGINT))"
     )

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmgems_jax import vocabulary
-from cmgems_jax.downstream import contrast
-from cmgems_jax.downstream.contrast import Contrast
+from cmgems_jax.downstream.motifs import contrast
+from cmgems_jax.downstream.motifs.contrast import Contrast
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
 
 
 def write_fasta(path: Path, prefix: str, sequences: list[str]) -> str:

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmgems_jax import pmi_report, pmi_table, synthetic
 from cmgems_jax.errors import InputError
+from cmgems_jax.pmi import command as pmi_command
+from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.windows import synthetic_genome
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,14 +21,14 @@ ROOT = Path(__file__).parents[1]
 def fasta(tmp_path_factory) -> str:
     """A small genome."""
     path = tmp_path_factory.mktemp("genome") / "small.fa"
-    synthetic.write_genome(path, 50_000, seed=3)
+    synthetic_genome.write_genome(path, 50_000, seed=3)
     return str(path)
 
 
 def make(output: Path, **changes: object) -> pmi_table.PmiTable:
     """Runs the command's function with its defaults."""
     arguments = {"fasta": [], "counts": "", "k": 4, "segmentation": "published", "min_count": 101}
-    return pmi_report.make(output=output, **{**arguments, **changes})
+    return pmi_command.make(output=output, **{**arguments, **changes})
 
 
 def test_the_folder_holds_table_summary_and_picture(fasta, tmp_path):

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmgems_jax import curriculum
 from cmgems_jax.config import Config, CurriculumConfig
+from cmgems_jax.masking import curriculum
 
 
 def run(perplexities: list[float], **settings: object) -> list[tuple[int, float]]:

@@ -5,7 +5,7 @@ import math
 import pytest
 from matplotlib.figure import Figure
 
-from cmgems_jax import curves
+from cmgems_jax.pretraining import curves
 from cmgems_jax.report import figures
 
 

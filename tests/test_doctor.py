@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from cmgems_jax import config as config_lib
-from cmgems_jax import doctor, run_inputs, run_log, synthetic
-from cmgems_jax.data import windows
+from cmgems_jax.pretraining import doctor, run_inputs
+from cmgems_jax.runtime import run_log
+from cmgems_jax.windows import dataset, synthetic_genome
 from tests.test_pretrain import small_config
 
 
@@ -14,7 +15,7 @@ from tests.test_pretrain import small_config
 def genome(tmp_path) -> Path:
     """A small genome."""
     path = tmp_path / "small.fa"
-    synthetic.write_genome(path, 40_000, seed=1)
+    synthetic_genome.write_genome(path, 40_000, seed=1)
     return path
 
 
@@ -51,10 +52,10 @@ def test_what_is_wrong_is_in_the_table_and_the_other_checks_go_on(
 def test_the_doctor_refuses_what_the_command_refuses(genome, tmp_path):
     """A run of another config and another genome in the folder."""
     config, workdir = small_config(genome), tmp_path / "run"
-    windows.prepare(config, workdir / "data")
+    dataset.prepare(config, workdir / "data")
     run_inputs.write(workdir, workdir / "data", run_inputs.ranks(config, workdir))
     run_log.write_json(workdir / "config.json", config_lib.to_dict(config))
-    synthetic.write_genome(tmp_path / "other.fa", 40_000, seed=2)
+    synthetic_genome.write_genome(tmp_path / "other.fa", 40_000, seed=2)
     config.data.fasta, config.masking.budget = str(tmp_path / "other.fa"), 0.2
     findings = {finding.name: finding for finding in doctor.examine(config, workdir)}
     assert "masking.budget: 0.15 before, 0.2 now" in findings["config"].text

@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cmgems_jax import pretrain, synthetic
-from cmgems_jax.downstream import evaluate, evaluation_report, methods
-from cmgems_jax.downstream.evaluate import Settings
-from cmgems_jax.downstream.pretrained import Pretrained
+from cmgems_jax.downstream.evaluation import evaluate, methods
+from cmgems_jax.downstream.evaluation import report as evaluation_report
+from cmgems_jax.downstream.evaluation.evaluate import Settings
 from cmgems_jax.errors import InputError
+from cmgems_jax.pretraining import loop as pretraining_loop
+from cmgems_jax.pretraining.pretrained import Pretrained
+from cmgems_jax.windows import synthetic_genome
 from tests.test_pretrain import small_config
 
 SHOTS, NUM_DRAWS = 4, 2
@@ -25,8 +27,8 @@ LINES = 2 * 2 + 3  # model and untrained in two modes; two regressions, majority
 def inputs(tmp_path_factory) -> tuple[Path, Path]:
     """A pretraining run's folder, and a task: class 1 is rich in G and C."""
     folder = tmp_path_factory.mktemp("inputs")
-    synthetic.write_genome(folder / "small.fa", 40_000, seed=1)
-    pretrain.pretrain(small_config(folder / "small.fa"), folder / "run")
+    synthetic_genome.write_genome(folder / "small.fa", 40_000, seed=1)
+    pretraining_loop.pretrain(small_config(folder / "small.fa"), folder / "run")
     rng = np.random.default_rng(0)
     (folder / "task").mkdir()
     for split, num_rows in (("train", 100), ("test", 40)):

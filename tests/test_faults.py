@@ -12,9 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from cmgems_jax import checkpoints, faults, packing, parallel, pretrain, run_lock, steps, synthetic
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError, TrainingError
+from cmgems_jax.pretraining import checkpoints, faults, steps
+from cmgems_jax.pretraining import loop as pretraining_loop
+from cmgems_jax.runtime import parallel, run_lock
+from cmgems_jax.windows import packing, synthetic_genome
 from tests.test_pretrain import records, small_config
 
 # tensorstore's other reads fail after orbax has left the loop, when a checkpoint is damaged.
@@ -27,7 +30,7 @@ SAVE = checkpoints.save
 def genome(tmp_path_factory) -> Path:
     """A small genome of several contigs."""
     path = tmp_path_factory.mktemp("genome") / "small.fa"
-    synthetic.write_genome(path, 40_000, seed=1)
+    synthetic_genome.write_genome(path, 40_000, seed=1)
     return path
 
 
@@ -35,7 +38,7 @@ def genome(tmp_path_factory) -> Path:
 def finished(genome, tmp_path_factory):
     """A whole run with checkpoints at 6 and 12: its folder and last state."""
     workdir = tmp_path_factory.mktemp("finished")
-    state = pretrain.pretrain(small_config(genome), workdir)
+    state = pretraining_loop.pretrain(small_config(genome), workdir)
     return workdir, parallel.to_host(state)
 
 
@@ -76,7 +79,7 @@ def test_a_damaged_checkpoint_is_named_and_stops_the_run_and_nothing_is_changed(
         damage(path)
     before = sorted(path for path in copy.rglob("*") if path.is_file())
     with pytest.raises(InputError) as error:
-        pretrain.pretrain(small_config(genome), copy)
+        pretraining_loop.pretrain(small_config(genome), copy)
     assert f"{copy / checkpoints.FOLDER / '12'}: damaged checkpoint" in str(error.value)
     assert "--fallback goes back to step 6" in str(error.value)
     assert {*before} <= {path for path in copy.rglob("*") if path.is_file()}
@@ -88,7 +91,7 @@ def test_fallback_goes_to_the_checkpoint_before_and_ends_in_the_same_state(
 ):
     for path in array_files(copy / checkpoints.FOLDER / "12"):
         damage(path)
-    state = pretrain.pretrain(small_config(genome), copy, fallback=True)
+    state = pretraining_loop.pretrain(small_config(genome), copy, fallback=True)
     printed = capsys.readouterr().out
     assert "WARNING" in printed and "resumed from step 6" in printed
     assert (copy / checkpoints.DAMAGED_FOLDER / "12").exists()
@@ -108,7 +111,7 @@ def test_a_number_changed_behind_the_files_own_checks_is_found_by_the_checksums(
         checkpoints.save(manager, changed, config, wait=True)
     monkeypatch.undo()
     with pytest.raises(InputError, match=r"20: damaged checkpoint \(array \.(key|step): its check"):
-        pretrain.pretrain(config, copy)
+        pretraining_loop.pretrain(config, copy)
 
 
 def test_every_checkpoint_damaged_is_an_error_even_with_fallback(copy, genome):
@@ -116,13 +119,13 @@ def test_every_checkpoint_damaged_is_an_error_even_with_fallback(copy, genome):
         for path in array_files(copy / checkpoints.FOLDER / step):
             cut_in_half(path)
     with pytest.raises(InputError, match="no checkpoint that is whole"):
-        pretrain.pretrain(small_config(genome), copy, fallback=True)
+        pretraining_loop.pretrain(small_config(genome), copy, fallback=True)
 
 
 def test_an_unfinished_checkpoint_is_named_and_ignored(copy, genome, capsys):
     unfinished = copy / checkpoints.FOLDER / "13.orbax-checkpoint-tmp"
     shutil.copytree(copy / checkpoints.FOLDER / "12", unfinished)
-    pretrain.pretrain(small_config(genome), copy)
+    pretraining_loop.pretrain(small_config(genome), copy)
     printed = capsys.readouterr().out
     assert "ignored an unfinished checkpoint: 13.orbax-checkpoint-tmp" in printed
     assert "resumed from step 12" in printed and not unfinished.exists()
@@ -130,27 +133,27 @@ def test_an_unfinished_checkpoint_is_named_and_ignored(copy, genome, capsys):
 
 def test_resume_must_and_never_hold(copy, genome, tmp_path):
     with pytest.raises(InputError, match="--resume=must, but there is no checkpoint"):
-        pretrain.pretrain(small_config(genome), tmp_path / "new", resume="must")
+        pretraining_loop.pretrain(small_config(genome), tmp_path / "new", resume="must")
     with pytest.raises(InputError, match="--resume=never, but it holds the checkpoint of step 12"):
-        pretrain.pretrain(small_config(genome), copy, resume="never")
+        pretraining_loop.pretrain(small_config(genome), copy, resume="never")
 
 
 def test_checkpoints_without_a_config_are_refused(copy, genome):
     (copy / "config.json").unlink()
     with pytest.raises(InputError, match="holds checkpoints/ but no config.json"):
-        pretrain.pretrain(small_config(genome), copy)
+        pretraining_loop.pretrain(small_config(genome), copy)
 
 
 def test_a_second_writer_is_refused_with_the_first_ones_name(copy, genome):
     with run_lock.held(copy), pytest.raises(InputError) as error:
-        pretrain.pretrain(small_config(genome), copy)
+        pretraining_loop.pretrain(small_config(genome), copy)
     assert f"in use by process {os.getpid()} on " in str(error.value)
-    pretrain.pretrain(small_config(genome), copy)  # freed
+    pretraining_loop.pretrain(small_config(genome), copy)  # freed
 
 
 def test_a_lock_left_by_a_dead_process_does_not_block(tmp_path):
     program = (
-        "import os, pathlib, sys\nfrom cmgems_jax import run_lock\n"
+        "import os, pathlib, sys\nfrom cmgems_jax.runtime import run_lock\n"
         "run_lock.held(pathlib.Path(sys.argv[1])).__enter__()\nos._exit(9)"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -166,7 +169,7 @@ def test_a_non_finite_loss_stops_with_its_place_and_keeps_the_good_checkpoint(ge
     config.curriculum.name = "fixed"
     config.optimizer.peak_lr, config.optimizer.warmup_steps = 1e38, 1
     with pytest.raises(TrainingError) as error:
-        pretrain.pretrain(config, tmp_path)
+        pretraining_loop.pretrain(config, tmp_path)
     message = str(error.value)
     for part in ("not finite: loss sum", "gradient norm", "learning rate 9.09e+37",
                  "training windows", "lower optimizer.peak_lr"):  # fmt: skip
@@ -194,7 +197,7 @@ def test_a_perplexity_near_one_so_early_is_warned_of_with_the_spans(tmp_path, ca
     fasta.write_text(">a\n" + "A" * 4_000 + "\n>b\n" + "A" * 4_000 + "\n")
     config = small_config(fasta, num_steps=40, eval_every=20)
     config.curriculum.name = "fixed"
-    pretrain.pretrain(config, tmp_path / "run")
+    pretraining_loop.pretrain(config, tmp_path / "run")
     printed = capsys.readouterr().out
     assert "masked tokens are readable from their neighbours" in printed
     assert "of the tokens are masked and each covers" in printed
@@ -204,7 +207,7 @@ def test_too_small_a_disk_is_refused_before_training(genome, tmp_path, monkeypat
     usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(InputError, match="0 MiB free, but 4 checkpoints of"):
-        pretrain.pretrain(small_config(genome), tmp_path / "run")
+        pretraining_loop.pretrain(small_config(genome), tmp_path / "run")
     assert not (tmp_path / "run" / checkpoints.FOLDER).exists()
 
 
@@ -225,10 +228,10 @@ def test_a_full_disk_stops_the_run_and_the_older_checkpoint_leads_to_the_same_en
         with monkeypatch.context() as patch:
             patch.setattr(checkpoints, "save", functools.partial(save_on_a_full_disk, disk))
             with pytest.raises(TrainingError) as error:
-                pretrain.pretrain(config, disk / "run")
+                pretraining_loop.pretrain(config, disk / "run")
         assert "could not be written" in str(error.value)
         assert "the checkpoint of step 2 is intact" in str(error.value)
-        state = pretrain.pretrain(config, disk / "run", resume="must")
+        state = pretraining_loop.pretrain(config, disk / "run", resume="must")
         jax.tree.map(np.testing.assert_array_equal, parallel.to_host(state), finished[1])
     finally:
         subprocess.run(["umount", "--lazy", disk], check=True)
@@ -250,7 +253,7 @@ def save_on_a_full_disk(disk: Path, manager, state, config, unlogged, *, wait: b
 
 _OOM = """
 import resource, sys
-from cmgems_jax import pretrain
+from cmgems_jax.pretraining import loop as pretrain
 from tests.test_pretrain import small_config
 from pathlib import Path
 config = small_config(Path(sys.argv[1]), batch_size=60_000)
@@ -287,5 +290,5 @@ def test_metrics_of_a_failed_run_are_kept(genome, tmp_path):
     config = small_config(genome, checkpoint_every=2, log_every=1)
     config.optimizer.peak_lr, config.optimizer.warmup_steps = 1e38, 5
     with pytest.raises(TrainingError):
-        pretrain.pretrain(config, tmp_path)
+        pretraining_loop.pretrain(config, tmp_path)
     assert records(tmp_path, "train")

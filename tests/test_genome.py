@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cmgems_jax import fasta, genome, input_files, vocabulary
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import fasta, input_files, vocabulary
+from cmgems_jax.genome import files as genome_files
 
 RECORDS = {"chr1": "ACGTNNacgtACGTRA", "chr2": "GGGGCCCCTTTTAAAA"}
 CONTIGS = [("chr1", 0, "ACGT"), ("chr1", 6, "ACGTACGT"), ("chr1", 15, "A"),
@@ -64,7 +65,7 @@ def read(*paths: str, **arguments) -> list[tuple[str, int, str]]:
     """Returns (record, start, letters) of every contig."""
     return [
         (contig.record, contig.start, vocabulary.decode(contig.bases))
-        for contig in genome.read_contigs(paths, **arguments)
+        for contig in genome_files.read_contigs(paths, **arguments)
     ]
 
 
@@ -107,7 +108,7 @@ def test_twobit_gives_the_same_contigs_as_fasta(tmp_path):
 
 
 def test_a_twobit_record_longer_than_a_block_is_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(genome, "_CHUNK", 16)
+    monkeypatch.setattr(genome_files, "_CHUNK", 16)
     letters = "".join(np.random.default_rng(0).choice(list("ACGT"), 101))
     assert read(write(tmp_path / "a.2bit", twobit_bytes({"x": letters}))) == [("x", 0, letters)]
     assert read(write(tmp_path / "a.fa", fasta_text({"x": letters}))) == [("x", 0, letters)]
@@ -121,10 +122,10 @@ def test_records_are_split_at_ambiguous_letters_and_never_joined(tmp_path):
 def test_the_tally_counts_what_was_read_and_what_was_dropped(tmp_path):
     one = write(tmp_path / "a.fa", fasta_text(RECORDS))
     two = write(tmp_path / "b.fa", b">x\nACGTN\n")
-    tally = genome.Tally()
+    tally = genome_files.Tally()
     contigs = read(one, two, min_length=5, tally=tally)
     assert [name for name, _, _ in contigs] == ["chr1", "chr2"]
-    assert tally == genome.Tally(
+    assert tally == genome_files.Tally(
         records=3, contigs=2, bases=24, ambiguous=4, dropped_pieces=3, dropped_bases=9
     )
     assert tally.ambiguous_share == 4 / 37
@@ -165,7 +166,9 @@ def test_white_space_marks_and_encodings_change_neither_names_nor_bases(
         monkeypatch.setattr(fasta, "_CHUNK", chunk)
         monkeypatch.setattr(input_files, "_PART", chunk)
         assert read(path) == [("chr1", 0, "ACGT"), ("chr1", 5, "ACGTAC"), ("chr2", 0, "GGGGCC")]
-        records = {name: vocabulary.decode(bases) for name, bases in genome.read_records(path)}
+        records = {
+            name: vocabulary.decode(bases) for name, bases in genome_files.read_records(path)
+        }
         assert records.pop("chr0", "") == ""
         assert records == {"chr1": "ACGTNACGTAC", "chr2": "GGGGCC"}
 
@@ -177,7 +180,7 @@ def test_bases_survive_any_white_space_between_them(tmp_path, data):
     space = st.text("\n\r\t \v\f\u00a0\u2028\u3000\ufeff", max_size=3)
     letters = data.draw(st.lists(st.sampled_from("ACGTNacgtu"), min_size=1, max_size=30))
     text = ">x\n" + "".join(letter + data.draw(space) for letter in letters)
-    ((name, bases),) = genome.read_records(write(tmp_path / "a.fa", text.encode()))
+    ((name, bases),) = genome_files.read_records(write(tmp_path / "a.fa", text.encode()))
     clean = "".join(letters).upper().replace("U", "T")
     assert (name, vocabulary.decode(bases)) == ("x", clean)
 
@@ -185,9 +188,9 @@ def test_bases_survive_any_white_space_between_them(tmp_path, data):
 def test_records_without_a_name_get_one_that_is_unique_over_files_and_told(tmp_path, capsys):
     one = write(tmp_path / "a.fa", b">\nACGT\n>x\nAC\n> \nGG\n")
     two = write(tmp_path / "b.fa", b">\nTT\n")
-    names = [name for name, _ in genome.read_records([one, two])]
+    names = [name for name, _ in genome_files.read_records([one, two])]
     assert names == ["unnamed_1", "x", "unnamed_2", "unnamed_3"]
-    assert [contig.record for contig in genome.read_contigs([one, two])] == names
+    assert [contig.record for contig in genome_files.read_contigs([one, two])] == names
     told = capsys.readouterr().err
     assert told.count(f"note: {one}: records without a name: 2, called unnamed_1 to unnamed_2") == 1
     assert told.count(f"note: {two}: records without a name: 1") == 1
@@ -198,7 +201,7 @@ def test_a_name_that_stands_twice_is_a_note_where_names_are_no_keys(tmp_path, ca
     assert read(path) == [("x", 0, "ACGT"), ("y", 0, "AC"), ("x", 0, "GG")]
     assert f"{path}: names that stand more than once: 1 (x, ...)" in capsys.readouterr().err
     with pytest.raises(InputError, match="record 'x': a second record of this name"):
-        list(genome.read_records([path]))
+        list(genome_files.read_records([path]))
 
 
 def pack(text: bytes, form: str, folder: Path) -> bytes:
@@ -264,8 +267,8 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path):
 def test_a_path_may_be_text_or_a_path_and_stand_alone(tmp_path):
     path = Path(write(tmp_path / "a.fa", fasta_text(RECORDS)))
     for paths in (path, str(path), [path], [str(path)]):
-        assert len(list(genome.read_contigs(paths))) == len(CONTIGS)
-        assert len(list(genome.read_records(paths))) == len(RECORDS)
+        assert len(list(genome_files.read_contigs(paths))) == len(CONTIGS)
+        assert len(list(genome_files.read_records(paths))) == len(RECORDS)
 
 
 BAD = {
@@ -312,7 +315,7 @@ def test_a_gzip_cut_inside_its_head_is_refused_before_reading(tmp_path):
     packed = gzip.compress(fasta_text(RECORDS))
     path = write(tmp_path / "a.fa.gz", packed[:20])
     with pytest.raises(InputError, match="broken gzip"):
-        genome.check_files([path])
+        genome_files.check_files([path])
 
 
 def test_a_bgzip_cut_between_two_blocks_is_refused(tmp_path):
@@ -326,7 +329,7 @@ def test_a_bgzip_cut_between_two_blocks_is_refused(tmp_path):
     for size in (first_block, len(whole) - 28):
         path = write(tmp_path / "cut.fa.gz", whole[:size])
         with pytest.raises(InputError, match="without its end block"):
-            genome.check_files([path])
+            genome_files.check_files([path])
 
 
 def test_a_zero_byte_never_ends_a_record_unseen(tmp_path, monkeypatch):
@@ -341,7 +344,7 @@ def test_splitting_does_not_depend_on_the_chunk(tmp_path, monkeypatch, text):
     path = write(tmp_path / "a.fa", f">x\n{text}\n".encode())
     whole = read(path)
     for chunk in (1, 2, 3, 4, 5):
-        monkeypatch.setattr(genome, "_CHUNK", chunk)
+        monkeypatch.setattr(genome_files, "_CHUNK", chunk)
         assert read(path) == whole
 
 
@@ -349,7 +352,7 @@ def test_one_file_by_two_names_is_refused(tmp_path):
     good = write(tmp_path / "a.fa", fasta_text(RECORDS))
     (tmp_path / "link.fa").symlink_to(good)
     with pytest.raises(InputError, match="named twice"):
-        genome.check_files([good, str(tmp_path / "link.fa")])
+        genome_files.check_files([good, str(tmp_path / "link.fa")])
 
 
 @pytest.mark.parametrize("form", ["gzip", "bgzip", "twobit"])
@@ -381,7 +384,7 @@ def test_missing_files_folders_and_repeats_are_refused_before_reading(tmp_path):
         ([good, good], "named twice"),
     ):
         with pytest.raises(InputError, match=message):
-            genome.check_files(paths)
+            genome_files.check_files(paths)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -428,11 +431,13 @@ def test_a_twobit_file_with_bytes_changed_raises_nothing_else(tmp_path, changes)
 def test_sha256_is_the_files(tmp_path):
     """Of "abc", from FIPS 180-2."""
     path = write(tmp_path / "abc", b"abc")
-    assert genome.sha256(path).startswith("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410")
+    assert genome_files.sha256(path).startswith(
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410"
+    )
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs Linux")
 def test_a_file_that_cannot_be_read_is_named_with_the_reason():
     """A process's memory has no readable first byte, for root neither."""
     with pytest.raises(InputError, match=r"/proc/self/mem: cannot be read \(Input/output error\)"):
-        genome.check_files(["/proc/self/mem"])
+        genome_files.check_files(["/proc/self/mem"])

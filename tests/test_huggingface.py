@@ -12,11 +12,17 @@ import pytest
 import safetensors.numpy
 from huggingface_hub import ModelCard
 
-from cmgems_jax import bert, checkpoints, huggingface, pretrain, synthetic, vocabulary
+from cmgems_jax import huggingface
 from cmgems_jax.config import Config, ModelConfig, TokensConfig
-from cmgems_jax.downstream import classifier, embed, pretrained
+from cmgems_jax.downstream.finetuning import classifier
+from cmgems_jax.downstream.inference import embed
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
 from cmgems_jax.huggingface import export, hub, load, tokenizer
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining import checkpoints, pretrained
+from cmgems_jax.pretraining import loop as pretraining_loop
+from cmgems_jax.windows import synthetic_genome
 from tests.test_pretrain import small_config
 
 
@@ -24,8 +30,8 @@ from tests.test_pretrain import small_config
 def run(tmp_path_factory) -> Path:
     """A small pretraining run."""
     folder = tmp_path_factory.mktemp("run")
-    synthetic.write_genome(folder / "small.fa", 40_000, seed=1)
-    pretrain.pretrain(small_config(folder / "small.fa"), folder / "mine")
+    synthetic_genome.write_genome(folder / "small.fa", 40_000, seed=1)
+    pretraining_loop.pretrain(small_config(folder / "small.fa"), folder / "mine")
     return folder / "mine"
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cmgems_jax import command, input_files
 from cmgems_jax.config import Config, DataConfig, PmiConfig
+from cmgems_jax.genome import input_files
+from cmgems_jax.runtime import command
 
 ROOT = Path(__file__).parents[1]
 

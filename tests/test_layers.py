@@ -1,4 +1,4 @@
-"""The import direction of the package, and that importing it does nothing."""
+"""The import direction of the package's rooms, and that importing them does nothing."""
 
 import ast
 import subprocess
@@ -9,135 +9,25 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "cmgems_jax"
+# In reading order: a room imports only from rooms above its own line.
+ROOMS = """
+    errors terminal genome config config_checks runtime pmi windows masking model pretraining
+    downstream.tasks downstream.finetuning downstream.evaluation downstream.inference
+    downstream.motifs studies report huggingface beam
+""".split()
+FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 MAX_LAUNCH_LINES = 60
 
-# In reading order: a module imports only from modules above its own line.
-LAYERS = (
-    # layer 0: no arrays on a device
-    (
-        "errors",
-        "terminal",
-        "input_files",
-        "roll_call",
-        "vocabulary",
-        "config",
-        "config_checks",
-        "fasta",
-        "genome",
-        "run_lock",
-        "outputs",
-        "beam_run",
-        "command",
-    ),
-    # layer 1: the method, one concept a module
-    (
-        "pmi",
-        "pmi_table",
-        "corpus",
-        "beam_counts",
-        "synthetic",
-        "ranking",
-        "masking",
-        "corruption",
-        "curriculum",
-        "attention",
-        "packing",
-        "masked_rows",
-        "initial_values",
-        "bert",
-        "optimizer",
-        "parallel",
-    ),
-    # layer 2: files, and the compiled step
-    (
-        "data.cutting",
-        "data.window_files",
-        "data.windows",
-        "data.beam_windows",
-        "data.batches",
-        "data.task_files",
-        "data.task_store",
-        "data.task_folder",
-        "data.task_table",
-        "data.tasks",
-        "synthetic_task",
-        "steps",
-        "checkpoints",
-        "compile_cache",
-        "downstream.pretrained",
-        "downstream.metrics",
-        "downstream.statistics",
-        "downstream.resampled",
-        "run_log",
-        "run_inputs",
-        "progress",
-        "faults",
-        "signals",
-    ),
-    # layer 3: loops
-    (
-        "curves",
-        "pmi_report",
-        "doctor",
-        "pretrain",
-        "downstream.recipes",
-        "downstream.position_limit",
-        "downstream.side_by_side",
-        "downstream.subspace",
-        "downstream.draw_programs",
-        "downstream.classifier",
-        "downstream.finetune",
-        "downstream.train_classifier",
-        "downstream.probe",
-        "downstream.baselines",
-        "downstream.methods",
-        "downstream.evaluation_report",
-        "downstream.intrinsic",
-        "downstream.evaluate",
-        "downstream.sliding",
-        "downstream.predict",
-        "downstream.embed",
-        "downstream.attribution",
-        "downstream.contrast",
-        "downstream.enrichment",
-        "downstream.motifs",
-        "downstream.motif_figures",
-        "downstream.motif_report",
-        "huggingface.names",
-        "huggingface.tokenizer",
-        "huggingface.card",
-        "huggingface.export",
-        "huggingface.load",
-        "huggingface.hub",
-    ),
-    # layer 4: many runs
-    (
-        "studies.arms",
-        "studies.masks",
-        "studies.runs",
-        "studies.reuse",
-        "studies.study_report",
-        "studies.study",
-        "report.svg",
-        "report.figures",
-        "report.page",
-    ),
-)
-MODULES = tuple(module for layer in LAYERS for module in layer)
+
+def room(module: str) -> str:
+    """Returns the room of a dotted name below the package: its longest beginning that is one."""
+    while module not in ROOMS and "." in module:
+        module = module.rpartition(".")[0]
+    return module
 
 
-def module_paths() -> dict[str, Path]:
-    """Returns {"data.windows": path, ...}, every module but the __init__ files."""
-    folder = ROOT / PACKAGE
-    return {
-        ".".join(path.relative_to(folder).with_suffix("").parts): path
-        for path in sorted(folder.rglob("*.py"))
-        if path.name != "__init__.py"
-    }
-
-
-def imported_modules(source: str) -> set[str]:
-    """Returns the package's modules that the source imports, anywhere in it, by dotted name."""
+def imported_rooms(source: str) -> set[str]:
+    """Returns the rooms that the source imports from, anywhere in it."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -146,39 +36,24 @@ def imported_modules(source: str) -> set[str]:
             assert node.level == 0, f"line {node.lineno}: relative import; write {PACKAGE}.x"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     inside = {name.removeprefix(f"{PACKAGE}.") for name in names if name.startswith(f"{PACKAGE}.")}
-    return {_longest_module(name) for name in inside if not name.startswith("__")}
+    return {room(name) for name in inside if not name.startswith("__")}
 
 
-def _longest_module(name: str) -> str:
-    """Returns the module in `errors.InputError` or `data.windows.read`."""
-    known = {*MODULES, *module_paths()}
-    while name not in known and "." in name:
-        name = name.rpartition(".")[0]
-    return name
-
-
-def test_every_module_has_a_place_in_the_layers():
-    unlisted = sorted(set(module_paths()) - set(MODULES))
-    assert not unlisted, (
-        f"{', '.join(unlisted)}: not in LAYERS of {Path(__file__).name}; add each below the "
-        "modules that it imports and above those that import it"
-    )
-
-
-@pytest.mark.parametrize("module", module_paths())
-def test_a_module_imports_only_from_above_its_own_line(module):
-    if module not in MODULES:
-        pytest.skip("reported by test_every_module_has_a_place_in_the_layers")
-    above = MODULES[: MODULES.index(module)]
-    imported = imported_modules(module_paths()[module].read_text())
-    wrong = sorted(imported - set(above))
-    assert not wrong, f"{module} imports {', '.join(wrong)}, which stands below it in LAYERS"
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / PACKAGE)))
+def test_a_room_imports_only_from_rooms_above_it(path):
+    own = room(".".join(path.relative_to(ROOT / PACKAGE).with_suffix("").parts))
+    if own in ("__init__", "downstream"):  # the face, and a folder of rooms
+        return
+    above = {*ROOMS[: ROOMS.index(own) + 1]}
+    wrong = sorted(imported_rooms(path.read_text()) - above)
+    assert not wrong, f"{own} imports {', '.join(wrong)}, which stands below it in ROOMS"
 
 
 def test_an_import_inside_a_function_counts_too():
-    assert imported_modules("def f():\n    from cmgems_jax.steps import make\n") == {"steps"}
-    assert imported_modules("import cmgems_jax.data.windows as w") == {"data.windows"}
-    assert imported_modules("from cmgems_jax import config as config_lib") == {"config"}
+    source = "def f():\n    from cmgems_jax.pretraining.steps import make\n"
+    assert imported_rooms(source) == {"pretraining"}
+    assert imported_rooms("import cmgems_jax.windows.dataset as d") == {"windows"}
+    assert imported_rooms("from cmgems_jax import config as config_lib") == {"config"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.py")), ids=lambda p: p.name)
@@ -188,7 +63,7 @@ def test_launch_files_are_short(path):
 
 
 IMPORTS = [
-    " ".join(f"{PACKAGE}.{module}" for module in module_paths()),
+    " ".join(".".join(p.relative_to(ROOT).with_suffix("").parts) for p in FILES),
     # Each in a process of its own: they define the same flags.
     *(f"launch.{path.stem}" for path in sorted((ROOT / "launch").glob("*.py"))),
 ]

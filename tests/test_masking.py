@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import slow_masking as slow
 
-from cmgems_jax import corruption, masking, ranking
+from cmgems_jax.masking import corruption, ranking, strategies
 
 STRIDE_ONE = [(3, 1, 70), (4, 1, 70), (5, 1, 70), (6, 1, 70), (7, 1, 70)]
 STRIDED = [(3, 3, 70), (4, 3, 70), (5, 2, 70), (6, 2, 70), (7, 5, 70)]
@@ -106,7 +106,7 @@ def plain(cases, *names):
     ],
 )
 def test_window_offsets_are_dnaberts_and_shrink_with_the_stride(k, stride, offsets):
-    assert masking.window_offsets(k, stride) == offsets
+    assert strategies.window_offsets(k, stride) == offsets
 
 
 @pytest.mark.parametrize(
@@ -127,14 +127,14 @@ def test_window_offsets_are_dnaberts_and_shrink_with_the_stride(k, stride, offse
     ],
 )
 def test_tokens_a_center_are_those_of_the_specifications_table(strategy, k, stride, expected):
-    assert masking.tokens_per_center(strategy, k, stride) == expected
-    rate = masking.center_rate(strategy, 0.15, k, stride)
+    assert strategies.tokens_per_center(strategy, k, stride) == expected
+    rate = strategies.center_rate(strategy, 0.15, k, stride)
     assert float(rate) == pytest.approx(0.15 / expected, rel=1e-6)  # float32 at the least
 
 
 def test_center_rates_of_6mers_are_the_published_ones():
     """Four decimals, as the specification prints them."""
-    rates = [round(float(masking.center_rate(name, 0.15, 6)), 4) for name in STRATEGIES]
+    rates = [round(float(strategies.center_rate(name, 0.15, 6)), 4) for name in STRATEGIES]
     assert rates == [0.025, 0.0176, 0.0136]
 
 
@@ -144,7 +144,7 @@ def test_center_rates_of_6mers_are_the_published_ones():
 @pytest.mark.parametrize(("k", "stride", "length"), GEOMETRIES)
 def test_random_equals_the_slow_version(k, stride, length):
     cases = make_cases(k, stride, length)
-    found = batched(masking.random, k=k, stride=stride)(cases["centers"], cases["eligible"])
+    found = batched(strategies.random, k=k, stride=stride)(cases["centers"], cases["eligible"])
     expected = [
         slow.random(*case, k=k, stride=stride) for case in plain(cases, "centers", "eligible")
     ]
@@ -156,7 +156,7 @@ def test_random_equals_the_slow_version(k, stride, length):
 def test_genemask_equals_the_slow_version(k, stride, length):
     cases = make_cases(k, stride, length)
     names = ("centers", "eligible", "rank")
-    found = batched(masking.genemask, k=k, stride=stride)(*(cases[name] for name in names))
+    found = batched(strategies.genemask, k=k, stride=stride)(*(cases[name] for name in names))
     expected = [slow.genemask(*case, k=k, stride=stride) for case in plain(cases, *names)]
     assert found.dtype == bool
     assert_equal_cases(found, expected)
@@ -166,7 +166,7 @@ def test_genemask_equals_the_slow_version(k, stride, length):
 def test_global_equals_the_slow_version(k, stride, length):
     cases = make_cases(k, stride, length)
     names = ("num_centers", "eligible", "rank")
-    found = batched(masking.global_top, k=k, stride=stride)(*(cases[name] for name in names))
+    found = batched(strategies.global_top, k=k, stride=stride)(*(cases[name] for name in names))
     expected = [slow.global_top(*case, k=k, stride=stride) for case in plain(cases, *names)]
     assert found.dtype == bool
     assert_equal_cases(found, expected)
@@ -178,7 +178,7 @@ def test_global_with_a_least_distance_equals_the_slow_version(k, stride, min_dis
     cases = make_cases(k, stride, 70)
     names = ("num_centers", "eligible", "rank")
     options = {"k": k, "stride": stride, "min_distance": min_distance}
-    found = batched(masking.global_top, **options)(*(cases[name] for name in names))
+    found = batched(strategies.global_top, **options)(*(cases[name] for name in names))
     expected = [slow.global_top(*case, **options) for case in plain(cases, *names)]
     assert_equal_cases(found, expected)
 
@@ -193,11 +193,11 @@ def test_selection_is_exact_for_full_windows_and_the_largest_vocabulary(min_dist
     rank = np.where(eligible, rank, ranking.INELIGIBLE_RANK).astype(np.int32)
     num_centers = np.array([1, 7, 20, 100, 700, 800], np.int32)
     options = {"k": k, "min_distance": min_distance}
-    found = batched(masking.global_top, **options)(num_centers, eligible, rank)
+    found = batched(strategies.global_top, **options)(num_centers, eligible, rank)
     arguments = list(zip(num_centers.tolist(), eligible.tolist(), rank.tolist(), strict=True))
     assert_equal_cases(found, [slow.global_top(*case, **options) for case in arguments])
     centers = eligible & (rng.random((num_cases, length)) < 0.02)
-    found = batched(masking.genemask, k=k)(centers, eligible, rank)
+    found = batched(strategies.genemask, k=k)(centers, eligible, rank)
     arguments = zip(centers.tolist(), eligible.tolist(), rank.tolist(), strict=True)
     assert_equal_cases(found, [slow.genemask(*case, k=k) for case in arguments])
 
@@ -220,7 +220,7 @@ def test_ranks_are_looked_up_by_the_token_and_ineligible_ones_come_last(k):
 @pytest.mark.parametrize("max_predictions", [0, 1, 7, 69, 70, 100])
 def test_keep_first_keeps_the_first_masked_positions(max_predictions):
     cases = make_cases(6, 1, 70)
-    keep = batched(masking.keep_first, max_predictions=max_predictions)
+    keep = batched(strategies.keep_first, max_predictions=max_predictions)
     expected = [slow.keep_first(*case, max_predictions) for case in plain(cases, "centers")]
     assert_equal_cases(keep(cases["centers"]), expected)
 
@@ -243,25 +243,25 @@ def at(length, *chosen):
 def test_spans_are_cut_at_the_ends_not_wrapped():
     eligible_L = jnp.ones(40, bool)
     rank_L = jnp.arange(1, 41, dtype=jnp.int32)
-    assert positions(masking.random(at(40, 0), eligible_L, k=6)) == [0, 1, 2, 3]
-    assert positions(masking.random(at(40, 39), eligible_L, k=6)) == [37, 38, 39]
-    assert positions(masking.global_top(1, eligible_L, rank_L, k=6)) == [0, 1, 2, 3, 4, 5]
-    last = positions(masking.global_top(1, eligible_L, rank_L[::-1], k=6))
+    assert positions(strategies.random(at(40, 0), eligible_L, k=6)) == [0, 1, 2, 3]
+    assert positions(strategies.random(at(40, 39), eligible_L, k=6)) == [37, 38, 39]
+    assert positions(strategies.global_top(1, eligible_L, rank_L, k=6)) == [0, 1, 2, 3, 4, 5]
+    last = positions(strategies.global_top(1, eligible_L, rank_L[::-1], k=6))
     assert last == [34, 35, 36, 37, 38, 39]
 
 
 def test_one_center_masks_6_or_11_tokens_of_6mers():
     eligible_L = jnp.ones(40, bool)
     rank_L = jnp.full(40, 100, jnp.int32).at[20].set(3)
-    assert positions(masking.random(at(40, 20), eligible_L, k=6)) == list(range(18, 24))
-    assert positions(masking.global_top(1, eligible_L, rank_L, k=6)) == list(range(15, 26))
+    assert positions(strategies.random(at(40, 20), eligible_L, k=6)) == list(range(18, 24))
+    assert positions(strategies.global_top(1, eligible_L, rank_L, k=6)) == list(range(15, 26))
 
 
 def test_ineligible_positions_inside_a_span_stay_unmasked():
     eligible_L = ~at(40, 17, 22)
     rank_L = jnp.where(eligible_L, 100, ranking.INELIGIBLE_RANK).astype(jnp.int32).at[20].set(3)
     expected = [15, 16, 18, 19, 20, 21, 23, 24, 25]
-    assert positions(masking.global_top(1, eligible_L, rank_L, k=6)) == expected
+    assert positions(strategies.global_top(1, eligible_L, rank_L, k=6)) == expected
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_genemask_spreads_about_the_best_token_of_the_window(ranks, best):
     rank_L = np.full(40, 100, np.int32)
     for position, rank in ranks.items():
         rank_L[position] = rank
-    masked_L = masking.genemask(at(40, 20), jnp.ones(40, bool), jnp.asarray(rank_L), k=6)
+    masked_L = strategies.genemask(at(40, 20), jnp.ones(40, bool), jnp.asarray(rank_L), k=6)
     expected = set(range(18, 24)) | set(range(best - 5, best + 6))
     assert positions(masked_L) == sorted(expected)
 
@@ -297,7 +297,7 @@ def test_genemask_spreads_the_better_half_or_all_of_few(num_centers, num_masked)
     chosen = list(range(10, 10 + 20 * num_centers, 20))
     rank_L = np.full(240, 1000, np.int32)
     rank_L[chosen] = np.arange(num_centers)[::-1] + 1
-    masked_L = masking.genemask(at(240, *chosen), jnp.ones(240, bool), jnp.asarray(rank_L), k=6)
+    masked_L = strategies.genemask(at(240, *chosen), jnp.ones(240, bool), jnp.asarray(rank_L), k=6)
     assert len(positions(masked_L)) == num_masked
     assert bool(masked_L[chosen[-1] - 5])  # the best-ranked center is among the kept
 
@@ -318,7 +318,7 @@ def example(k=6, length=512, seed=3):
 def draw_many(ids_L, ranks_V, num_keys, seed=0, **options):
     """Returns bool (num_keys, L): one sequence masked with many keys."""
     keys = jax.random.split(jax.random.key(seed), num_keys)
-    many = batched(masking.draw, in_axes=(0, None, None), **options)
+    many = batched(strategies.draw, in_axes=(0, None, None), **options)
     return np.asarray(many(keys, ids_L, ranks_V))
 
 
@@ -416,7 +416,7 @@ def test_draws_never_mask_special_tokens_unknowns_or_padding(strategy):
     cases = make_cases(6, 1, 70)
     ranks_V = np.arange(1, 4**6 + 1, dtype=np.int32)
     keys = jax.random.split(jax.random.key(0), len(cases["ids"]))
-    draw = batched(masking.draw, in_axes=(0, 0, None), strategy=strategy, budget=0.5, k=6)
+    draw = batched(strategies.draw, in_axes=(0, 0, None), strategy=strategy, budget=0.5, k=6)
     masked = np.asarray(draw(keys, cases["ids"], ranks_V))
     assert masked.any()
     assert not (masked & (cases["ids"] < slow.NUM_SPECIAL)).any()
@@ -504,7 +504,7 @@ def test_random_spans_are_globals_spans_at_random_places():
     assert abs(shares.mean() - expected) < 5 * shares.std() / np.sqrt(len(shares))
 
 
-@pytest.mark.parametrize("growth", range(masking.NUM_GROWTHS))
+@pytest.mark.parametrize("growth", range(strategies.NUM_GROWTHS))
 def test_random_mask_grows_its_windows_and_keeps_the_budget(growth):
     """All widths 6, 8, ... up to 6 + 2 * growth occur; the share is that of the mean width."""
     ids_L, ranks_V = (np.full(512, 5, np.int32), np.arange(1, 4**6 + 1, dtype=np.int32))
@@ -539,7 +539,7 @@ def test_top_m_multiplies_the_number_of_globals_tokens():
 def test_the_most_that_is_masked_is_exceeded_in_one_draw_of_a_billion(strategy, longest, mean):
     """A center masks `longest` tokens at most; the tail of their number is summed term by term."""
     num_tokens, rate = 2_000, 0.15 / mean
-    num_centers, remainder = divmod(masking.most_masked(strategy, 0.15, num_tokens, 6), longest)
+    num_centers, remainder = divmod(strategies.most_masked(strategy, 0.15, num_tokens, 6), longest)
     assert remainder == 0
     terms = [
         math.comb(num_tokens, n) * rate**n * (1 - rate) ** (num_tokens - n)
@@ -555,12 +555,12 @@ def test_the_budget_may_be_traced(strategy):
 
     @jax.jit
     def traced(key, budget):
-        return masking.draw(key, ids_L, ranks_V, budget=budget, **options)
+        return strategies.draw(key, ids_L, ranks_V, budget=budget, **options)
 
     key = jax.random.key(2)
     none, published, more = (traced(key, jnp.float32(budget)) for budget in (0.0, 0.15, 0.5))
     assert not none.any()
-    fixed = jax.jit(functools.partial(masking.draw, budget=0.15, **options))
+    fixed = jax.jit(functools.partial(strategies.draw, budget=0.15, **options))
     np.testing.assert_array_equal(published, fixed(key, ids_L, ranks_V))
     assert more.sum() > published.sum() > 0
 
@@ -621,7 +621,7 @@ def test_the_fates_of_neighbouring_tokens_are_independent():
 def test_corrupt_changes_masked_kmers_only(k, stride, by):
     cases = make_cases(k, stride, 70)
     options = {"k": k, "stride": stride}
-    masked = batched(masking.random, **options)(cases["centers"], cases["eligible"])
+    masked = batched(strategies.random, **options)(cases["centers"], cases["eligible"])
     keys = jax.random.split(jax.random.key(0), len(masked))
     corrupted = batched(corruption.corrupt, **options, by=by)(keys, cases["ids"], masked)
     changed = np.asarray(corrupted) != cases["ids"]
@@ -784,14 +784,14 @@ def test_jit_and_vmap_change_nothing():
     cases["corrupted"] = jnp.where(cases["centers"], jnp.int32(slow.MASK), cases["ids"])
     geometry = {"k": 6, "stride": 1}
     functions = [
-        (masking.random, ("centers", "eligible"), {}),
-        (masking.genemask, ("centers", "eligible", "rank"), {}),
-        (masking.global_top, ("num_centers", "eligible", "rank"), {}),
-        (masking.global_top, ("num_centers", "eligible", "rank"), {"min_distance": 11}),
+        (strategies.random, ("centers", "eligible"), {}),
+        (strategies.genemask, ("centers", "eligible", "rank"), {}),
+        (strategies.global_top, ("num_centers", "eligible", "rank"), {}),
+        (strategies.global_top, ("num_centers", "eligible", "rank"), {"min_distance": 11}),
         (corruption.corrupt, ("key", "ids", "centers"), {"by": "token"}),
         (corruption.corrupt, ("key", "ids", "centers"), {"by": "run"}),
         (corruption.hidden_bases, ("ids", "corrupted", "eligible"), {}),
-        (masking.draw, ("key", "ids", "ranks"), {"strategy": "genemask", "budget": 0.15}),
+        (strategies.draw, ("key", "ids", "ranks"), {"strategy": "genemask", "budget": 0.15}),
     ]
     for function, names, options in functions:
         static = {**geometry, **options}

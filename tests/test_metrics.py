@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from cmgems_jax.downstream import metrics
+from cmgems_jax.downstream.tasks import metrics
 from cmgems_jax.errors import TrainingError
 
 

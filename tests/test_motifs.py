@@ -6,9 +6,11 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from scipy import stats
 
-from cmgems_jax import vocabulary
-from cmgems_jax.downstream import enrichment, motif_figures, motif_report, motifs
-from cmgems_jax.downstream.enrichment import Settings
+from cmgems_jax.downstream.motifs import enrichment, motifs
+from cmgems_jax.downstream.motifs import figures as motif_figures
+from cmgems_jax.downstream.motifs import report as motif_report
+from cmgems_jax.downstream.motifs.enrichment import Settings
+from cmgems_jax.genome import vocabulary
 
 MOTIF = "TATAAAAG"
 PADDING = vocabulary.PADDING

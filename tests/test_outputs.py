@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cmgems_jax import outputs
 from cmgems_jax.errors import InputError
+from cmgems_jax.runtime import outputs
 
 SCHEMA = pa.schema([("record", pa.string()), ("start", pa.int64()), ("p", pa.float32())])
 ROWS = [("a", 0, 0.25), ("a", 10, 1e-9), ("b", 2**40, 0.1234567)]
@@ -109,7 +109,7 @@ def test_a_folder_takes_the_place_of_the_former_one_when_it_is_whole(tmp_path):
 
 def test_what_a_killed_process_left_is_removed_and_named_and_nothing_else(tmp_path, capsys):
     program = (
-        "import os, pathlib, sys\nfrom cmgems_jax import outputs\n"
+        "import os, pathlib, sys\nfrom cmgems_jax.runtime import outputs\n"
         "hidden = outputs.hidden_folder(pathlib.Path(sys.argv[1]))\nhidden.__enter__()\nos._exit(9)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "data")]

@@ -9,9 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmgems_jax import bert, masked_rows, packing, parallel, steps, vocabulary
 from cmgems_jax.config import Config, CurriculumConfig, DataConfig
-from cmgems_jax.packing import EMPTY, Batch
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.masking import rows as masked_rows
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining import steps
+from cmgems_jax.runtime import parallel
+from cmgems_jax.windows import packing
+from cmgems_jax.windows.packing import EMPTY, Batch
 from tests.test_steps import RANKS, on_device, random_batch, shard, small_config
 
 STRATEGIES = ("random", "genemask", "global")

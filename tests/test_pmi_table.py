@@ -5,9 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmgems_jax import genome, pmi, pmi_table, synthetic, vocabulary
 from cmgems_jax.config import Config, DataConfig, PmiConfig, TokensConfig
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.pmi import scores as pmi_scores
+from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.windows import synthetic_genome
 
 
 @pytest.fixture
@@ -15,7 +19,7 @@ def table() -> pmi_table.PmiTable:
     """A table of 3-mers, two of which do not occur."""
     counts = np.random.default_rng(0).integers(1, 1_000, 64)
     counts[[7, 40]] = 0
-    return pmi_table.make(pmi.counts_from_kmers(counts), 3)
+    return pmi_table.make(pmi_scores.counts_from_kmers(counts), 3)
 
 
 @pytest.fixture
@@ -164,18 +168,20 @@ def test_the_embedded_counts_are_grch38s():
 
 def test_ranks_come_from_where_the_config_says(tmp_path):
     fasta = tmp_path / "a.fa"
-    synthetic.write_genome(fasta, 30_000, seed=0)
-    contigs = [contig.bases for contig in genome.read_contigs([str(fasta)])]
+    synthetic_genome.write_genome(fasta, 30_000, seed=0)
+    contigs = [contig.bases for contig in genome_files.read_contigs([str(fasta)])]
     for k in (4, 6):
         config = Config(
             tokens=TokensConfig(k=k), data=DataConfig(fasta=str(fasta)),
             pmi=PmiConfig(table="corpus", segmentation="full", min_count=7),
         )  # fmt: skip
-        expected = pmi.rank(
-            pmi.npmi(pmi.count_ngrams(contigs, k), k, segmentation="full", min_count=7)
+        expected = pmi_scores.rank(
+            pmi_scores.npmi(
+                pmi_scores.count_ngrams(contigs, k), k, segmentation="full", min_count=7
+            )
         )
         np.testing.assert_array_equal(pmi_table.ranks_for(config, config.fasta_paths), expected)
-    table = pmi_table.make(pmi.count_ngrams(contigs, 4), 4)
+    table = pmi_table.make(pmi_scores.count_ngrams(contigs, 4), 4)
     pmi_table.write(table, tmp_path / "four.csv")
     config = Config(tokens=TokensConfig(k=4), pmi=PmiConfig(table=str(tmp_path / "four.csv")))
     np.testing.assert_array_equal(pmi_table.ranks_for(config, []), table.rank)

@@ -10,12 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from random_classifier import MODEL, make_classifier, slow_ids, slow_logits
 
-from cmgems_jax import bert, checkpoints, optimizer, steps, vocabulary
 from cmgems_jax.config import Config, TokensConfig
-from cmgems_jax.downstream import embed, predict, sliding
-from cmgems_jax.downstream.classifier import load_classifier, save_classifier
-from cmgems_jax.downstream.embed import Embedder
+from cmgems_jax.downstream.finetuning.classifier import load_classifier, save_classifier
+from cmgems_jax.downstream.inference import embed, predict, sliding
+from cmgems_jax.downstream.inference.embed import Embedder
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining import checkpoints, optimizer, steps
 
 ROOT = Path(__file__).parents[1]
 WINDOW, STRIDE = 22, 10  # bases: 20 3-mers, and half of them

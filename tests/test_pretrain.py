@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 
-from cmgems_jax import checkpoints, parallel, pretrain, progress, run_log, signals, synthetic
 from cmgems_jax.config import (
     Config,
     CurriculumConfig,
@@ -21,8 +20,11 @@ from cmgems_jax.config import (
     OptimizerConfig,
     TokensConfig,
 )
-from cmgems_jax.data import batches, windows
 from cmgems_jax.errors import InputError
+from cmgems_jax.pretraining import checkpoints, progress
+from cmgems_jax.pretraining import loop as pretraining_loop
+from cmgems_jax.runtime import parallel, run_log, signals
+from cmgems_jax.windows import batches, dataset, synthetic_genome
 
 TRAIN_FIELDS = {
     "loss", "learning_rate", "grad_norm", "stage", "mask_budget", "masked_fraction",
@@ -68,7 +70,7 @@ def lines(workdir: Path) -> list[dict]:
 def genome(tmp_path_factory) -> Path:
     """A small genome of several contigs."""
     path = tmp_path_factory.mktemp("genome") / "small.fa"
-    synthetic.write_genome(path, 40_000, seed=1)
+    synthetic_genome.write_genome(path, 40_000, seed=1)
     return path
 
 
@@ -76,7 +78,7 @@ def genome(tmp_path_factory) -> Path:
 def unbroken(genome, tmp_path_factory):
     """A whole run: its folder and last state."""
     workdir = tmp_path_factory.mktemp("unbroken")
-    state = pretrain.pretrain(small_config(genome), workdir)
+    state = pretraining_loop.pretrain(small_config(genome), workdir)
     return workdir, parallel.to_host(state)
 
 
@@ -121,7 +123,7 @@ def test_the_curriculum_switches_at_the_second_evaluation_and_says_why(unbroken)
 def test_the_same_command_again_does_nothing(unbroken, genome, capsys):
     workdir, state = unbroken
     before = (workdir / "metrics.jsonl").read_bytes()
-    again = pretrain.pretrain(small_config(genome), workdir)
+    again = pretraining_loop.pretrain(small_config(genome), workdir)
     assert "nothing to do" in capsys.readouterr().out
     assert (workdir / "metrics.jsonl").read_bytes() == before
     jax.tree.map(np.testing.assert_array_equal, parallel.to_host(again), state)
@@ -144,7 +146,7 @@ def test_rates_and_parts_are_of_the_wall_time_with_the_wait_for_input(
     monkeypatch.setattr(batches, "prefetch", SlowReading)
     began = time.perf_counter()
     config = small_config(genome)
-    pretrain.pretrain(config, tmp_path)
+    pretraining_loop.pretrain(config, tmp_path)
     wall_s = time.perf_counter() - began
     most_bases = config.batch_size * config.data.num_tokens  # of a step: k-1 fewer, and 2 markers
     rates = [record["bases_per_second"] for record in records(tmp_path, "train")]
@@ -167,7 +169,7 @@ def test_the_clock_goes_on_in_a_resumed_run(unbroken, genome, tmp_path):
     copy = without_last_checkpoint(workdir, tmp_path)
     kept = json.loads(unlogged_file(copy, 6).read_text())["clock"]
     assert (kept["timed_steps"], kept["starts"]) == (6, 1)
-    pretrain.pretrain(small_config(genome), copy)
+    pretraining_loop.pretrain(small_config(genome), copy)
     (summary,) = records(copy, "summary")
     assert (summary["timed_steps"], summary["starts"]) == (12, 2)
     for part, seconds in kept["seconds_by_part"].items():
@@ -183,7 +185,7 @@ def test_a_checkpoint_without_a_clock_is_resumed_and_its_steps_are_not_timed(
     stored = json.loads(unlogged_file(copy, 6).read_text())
     older = {name: stored[name] for name in ("metrics", "seconds")}
     unlogged_file(copy, 6).write_text(json.dumps(older))
-    resumed = pretrain.pretrain(small_config(genome), copy)
+    resumed = pretraining_loop.pretrain(small_config(genome), copy)
     jax.tree.map(np.testing.assert_array_equal, parallel.to_host(resumed), state)
     (summary,) = records(copy, "summary")
     assert (summary["timed_steps"], summary["starts"]) == (6, 1)
@@ -205,7 +207,7 @@ def without_last_checkpoint(workdir: Path, tmp_path: Path) -> Path:
 def test_compiling_the_evaluation_is_not_charged_to_it(unbroken, genome):
     """The program stands for one that compiles in its first call."""
     workdir, _ = unbroken
-    validation, calls = windows.open(workdir / "data", "validation"), []
+    validation, calls = dataset.open(workdir / "data", "validation"), []
 
     def program(state, batch, which):
         if not calls:
@@ -214,7 +216,7 @@ def test_compiling_the_evaluation_is_not_charged_to_it(unbroken, genome):
         return {"loss_sum": np.float32(1)}
 
     clock = run_log.Clock()
-    evaluate = pretrain._evaluator(small_config(genome), program, validation, clock)
+    evaluate = pretraining_loop._evaluator(small_config(genome), program, validation, clock)
     with clock("eval"):
         sums = evaluate(None, 0)
     assert clock.seconds("compile") >= 1.0 > clock.seconds("eval")
@@ -227,15 +229,15 @@ def test_a_run_is_bound_to_its_windows_and_not_to_a_path(unbroken, genome, tmp_p
     packed = tmp_path / "packed.fa.gz"
     packed.write_bytes(gzip.compress(genome.read_bytes()))
     for fasta in (packed, tmp_path / "gone.fa"):
-        pretrain.pretrain(small_config(fasta), workdir)
+        pretraining_loop.pretrain(small_config(fasta), workdir)
         assert "nothing to do" in capsys.readouterr().out
-    synthetic.write_genome(tmp_path / "b.fa", 40_000, seed=2)
+    synthetic_genome.write_genome(tmp_path / "b.fa", 40_000, seed=2)
     other = small_config(tmp_path / "b.fa")
-    other.data.dir = str(windows.prepare(other, tmp_path / "data"))
+    other.data.dir = str(dataset.prepare(other, tmp_path / "data"))
     with pytest.raises(
         InputError, match="data: not the data set that the run in .* was begun with"
     ):
-        pretrain.pretrain(other, workdir)
+        pretraining_loop.pretrain(other, workdir)
 
 
 @pytest.mark.parametrize("kept", [6, None])
@@ -245,7 +247,7 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(unbroken, genome, tmp
     copy = without_last_checkpoint(workdir, tmp_path)
     if kept is None:
         shutil.rmtree(copy / checkpoints.FOLDER / "6")
-    resumed = pretrain.pretrain(small_config(genome), copy)
+    resumed = pretraining_loop.pretrain(small_config(genome), copy)
     jax.tree.map(np.testing.assert_array_equal, parallel.to_host(resumed), state)
     assert lines(copy) == lines(workdir)
 
@@ -259,12 +261,12 @@ def test_a_stop_request_saves_the_step_and_the_next_start_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(signals, "StopRequest", lambda: request)
         with pytest.raises(SystemExit) as stopped:
-            pretrain.pretrain(small_config(genome), tmp_path)
-    assert stopped.value.code == pretrain.EXIT_STOPPED
+            pretraining_loop.pretrain(small_config(genome), tmp_path)
+    assert stopped.value.code == pretraining_loop.EXIT_STOPPED
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "saved step 1 after SIGTERM; the same command resumes from it"
     assert [path.name for path in (tmp_path / checkpoints.FOLDER).iterdir()] == ["1"]
-    resumed = pretrain.pretrain(small_config(genome), tmp_path)
+    resumed = pretraining_loop.pretrain(small_config(genome), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, parallel.to_host(resumed), state)
     assert lines(tmp_path) == lines(workdir)
 
@@ -293,7 +295,7 @@ def test_another_config_in_the_same_folder_is_refused_with_a_table(unbroken, gen
     config = small_config(genome, seed=5)
     config.masking.budget = 0.2
     with pytest.raises(InputError) as error:
-        pretrain.pretrain(config, workdir)
+        pretraining_loop.pretrain(config, workdir)
     assert "masking.budget: 0.15 before, 0.2 now" in str(error.value)
     assert "seed: 0 before, 5 now" in str(error.value)
 
@@ -303,7 +305,7 @@ def test_more_steps_in_a_runs_folder_are_refused_with_the_command_that_trains_th
 ):
     workdir, _ = unbroken
     with pytest.raises(InputError) as error:
-        pretrain.pretrain(small_config(genome, num_steps=24), workdir)
+        pretraining_loop.pretrain(small_config(genome, num_steps=24), workdir)
     assert "num_steps: 12 before, 24 now" in str(error.value)
     assert "the same command with another --workdir trains all the steps" in str(error.value)
 
@@ -317,7 +319,7 @@ def test_perplexity_random_keeps_the_configs_budget_while_an_adaptive_one_grows(
         # a rate of 0: the model stays as it is, so only the masks can change a perplexity
         still = OptimizerConfig(peak_lr=0.0, warmup_steps=0, weight_decay=0.0)
         config = small_config(genome, curriculum=chosen, optimizer=still)
-        pretrain.pretrain(config, tmp_path / schedule)
+        pretraining_loop.pretrain(config, tmp_path / schedule)
         log = run_log.read(tmp_path / schedule / "metrics.jsonl")
         records.append([record for record in log if record["kind"] == "eval"])
     constant, adaptive = records
@@ -344,7 +346,7 @@ def test_steps_that_a_checkpoint_holds_without_newer_sums_are_logged(genome, tmp
 def test_a_curriculum_that_did_not_switch_says_so_in_the_summary(genome, tmp_path, capsys):
     config = small_config(genome)
     config.curriculum.threshold = 1e-9
-    pretrain.pretrain(config, tmp_path)
+    pretraining_loop.pretrain(config, tmp_path)
     (summary,) = records(tmp_path, "summary")
     assert "did not switch" in summary["note"]
     assert summary["steps_by_stage"] == {"genemask": 12, "global": 0}
@@ -353,24 +355,24 @@ def test_a_curriculum_that_did_not_switch_says_so_in_the_summary(genome, tmp_pat
 
 def test_a_batch_that_the_devices_cannot_share_is_refused_before_any_file(genome, tmp_path):
     with pytest.raises(InputError, match="batch_size=6: expected a multiple of 4 devices"):
-        pretrain.pretrain(small_config(genome, batch_size=6), tmp_path / "run")
+        pretraining_loop.pretrain(small_config(genome, batch_size=6), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_bad_input_is_refused_before_any_file(tmp_path):
     with pytest.raises(InputError, match=r"missing\.fa: no such file"):
-        pretrain.pretrain(small_config(tmp_path / "missing.fa"), tmp_path / "run")
+        pretraining_loop.pretrain(small_config(tmp_path / "missing.fa"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_codons_of_rna_pretrain_from_end_to_end(tmp_path):
     """k=3, stride=3, U for T: perplexity falls, and what a masked codon hides is its own bases."""
-    synthetic.write_genome(tmp_path / "dna.fa", 40_000, seed=1)
+    synthetic_genome.write_genome(tmp_path / "dna.fa", 40_000, seed=1)
     lines = (tmp_path / "dna.fa").read_text().splitlines()
     rna = [line if line.startswith(">") else line.replace("T", "U") for line in lines]
     (tmp_path / "rna.fa").write_text("\n".join(rna) + "\n")
     config = small_config(tmp_path / "rna.fa", tokens=TokensConfig(k=3, stride=3, alphabet="rna"))
-    pretrain.pretrain(config, tmp_path / "run")
+    pretraining_loop.pretrain(config, tmp_path / "run")
     evals = records(tmp_path / "run", "eval")
     assert evals[-1]["perplexity_random"] < evals[0]["perplexity_random"] < 4**3 * 1.5
     train = records(tmp_path / "run", "train")[-1]

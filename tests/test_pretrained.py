@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from cmgems_jax import checkpoints, parallel, steps
 from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig, TokensConfig
-from cmgems_jax.downstream import pretrained
 from cmgems_jax.errors import InputError
+from cmgems_jax.pretraining import checkpoints, pretrained, steps
+from cmgems_jax.runtime import parallel
 
 CONFIG = Config(
     tokens=TokensConfig(k=3),

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from cmgems_jax import bert, vocabulary
 from cmgems_jax.config import Config, ModelConfig, TokensConfig
-from cmgems_jax.data.task_store import Examples
-from cmgems_jax.data.tasks import Task, TaskData
-from cmgems_jax.downstream import methods, probe
-from cmgems_jax.downstream.pretrained import Pretrained
+from cmgems_jax.downstream.evaluation import methods, probe
+from cmgems_jax.downstream.tasks.store import Examples
+from cmgems_jax.downstream.tasks.tasks import Task, TaskData
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining.pretrained import Pretrained
 
 CONFIG = Config(
     tokens=TokensConfig(k=3),

@@ -19,8 +19,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from cmgems_jax import checkpoints, parallel, pretrain, roll_call, run_log, synthetic
 from cmgems_jax.errors import InputError
+from cmgems_jax.pretraining import checkpoints
+from cmgems_jax.pretraining import loop as pretraining_loop
+from cmgems_jax.runtime import parallel, roll_call, run_log
+from cmgems_jax.windows import synthetic_genome
 from tests.test_pretrain import lines
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +84,7 @@ def two_processes(run_flags: Sequence[str], timeout_s: int = 60) -> list[list[st
 def config_file(tmp_path_factory) -> Path:
     """test_pretrain's run of 12 steps with a checkpoint at 6, on a genome of its own."""
     folder = tmp_path_factory.mktemp("input")
-    synthetic.write_genome(folder / "small.fa", 40_000, seed=1)
+    synthetic_genome.write_genome(folder / "small.fa", 40_000, seed=1)
     (folder / "config.py").write_text(
         "from tests.test_pretrain import small_config\n\n\n"
         f"def get_config():\n    return small_config({str(folder / 'small.fa')!r})\n"
@@ -187,7 +190,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(config_file, tmp
             time.sleep(0.1)
         processes[1].send_signal(signal.SIGTERM)
         (stdout, stderr), _ = [p.communicate(timeout=TIMEOUT_S) for p in processes]
-        assert [p.returncode for p in processes] == [pretrain.EXIT_STOPPED] * 2, stderr
+        assert [p.returncode for p in processes] == [pretraining_loop.EXIT_STOPPED] * 2, stderr
     step = int(re.search(r"saved step (\d+) after SIGTERM", stdout).group(1))
     assert step % parallel.AGREE_EVERY == 0
     assert (workdir / checkpoints.FOLDER / str(step)).is_dir()
@@ -238,7 +241,7 @@ def test_the_slurm_script_starts_all_tasks_and_queues_a_stopped_run_again(config
         ["bash", ROOT / "launch" / "slurm.sh", *flags],
         env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
     )  # fmt: skip
-    assert result.returncode == pretrain.EXIT_STOPPED, result.stderr
+    assert result.returncode == pretraining_loop.EXIT_STOPPED, result.stderr
     assert re.search(r"saved step \d+ after SIGTERM", result.stdout)
     assert (tmp_path / "scontrol.txt").read_text() == "requeue 1\n"
 

@@ -12,7 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from cmgems_jax import parallel, pretrain, run_log, synthetic
+from cmgems_jax.pretraining import loop as pretraining_loop
+from cmgems_jax.runtime import parallel, run_log
+from cmgems_jax.windows import synthetic_genome
 from tests.test_pretrain import lines, small_config
 
 ROOT = Path(__file__).parents[1]
@@ -37,8 +39,8 @@ def config(fasta: Path):
 def unbroken(tmp_path_factory):
     """The genome and the folder and last state of a run that nobody stopped."""
     folder = tmp_path_factory.mktemp("unbroken")
-    synthetic.write_genome(folder / "small.fa", 40_000, seed=1)
-    state = pretrain.pretrain(config(folder / "small.fa"), folder / "run")
+    synthetic_genome.write_genome(folder / "small.fa", 40_000, seed=1)
+    state = pretraining_loop.pretrain(config(folder / "small.fa"), folder / "run")
     (switch,) = (r for r in run_log.read(folder / "run" / "metrics.jsonl") if r["kind"] == "switch")
     assert switch["step"] == 2 * EVAL_EVERY
     return folder / "small.fa", folder / "run", parallel.to_host(state)
@@ -72,8 +74,8 @@ def test_a_run_killed_again_and_again_ends_in_the_same_state_and_metrics(
         assert resumed[0] < 2 * EVAL_EVERY < resumed[-1]  # killed on both sides of the switch
         assert any(kill["saving"] for kill in report["kills"])
     else:
-        assert statuses <= {pretrain.EXIT_STOPPED << 8, int(signal.SIGTERM)}
+        assert statuses <= {pretraining_loop.EXIT_STOPPED << 8, int(signal.SIGTERM)}
         assert f"after {name}" in log
-    again = pretrain.pretrain(config(fasta), workdir, resume="must")
+    again = pretraining_loop.pretrain(config(fasta), workdir, resume="must")
     jax.tree.map(np.testing.assert_array_equal, parallel.to_host(again), state)
     assert lines(workdir) == lines(folder)

@@ -5,21 +5,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmgems_jax import checkpoints, config_checks, pmi_table, run_inputs, run_log, synthetic
 from cmgems_jax import config as config_lib
+from cmgems_jax import config_checks
 from cmgems_jax.config import Config
-from cmgems_jax.data import windows
 from cmgems_jax.errors import InputError
+from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.pretraining import checkpoints, run_inputs
+from cmgems_jax.runtime import run_log
+from cmgems_jax.windows import dataset, synthetic_genome
 from tests.test_pretrain import small_config
 
 
 @pytest.fixture
 def begun(tmp_path) -> tuple[Config, Path]:
     """A run's config and folder as its first start leaves them; k=3, ranks of the corpus."""
-    synthetic.write_genome(tmp_path / "a.fa", 30_000, seed=1)
+    synthetic_genome.write_genome(tmp_path / "a.fa", 30_000, seed=1)
     config, workdir = small_config(tmp_path / "a.fa"), tmp_path / "run"
     config_checks.validate(config)
-    windows.prepare(config, workdir / "data")
+    dataset.prepare(config, workdir / "data")
     ranks_V = run_inputs.ranks(config, workdir)
     run_inputs.write(workdir, workdir / "data", ranks_V)
     run_log.write_json(workdir / "config.json", config_lib.to_dict(config))
@@ -33,18 +36,18 @@ def test_a_run_needs_its_genome_no_more_once_windows_and_ranks_are_there(begun, 
     for fasta in (tmp_path / "a.fa", tmp_path / "b.fa", ""):
         config.data.fasta = str(fasta)
         checkpoints.refuse_other_run(workdir, config)
-        windows.prepare(config, workdir / "data")
+        dataset.prepare(config, workdir / "data")
         run_inputs.check_windows(workdir, workdir / "data")
         np.testing.assert_array_equal(run_inputs.ranks(config, workdir), before_V)
 
 
 def test_another_data_set_is_refused_and_a_copy_is_not(begun, tmp_path):
     config, workdir = begun
-    windows.prepare(config, tmp_path / "copy")
+    dataset.prepare(config, tmp_path / "copy")
     run_inputs.check_windows(workdir, tmp_path / "copy")
-    synthetic.write_genome(tmp_path / "c.fa", 30_000, seed=2)
+    synthetic_genome.write_genome(tmp_path / "c.fa", 30_000, seed=2)
     config.data.fasta = str(tmp_path / "c.fa")
-    windows.prepare(config, tmp_path / "other")
+    dataset.prepare(config, tmp_path / "other")
     with pytest.raises(InputError, match="other: not the data set that the run in .* content"):
         run_inputs.check_windows(workdir, tmp_path / "other")
 

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmgems_jax import vocabulary
 from cmgems_jax.config import TokensConfig
-from cmgems_jax.downstream import sliding
-from cmgems_jax.downstream.sliding import Cut
+from cmgems_jax.downstream.inference import sliding
+from cmgems_jax.downstream.inference.sliding import Cut
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
 
 
 def random_bases(num: int, seed: int = 0) -> np.ndarray:

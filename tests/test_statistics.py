@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from cmgems_jax.data import tasks
-from cmgems_jax.downstream import evaluation_report, metrics, resampled, statistics
+from cmgems_jax.downstream.evaluation import report as evaluation_report
+from cmgems_jax.downstream.evaluation import resampled, statistics
+from cmgems_jax.downstream.tasks import metrics, tasks
 
 
 def line(model: str, values: list[float], overlap: float = 0.1, sd: float = 0.01) -> pd.DataFrame:

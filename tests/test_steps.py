@@ -12,18 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmgems_jax import (
-    bert,
-    curriculum,
-    masked_rows,
-    optimizer,
-    packing,
-    parallel,
-    steps,
-    vocabulary,
-)
 from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig, OptimizerConfig
-from cmgems_jax.packing import Batch
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.masking import curriculum
+from cmgems_jax.masking import rows as masked_rows
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining import optimizer, steps
+from cmgems_jax.runtime import parallel
+from cmgems_jax.windows import packing
+from cmgems_jax.windows.packing import Batch
 
 ROOT = Path(__file__).parents[1]
 RANKS = np.random.default_rng(0).permutation(4096).astype(np.int32) + 1

@@ -19,14 +19,18 @@ import pytest
 from scipy import stats
 
 from cmgems_jax import config as config_lib
-from cmgems_jax import config_checks, pmi_table, run_inputs, run_log, synthetic
+from cmgems_jax import config_checks
 from cmgems_jax.config import STRATEGIES, Config
-from cmgems_jax.data import windows
-from cmgems_jax.downstream import statistics
-from cmgems_jax.downstream.evaluate import Settings
+from cmgems_jax.downstream.evaluation import statistics
+from cmgems_jax.downstream.evaluation.evaluate import Settings
 from cmgems_jax.errors import InputError
+from cmgems_jax.masking import statistics as mask_statistics
+from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.pretraining import run_inputs
 from cmgems_jax.report import page
-from cmgems_jax.studies import arms, masks, reuse, runs, study, study_report
+from cmgems_jax.runtime import run_log
+from cmgems_jax.studies import arms, reuse, runs, study, study_report
+from cmgems_jax.windows import dataset, synthetic_genome
 from tests.test_pretrain import small_config
 
 ROOT = Path(__file__).parents[1]
@@ -145,15 +149,15 @@ def test_a_preset_that_is_not_there_is_refused():
 
 
 def test_masks_by_position_show_as_places_masked_again_and_again(tmp_path):
-    synthetic.write_genome(tmp_path / "small.fa", 200_000, seed=1)
+    synthetic_genome.write_genome(tmp_path / "small.fa", 200_000, seed=1)
     config = small_config(tmp_path / "small.fa")
     config = config_lib.replace(config, {"tokens.k": 6, "data.num_tokens": 32})
-    windows.prepare(config, tmp_path / "data")
+    dataset.prepare(config, tmp_path / "data")
     ranks_V = pmi_table.ranks_for(config, [])
     found = {}
     for strategy in ("random", "global", "random_spans", "global_by_position", "random_mask"):
         fields = {"curriculum.name": "fixed", "curriculum.strategy": strategy}
-        (found[strategy],) = masks.describe(
+        (found[strategy],) = mask_statistics.describe(
             config_lib.replace(config, fields), tmp_path / "data", ranks_V
         )
     often = {strategy: one.often_masked_positions for strategy, one in found.items()}
@@ -169,13 +173,15 @@ def test_masks_by_position_show_as_places_masked_again_and_again(tmp_path):
 
 def test_masks_of_the_hard_strategy_are_described_at_its_own_budget(tmp_path):
     """Shares of random masks at .05, and of GLOBAL's at .3, less the overlaps."""
-    synthetic.write_genome(tmp_path / "small.fa", 200_000, seed=1)
+    synthetic_genome.write_genome(tmp_path / "small.fa", 200_000, seed=1)
     config = small_config(tmp_path / "small.fa")
     fields = {"curriculum.name": "cm_step", "curriculum.budget_schedule": "by_stage"}
     fields |= {"masking.budget": 0.05, "curriculum.hard_budget": 0.3, "data.num_tokens": 32}
     config = config_lib.replace(config, fields | {"tokens.k": 6})
-    windows.prepare(config, tmp_path / "data")
-    easy, hard = masks.describe(config, tmp_path / "data", pmi_table.ranks_for(config, []))
+    dataset.prepare(config, tmp_path / "data")
+    easy, hard = mask_statistics.describe(
+        config, tmp_path / "data", pmi_table.ranks_for(config, [])
+    )
     assert (easy.strategy, hard.strategy) == ("random", "global")
     assert 0.03 < easy.share < 0.06 and 0.15 < hard.share < 0.3
 
@@ -187,7 +193,7 @@ def test_masks_of_the_hard_strategy_are_described_at_its_own_budget(tmp_path):
 def inputs(tmp_path_factory) -> tuple[Path, Path, Path]:
     """A genome, a task (class 1 is rich in G and C), a preset file."""
     folder = tmp_path_factory.mktemp("study_inputs")
-    synthetic.write_genome(folder / "small.fa", 40_000, seed=1)
+    synthetic_genome.write_genome(folder / "small.fa", 40_000, seed=1)
     rng = np.random.default_rng(0)
     (folder / "task").mkdir()
     for split in ("train", "test"):
@@ -367,7 +373,7 @@ def test_a_study_and_its_runs_are_known_by_their_genomes_content(inputs, tmp_pat
     arm, config = plan.arms[0], arms.config_of(plan.config, plan.arms[0], 0)
     one = runs.unit(arm, 0, config, output)
     study.check_same(output, plan)
-    windows.prepare(config, one.data_dir)
+    dataset.prepare(config, one.data_dir)
     done = tmp_path / "before" / "arms" / "random_seed0"
     run_inputs.write(done, one.data_dir, run_inputs.ranks(config, output))
     run_log.write_json(done / "config.json", config_lib.to_dict(config))
@@ -376,7 +382,7 @@ def test_a_study_and_its_runs_are_known_by_their_genomes_content(inputs, tmp_pat
     study.check_same(output, same)
     other = runs.unit(arm, 0, arms.config_of(same.config, arm, 0), tmp_path / "new")
     assert reuse.find(other, [tmp_path / "before"]) == done
-    synthetic.write_genome(same_path, 40_000, seed=2)
+    synthetic_genome.write_genome(same_path, 40_000, seed=2)
     with pytest.raises(InputError, match="contents of the input files"):
         study.check_same(output, plan)
     assert reuse.find(one, [tmp_path / "before"]) is None

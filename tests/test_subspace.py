@@ -7,9 +7,12 @@ import pandas as pd
 import pytest
 from scipy import linalg
 
-from cmgems_jax import bert, checkpoints
-from cmgems_jax.downstream import finetune, intrinsic, subspace
+from cmgems_jax.downstream.evaluation import intrinsic
+from cmgems_jax.downstream.finetuning import loop as finetuning_loop
+from cmgems_jax.downstream.finetuning import subspace
 from cmgems_jax.errors import InputError
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining import checkpoints
 from tests.test_finetune import DRAWS, ENCODER, TEST, TINY, TRAIN
 
 
@@ -63,7 +66,7 @@ def test_a_subspace_begins_at_the_given_parameters():
 def test_training_moves_the_parameters_within_the_subspace_alone():
     """Three draws of 4 dimensions: what moved is the projection of z, and z did move."""
     recipe = intrinsic.recipe_of(TINY, 4, 10_000)
-    trained = finetune.train_draws(ENCODER, TRAIN, DRAWS[:3], 2, recipe, seed=3)
+    trained = finetuning_loop.train_draws(ENCODER, TRAIN, DRAWS[:3], 2, recipe, seed=3)
     for draw in range(3):
         own = jax.tree.map(lambda leaf, n=draw: np.asarray(leaf[n, 0]), trained.params)
         assert own.z.shape == (4,) and (own.z != 0).all()
@@ -78,7 +81,7 @@ def test_more_dimensions_fit_the_training_rows_better():
     losses = {}
     for number in (1, 300):
         recipe = intrinsic.recipe_of(TINY, number, 3_000)
-        trained = finetune.train_draws(ENCODER, TRAIN, DRAWS, 2, recipe, seed=3)
+        trained = finetuning_loop.train_draws(ENCODER, TRAIN, DRAWS, 2, recipe, seed=3)
         losses[number] = trained.losses_DE[:, -1].mean()
     assert losses[300] < losses[1]
 

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from cmgems_jax import genome, pmi_table, synthetic, vocabulary
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.windows import synthetic_genome
 
 
 def random_counts(seed: int = 0) -> np.ndarray:
@@ -19,7 +22,7 @@ def test_transition_by_hand():
     counts = np.zeros(4**6, np.int64)
     counts[vocabulary.kmer_code("ACGTAT")] = 3
     counts[vocabulary.kmer_code("ACGTAG")] = 1
-    probability_SB = synthetic.transition(counts)
+    probability_SB = synthetic_genome.transition(counts)
     state = vocabulary.kmer_code("ACGTA")
     assert probability_SB[state].tolist() == [0, 0.75, 0, 0.25]  # A T C G
     assert np.all(np.delete(probability_SB, state, axis=0) == 0.25)
@@ -27,12 +30,12 @@ def test_transition_by_hand():
 
 def test_stationary_is_left_unchanged_by_the_chain():
     """Against the full 1024 x 1024 matrix."""
-    probability_SB = synthetic.transition(random_counts())
+    probability_SB = synthetic_genome.transition(random_counts())
     matrix_SS = np.zeros((1_024, 1_024))
     for state in range(1_024):
         for base in range(4):
             matrix_SS[state, state * 4 % 1_024 + base] += probability_SB[state, base]
-    share_S = synthetic.stationary(probability_SB)
+    share_S = synthetic_genome.stationary(probability_SB)
     assert abs(share_S.sum() - 1) < 1e-12  # rounding of 1,024 sums
     assert np.abs(share_S @ matrix_SS - share_S).max() < 1e-12
 
@@ -41,9 +44,9 @@ def test_stationary_is_left_unchanged_by_the_chain():
 def test_drawn_6mers_follow_the_transition_law(source):
     """Given the 5-mer before it, every base: chi-square within 5 standard deviations."""
     counts = random_counts() if source == "random" else pmi_table.grch38_counts()
-    contigs = synthetic.draw_contigs(counts, 128, 8_000, np.random.default_rng(1))
+    contigs = synthetic_genome.draw_contigs(counts, 128, 8_000, np.random.default_rng(1))
     found_SB = count_6mers(contigs).reshape(-1, 4)
-    expected_SB = found_SB.sum(axis=1, keepdims=True) * synthetic.transition(counts)
+    expected_SB = found_SB.sum(axis=1, keepdims=True) * synthetic_genome.transition(counts)
     common_S = expected_SB.min(axis=1) >= 5  # where chi-square holds
     assert common_S.sum() > 900
     cells = (found_SB - expected_SB)[common_S] ** 2 / expected_SB[common_S]
@@ -54,10 +57,10 @@ def test_drawn_6mers_follow_the_transition_law(source):
 def test_the_start_is_stationary():
     """The first five bases are distributed as any five: chi-square within 5 sd."""
     counts = random_counts()
-    contigs = synthetic.draw_contigs(counts, 40_000, 5, np.random.default_rng(2))
+    contigs = synthetic_genome.draw_contigs(counts, 40_000, 5, np.random.default_rng(2))
     codes = vocabulary.tokenize(contigs, 5)[:, 0] - vocabulary.NUM_SPECIAL
     found_S = np.bincount(codes, minlength=1_024)
-    expected_S = 40_000 * synthetic.stationary(synthetic.transition(counts))
+    expected_S = 40_000 * synthetic_genome.stationary(synthetic_genome.transition(counts))
     statistic = ((found_S - expected_S) ** 2 / expected_S).sum()
     assert abs(statistic - 1_023) < 5 * np.sqrt(2 * 1_023)
 
@@ -66,27 +69,27 @@ def test_a_chain_that_cannot_branch_is_followed_exactly():
     """After 5 bases comes the base 5 back: the contig has period 5."""
     counts = np.zeros((1_024, 4), np.int64)
     counts[np.arange(1_024), np.arange(1_024) >> 8] = 1
-    contigs = synthetic.draw_contigs(counts.ravel(), 6, 2_500, np.random.default_rng(0))
+    contigs = synthetic_genome.draw_contigs(counts.ravel(), 6, 2_500, np.random.default_rng(0))
     assert contigs.shape == (6, 2_500) and contigs.dtype == np.uint8
     assert np.array_equal(contigs[:, 5:], contigs[:, :-5])
 
 
 @pytest.mark.parametrize("num_bases", [1, 4, 5, 6])
 def test_a_short_contig_has_its_length(num_bases):
-    contigs = synthetic.draw_contigs(random_counts(), 3, num_bases, np.random.default_rng(0))
+    contigs = synthetic_genome.draw_contigs(random_counts(), 3, num_bases, np.random.default_rng(0))
     assert contigs.shape == (3, num_bases) and contigs.max() < 4
 
 
 def test_the_genome_is_the_same_for_a_seed_and_left_alone_the_second_time(tmp_path):
     first, second, other = (tmp_path / name for name in ("a.fa", "b.fa", "c.fa"))
-    synthetic.write_genome(first, 30_007, seed=1)
-    synthetic.write_genome(second, 30_007, seed=1)
-    synthetic.write_genome(other, 30_007, seed=2)
+    synthetic_genome.write_genome(first, 30_007, seed=1)
+    synthetic_genome.write_genome(second, 30_007, seed=1)
+    synthetic_genome.write_genome(other, 30_007, seed=2)
     assert first.read_bytes() == second.read_bytes() != other.read_bytes()
     before = first.stat().st_mtime_ns
-    synthetic.write_genome(first, 30_007, seed=1)
+    synthetic_genome.write_genome(first, 30_007, seed=1)
     assert first.stat().st_mtime_ns == before
-    synthetic.write_genome(first, 30_007, seed=2)
+    synthetic_genome.write_genome(first, 30_007, seed=2)
     assert first.read_bytes() == other.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.fa", "b.fa", "c.fa"]
 
@@ -94,9 +97,9 @@ def test_the_genome_is_the_same_for_a_seed_and_left_alone_the_second_time(tmp_pa
 @pytest.mark.parametrize("num_bases", [2, 500, 30_007])
 def test_the_file_has_all_bases_in_two_or_more_contigs(tmp_path, num_bases):
     path = tmp_path / "deeper" / "genome.fa"
-    synthetic.write_genome(path, num_bases, seed=0)
+    synthetic_genome.write_genome(path, num_bases, seed=0)
     lines = path.read_text().splitlines()
     assert max(len(line) for line in lines if line[0] != ">") <= 80
-    lengths = [len(contig.bases) for contig in genome.read_contigs([str(path)])]
+    lengths = [len(contig.bases) for contig in genome_files.read_contigs([str(path)])]
     assert len(lengths) == max(2, num_bases // 10_000) and sum(lengths) == num_bases
     assert max(lengths) - min(lengths) <= 1

@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from cmgems_jax import synthetic_task, vocabulary
+from cmgems_jax.downstream.tasks import synthetic as synthetic_task
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from cmgems_jax import genome, vocabulary
-from cmgems_jax.data import task_files, task_store, tasks
-from cmgems_jax.downstream import metrics
+from cmgems_jax.downstream.tasks import files as task_files
+from cmgems_jax.downstream.tasks import metrics, tasks
+from cmgems_jax.downstream.tasks import store as task_store
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import vocabulary
 
 ROWS = [("ACGTTGCA", "1"), ("GGGTTTAC", "0"), ("ACGTNACGT", "1"), ("TTTTTTTT", "0")]
 
@@ -411,7 +413,7 @@ def test_the_manifest_names_the_lines_of_the_file(tmp_path):
     draws_DN = tasks.draw_shots(data.train.labels_N, 3, 2, seed=0)
     tasks.write_manifest(tmp_path / "draws.json", data, draws_DN)
     manifest = json.loads((tmp_path / "draws.json").read_text())
-    assert manifest["sha256"] == genome.sha256(manifest["file"])
+    assert manifest["sha256"] == genome_files.sha256(manifest["file"])
     lines = gzip.decompress(Path(manifest["file"]).read_bytes()).decode().splitlines()
     for rows, named in zip(draws_DN, manifest["rows"], strict=True):
         drawn = [lines[number - 1].split("\t") for number in named]

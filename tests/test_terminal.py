@@ -13,7 +13,7 @@ import pytest
 from cmgems_jax import terminal
 
 PACKAGE = Path(terminal.__file__).parent
-SAY = "from cmgems_jax import command; command.run(lambda: print('0.1 \\u2192 0.2'))"
+SAY = "from cmgems_jax.runtime import command; command.run(lambda: print('0.1 \\u2192 0.2'))"
 
 
 class Screen(io.StringIO):

@@ -15,11 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmgems_jax import bert, checkpoints, genome, synthetic, vocabulary
 from cmgems_jax.config import Config, DataConfig, ModelConfig
-from cmgems_jax.downstream import embed, pretrained
-from cmgems_jax.downstream.classifier import TrainedClassifier, save_classifier
+from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier, save_classifier
+from cmgems_jax.downstream.inference import embed
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import vocabulary
 from cmgems_jax.huggingface import export
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining import checkpoints, pretrained
+from cmgems_jax.windows import synthetic_genome
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = [path for path in os.environ.get("TORCH_PYTHON", "").split(",") if path]
@@ -52,8 +56,8 @@ def sequences(folder: Path) -> list[str]:
     path = REAL_DNA
     if not path.exists():
         path = folder / "made_up.fa"
-        synthetic.write_genome(path, 60_000, seed=0)
-    text = "".join(vocabulary.decode(bases) for _, bases in genome.read_records([str(path)]))
+        synthetic_genome.write_genome(path, 60_000, seed=0)
+    text = "".join(vocabulary.decode(bases) for _, bases in genome_files.read_records([str(path)]))
     rng = np.random.default_rng(1)
     made = []
     for number, length in enumerate(np.linspace(4, POSITIONS - 2, NUM_SEQUENCES).astype(int)):

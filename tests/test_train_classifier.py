@@ -10,13 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmgems_jax import bert, checkpoints, steps, vocabulary
 from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig, TokensConfig
-from cmgems_jax.data import tasks
-from cmgems_jax.data.tasks import Task, TaskData
-from cmgems_jax.downstream import classifier, draw_programs, finetune, train_classifier
-from cmgems_jax.downstream.train_classifier import Settings
+from cmgems_jax.downstream.finetuning import classifier, train_classifier
+from cmgems_jax.downstream.finetuning import loop as finetuning_loop
+from cmgems_jax.downstream.finetuning import steps as draw_steps
+from cmgems_jax.downstream.finetuning.train_classifier import Settings
+from cmgems_jax.downstream.tasks import tasks
+from cmgems_jax.downstream.tasks.tasks import Task, TaskData
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining import checkpoints, steps
 
 CONFIG = Config(
     tokens=TokensConfig(k=3),
@@ -106,8 +110,8 @@ def test_an_interrupted_training_keeps_its_best_epoch_or_says_that_nothing_was_k
     num_chunks, is_kept, run, task, tmp_path, capsys, monkeypatch
 ):
     """An epoch is 7 steps: in chunks of 3, the second epoch begins with the fourth chunk."""
-    monkeypatch.setattr(finetune, "_CHUNK_STEPS", 3)
-    asked, make = [], draw_programs.make
+    monkeypatch.setattr(finetuning_loop, "_CHUNK_STEPS", 3)
+    asked, make = [], draw_steps.make
 
     def make_interrupted(*arguments):
         programs = make(*arguments)
@@ -120,7 +124,7 @@ def test_an_interrupted_training_keeps_its_best_epoch_or_says_that_nothing_was_k
 
         return programs._replace(train=train)
 
-    monkeypatch.setattr(draw_programs, "make", make_interrupted)
+    monkeypatch.setattr(draw_steps, "make", make_interrupted)
     output = tmp_path / "made"
     with pytest.raises(KeyboardInterrupt):
         train_classifier.train_classifier(run, str(task), tmp_path, output, SETTINGS)

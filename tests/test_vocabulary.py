@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmgems_jax import vocabulary
+from cmgems_jax.genome import vocabulary
 
 
 def slow_tokenize(text: str, k: int, stride: int) -> list[int]:

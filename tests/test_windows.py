@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmgems_jax import genome, vocabulary
 from cmgems_jax.config import Config, DataConfig, TokensConfig
-from cmgems_jax.data import cutting, window_files, windows
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.windows import cutting, dataset
+from cmgems_jax.windows import files as window_files
 
 K, NUM_TOKENS, FULL = 3, 18, 18  # 16 k-mers of 3 bases cover 18 bases
 
@@ -54,7 +56,7 @@ def slow_cut(num_bases: int, contig_index: int, config: Config) -> list[tuple[in
 
 
 def rows_of(data_dir: Path, split: str) -> np.ndarray:
-    opened = windows.open(data_dir, split)
+    opened = dataset.open(data_dir, split)
     return opened.read(np.arange(len(opened)))
 
 
@@ -67,7 +69,7 @@ def prepared(tmp_path_factory) -> tuple[Config, Path]:
     """Five contigs of one file, split by contig."""
     folder = tmp_path_factory.mktemp("windows")
     config = make_config(write_fasta(folder / "a.fa", [3_000, 500, 2_000, 700, 400]))
-    return config, windows.prepare(config, folder / "data")
+    return config, dataset.prepare(config, folder / "data")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -132,10 +134,10 @@ def test_the_smaller_of_two_contigs_is_held_out():
 def test_the_data_set_holds_every_piece_of_the_slow_cutter(split, tmp_path):
     fasta = write_fasta(tmp_path / "a.fa", [900, 300, 250])
     config = make_config(fasta, split=split, validation_fraction=0.2)
-    data_dir = windows.prepare(config, tmp_path / "data")
-    summary = windows.read_summary(data_dir)
+    data_dir = dataset.prepare(config, tmp_path / "data")
+    summary = dataset.read_summary(data_dir)
     expected = {"train": [], "validation": []}
-    for index, contig in enumerate(genome.read_contigs([str(fasta)])):
+    for index, contig in enumerate(genome_files.read_contigs([str(fasta)])):
         name = f"{contig.record}:1-{len(contig.bases)}"
         for start, length, draw in slow_cut(len(contig.bases), index, config):
             held = draw < 0.2 if split == "window" else name in summary["held_out_contigs"]
@@ -161,10 +163,10 @@ def test_rows_are_bases_then_padding(prepared):
 
 def test_no_contig_is_in_both_splits(prepared):
     config, data_dir = prepared
-    held = windows.read_summary(data_dir)["held_out_contigs"]
+    held = dataset.read_summary(data_dir)["held_out_contigs"]
     contigs = {
         f"{c.record}:1-{len(c.bases)}": c.bases.tobytes()
-        for c in genome.read_contigs(config.fasta_paths)
+        for c in genome_files.read_contigs(config.fasta_paths)
     }
     assert 0 < len(held) < len(contigs) and set(held) < set(contigs)
     validation = [contigs[name] for name in held]
@@ -176,32 +178,32 @@ def test_no_contig_is_in_both_splits(prepared):
 
 def test_one_contig_is_split_by_window(tmp_path):
     config = make_config(write_fasta(tmp_path / "a.fa", [3_000]))
-    summary = windows.read_summary(windows.prepare(config, tmp_path / "data"))
+    summary = dataset.read_summary(dataset.prepare(config, tmp_path / "data"))
     assert summary["split"] == "window" and summary["held_out_contigs"] == []
 
 
 def test_several_shards_and_chunks_keep_every_window(prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(window_files, "SHARD_WINDOWS", 100)
     monkeypatch.setattr(cutting, "_CHUNK_WINDOWS", 7)
-    data_dir = windows.prepare(prepared[0], tmp_path / "data")
+    data_dir = dataset.prepare(prepared[0], tmp_path / "data")
     assert len(list(data_dir.glob("*train*"))) > 2
     for split in cutting.SPLITS:
         assert np.array_equal(rows_of(data_dir, split), rows_of(prepared[1], split))
 
 
 def test_two_prepares_give_identical_bytes(prepared, tmp_path):
-    data_dir = windows.prepare(prepared[0], tmp_path / "again")
+    data_dir = dataset.prepare(prepared[0], tmp_path / "again")
     names = sorted(path.name for path in data_dir.iterdir() if path.name != "windows.json")
     assert len(names) >= 4
     for name in names:
         assert (data_dir / name).read_bytes() == (prepared[1] / name).read_bytes(), name
-    first, second = map(windows.read_summary, (prepared[1], data_dir))
+    first, second = map(dataset.read_summary, (prepared[1], data_dir))
     assert first | {"seconds": 0} == second | {"seconds": 0}
 
 
 def test_another_seed_gives_other_windows(prepared, tmp_path):
     config = make_config(prepared[0].data.fasta, seed=1)
-    other = rows_of(windows.prepare(config, tmp_path / "data"), "train")
+    other = rows_of(dataset.prepare(config, tmp_path / "data"), "train")
     first = rows_of(prepared[1], "train")
     assert other.shape != first.shape or not np.array_equal(other, first)
 
@@ -209,10 +211,10 @@ def test_another_seed_gives_other_windows(prepared, tmp_path):
 @pytest.mark.parametrize("split", cutting.SPLITS)
 def test_lengths_are_those_of_the_rows(prepared, split):
     _, data_dir = prepared
-    lengths = windows.open(data_dir, split).lengths
+    lengths = dataset.open(data_dir, split).lengths
     expected = (rows_of(data_dir, split) != vocabulary.PADDING).sum(axis=1)
     np.testing.assert_array_equal(lengths, expected)
-    summary = windows.read_summary(data_dir)
+    summary = dataset.read_summary(data_dir)
     assert lengths.sum() == summary["real_bases"][split]
 
 
@@ -227,11 +229,11 @@ def test_lengths_that_are_missing_or_wrong_are_refused(prepared, tmp_path, chang
     elif change == "of another split":
         shutil.copy(copy / "lengths_validation.npy", path)
     with pytest.raises(InputError, match=r"lengths_train\.npy: .*remove .*copy and make it again"):
-        windows.open(copy, "train")
+        dataset.open(copy, "train")
 
 
 def test_reading_is_random_access(prepared):
-    opened = windows.open(prepared[1], "train")
+    opened = dataset.open(prepared[1], "train")
     all_rows = opened.read(np.arange(len(opened)))
     indices = np.random.default_rng(0).integers(0, len(opened), 50)
     assert np.array_equal(opened.read(indices), all_rows[indices])
@@ -240,9 +242,9 @@ def test_reading_is_random_access(prepared):
 
 def test_the_same_settings_reuse_the_data_set(prepared, capsys, monkeypatch):
     monkeypatch.setattr(cutting, "plan", lambda *_: pytest.fail("was made again"))
-    assert windows.prepare(*prepared) == prepared[1]
+    assert dataset.prepare(*prepared) == prepared[1]
     assert "reused" in capsys.readouterr().out
-    assert windows.prepare(make_config(), prepared[1]) == prepared[1]  # no input given
+    assert dataset.prepare(make_config(), prepared[1]) == prepared[1]  # no input given
 
 
 @pytest.mark.parametrize(
@@ -256,13 +258,13 @@ def test_the_same_settings_reuse_the_data_set(prepared, capsys, monkeypatch):
 def test_other_settings_are_refused_by_name(prepared, settings, message):
     config = make_config(prepared[0].data.fasta, **settings)
     with pytest.raises(InputError, match=message + ".*another data.dir"):
-        windows.prepare(config, prepared[1])
+        dataset.prepare(config, prepared[1])
 
 
 def test_another_genome_is_refused(prepared, tmp_path):
     config = make_config(write_fasta(tmp_path / "b.fa", [3_000, 500], seed=9))
     with pytest.raises(InputError, match="contents of the input files"):
-        windows.prepare(config, prepared[1])
+        dataset.prepare(config, prepared[1])
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
@@ -270,7 +272,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="not a prepared data set"):
-        windows.prepare(config, tmp_path / "data")
+        dataset.prepare(config, tmp_path / "data")
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["thesis.txt"]
 
 
@@ -286,7 +288,7 @@ def test_an_interrupted_prepare_leaves_nothing(tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(cutting.Plan, "rows", interrupted)
     with pytest.raises(error):
-        windows.prepare(config, tmp_path / "data")
+        dataset.prepare(config, tmp_path / "data")
     assert os.listdir(tmp_path) == ["a.fa"]
 
 
@@ -296,11 +298,11 @@ def test_the_slower_of_two_processes_takes_the_data_set_of_the_faster(tmp_path, 
 
     def overtaken(*arguments):
         monkeypatch.setattr(cutting, "plan", plan)
-        windows.prepare(config, tmp_path / "data")
+        dataset.prepare(config, tmp_path / "data")
         return plan(*arguments)
 
     monkeypatch.setattr(cutting, "plan", overtaken)
-    assert windows.prepare(config, tmp_path / "data") == tmp_path / "data"
+    assert dataset.prepare(config, tmp_path / "data") == tmp_path / "data"
     assert sorted(os.listdir(tmp_path)) == ["a.fa", "data"]
 
 
@@ -315,32 +317,32 @@ def test_the_slower_of_two_processes_takes_the_data_set_of_the_faster(tmp_path, 
 def test_too_little_data_is_refused_before_anything_is_written(lengths, split, message, tmp_path):
     config = make_config(write_fasta(tmp_path / "a.fa", lengths), split=split)
     with pytest.raises(InputError, match=message):
-        windows.prepare(config, tmp_path / "data")
+        dataset.prepare(config, tmp_path / "data")
     assert os.listdir(tmp_path) == ["a.fa"]
 
 
 def test_without_input_the_flag_is_named(tmp_path):
     with pytest.raises(InputError, match="--config.data.fasta="):
-        windows.prepare(make_config(), tmp_path / "data")
+        dataset.prepare(make_config(), tmp_path / "data")
     with pytest.raises(InputError, match="not a prepared data set"):
-        windows.open(tmp_path / "data", "train")
+        dataset.open(tmp_path / "data", "train")
 
 
 def test_a_damaged_summary_is_refused(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "windows.json").write_text("{")
     with pytest.raises(InputError, match="not JSON"):
-        windows.prepare(make_config(), tmp_path / "data")
+        dataset.prepare(make_config(), tmp_path / "data")
 
 
 def test_a_refused_seed_leaves_the_synthetic_genome_alone(tmp_path):
-    data_dir = windows.prepare(make_config(synthetic_bases=20_000), tmp_path / "data")
+    data_dir = dataset.prepare(make_config(synthetic_bases=20_000), tmp_path / "data")
     (path,) = data_dir.glob("synthetic*")
     before = path.read_bytes()
     with pytest.raises(InputError, match="seed=1"):
-        windows.prepare(make_config(synthetic_bases=20_000, seed=1), data_dir)
+        dataset.prepare(make_config(synthetic_bases=20_000, seed=1), data_dir)
     with pytest.raises(InputError, match="contents of the input files"):
-        windows.prepare(make_config(synthetic_bases=30_000), data_dir)
+        dataset.prepare(make_config(synthetic_bases=30_000), data_dir)
     assert path.read_bytes() == before
 
 
@@ -348,13 +350,13 @@ def test_the_synthetic_genome_lies_in_the_data_folder_named_by_its_content(tmp_p
     """Data sets side by side do not share it: each holds the bases of its own seed."""
     for seed in (0, 1):
         config = make_config(synthetic_bases=30_000, seed=seed)
-        data_dir = windows.prepare(config, tmp_path / f"data{seed}")
+        data_dir = dataset.prepare(config, tmp_path / f"data{seed}")
         path = data_dir / f"synthetic_30000_bases_seed{seed}.fa"
         summary = json.loads((data_dir / "windows.json").read_text())
         assert summary["input"]["bases"] == 30_000 and summary["files"] == [str(path)]
-        assert summary["content"] == genome.content_of([str(path)])
-        assert windows.input_paths(config, data_dir) == [str(path)]
-        assert windows.prepare(config, data_dir) == data_dir
+        assert summary["content"] == genome_files.content_of([str(path)])
+        assert dataset.input_paths(config, data_dir) == [str(path)]
+        assert dataset.prepare(config, data_dir) == data_dir
     assert sorted(os.listdir(tmp_path)) == ["data0", "data1"]
 
 
@@ -369,14 +371,14 @@ def test_the_synthetic_genome_lies_in_the_data_folder_named_by_its_content(tmp_p
 def test_contigs_far_from_the_share_give_way_to_blocks_of_windows(lengths, found, tmp_path, capsys):
     config = make_config(write_fasta(tmp_path / "a.fa", lengths))
     config.eval_windows = 800 if lengths[0] == 30_000 else 20
-    data_dir = windows.prepare(config, tmp_path / "data")
-    summary = windows.read_summary(data_dir)
+    data_dir = dataset.prepare(config, tmp_path / "data")
+    summary = dataset.read_summary(data_dir)
     bases = summary["real_bases"]
     assert 0.05 < bases["validation"] / sum(bases.values()) < 0.2
     assert summary["split"].startswith("blocks of ") and summary["held_out_contigs"] == []
     assert f"held-out contigs would be {found}" in capsys.readouterr().out
     whole = make_config(config.data.fasta, split="contig")
-    assert windows.read_summary(windows.prepare(whole, tmp_path / "whole"))["split"] == "contig"
+    assert dataset.read_summary(dataset.prepare(whole, tmp_path / "whole"))["split"] == "contig"
 
 
 def test_windows_of_a_block_stay_together(tmp_path):
@@ -409,38 +411,38 @@ def repacked(path: Path, folder: Path) -> Path:
 def test_the_same_bases_elsewhere_and_packed_otherwise_are_the_same_input(prepared, tmp_path):
     config, data_dir = prepared
     other = repacked(Path(config.data.fasta), tmp_path)
-    assert windows.prepare(make_config(other), data_dir) == data_dir
-    assert windows.is_prepared(make_config(other), data_dir)
+    assert dataset.prepare(make_config(other), data_dir) == data_dir
+    assert dataset.is_prepared(make_config(other), data_dir)
 
 
 def test_the_content_is_the_hash_of_the_hashes_of_contigs(tmp_path):
     (tmp_path / "a.fa").write_text(">x\nACGTNNtT\n>y\nN\n>z\nGGGG\n")  # codes A T C G = 0..3
     contigs = (b"\0\2\3\1", b"\1\1", b"\3\3\3\3")
     expected = hashlib.sha256(b"".join(hashlib.sha256(x).digest() for x in contigs)).hexdigest()
-    assert genome.content_of([str(tmp_path / "a.fa")]) == expected
+    assert genome_files.content_of([str(tmp_path / "a.fa")]) == expected
 
 
 def test_a_genome_that_is_gone_is_a_note_where_its_windows_are_there(prepared, tmp_path, capsys):
     gone = tmp_path / "gone.fa"
-    assert windows.prepare(make_config(gone), prepared[1]) == prepared[1]
+    assert dataset.prepare(make_config(gone), prepared[1]) == prepared[1]
     out = capsys.readouterr().out
     assert out.count("note: ") == 1 and f"note: {gone}: no such file; going on with" in out
     with pytest.raises(InputError, match="no such file"):
-        windows.prepare(make_config(gone), tmp_path / "new")
+        dataset.prepare(make_config(gone), tmp_path / "new")
 
 
 def test_a_data_set_of_an_earlier_version_is_known_by_its_files_as_packed(prepared, tmp_path):
     config, old = prepared[0], tmp_path / "old"
     shutil.copytree(prepared[1], old)
-    summary = windows.read_summary(old)
+    summary = dataset.read_summary(old)
     del summary["content"], summary["split_note"]
     (old / "windows.json").write_text(json.dumps(summary))
-    assert windows.prepare(config, old) == old
+    assert dataset.prepare(config, old) == old
     other = repacked(Path(config.data.fasta), tmp_path)
     with pytest.raises(InputError, match="leave data.fasta empty to go on with the windows"):
-        windows.prepare(make_config(other), old)
-    assert windows.prepare(make_config(), old) == old
-    assert "sha256" in windows.identity(old) and "content" not in windows.identity(old)
+        dataset.prepare(make_config(other), old)
+    assert dataset.prepare(make_config(), old) == old
+    assert "sha256" in dataset.identity(old) and "content" not in dataset.identity(old)
 
 
 def test_no_contig_is_cut_twice(tmp_path, monkeypatch):
@@ -449,7 +451,7 @@ def test_no_contig_is_cut_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(
         cutting, "cut", lambda *arguments: numbers.append(arguments[1]) or cut(*arguments)
     )
-    windows.prepare(config, tmp_path / "data")
+    dataset.prepare(config, tmp_path / "data")
     assert numbers == list(range(200))
 
 

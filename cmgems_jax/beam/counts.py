@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmgems_jax import beam_run, corpus
-from cmgems_jax.beam_run import Beam, Refusal
-from cmgems_jax.corpus import Corpus
+from cmgems_jax.beam import run
+from cmgems_jax.beam.run import Beam, Refusal
+from cmgems_jax.pmi import corpus
+from cmgems_jax.pmi.corpus import Corpus
 
 if TYPE_CHECKING:
     import apache_beam
@@ -33,8 +34,8 @@ def count(paths: Sequence[str], k: int, *, settings: Beam, beside: Path) -> Corp
     Raises:
       InputError: a file is bad.
     """
-    with beam_run.results_folder(settings, beside) as folder:
-        result = beam_run.join(folder, _NAME)
+    with run.results_folder(settings, beside) as folder:
+        result = run.join(folder, _NAME)
 
         def build(pipeline: "apache_beam.Pipeline") -> None:
             import apache_beam as beam
@@ -42,11 +43,11 @@ def count(paths: Sequence[str], k: int, *, settings: Beam, beside: Path) -> Corp
             files = pipeline | "files" >> beam.Create(list(enumerate(paths)))
             parts = files | beam.Reshuffle() | "count" >> beam.Map(_count_file, k)
             total = parts | "add" >> beam.CombineGlobally(_add)
-            _ = total | "save" >> beam.Map(beam_run.save, result)
+            _ = total | "save" >> beam.Map(run.save, result)
 
-        beam_run.run(settings, build)
-        whole, refusals = beam_run.load(result)
-    beam_run.raise_first(refusals)
+        run.run(settings, build)
+        whole, refusals = run.load(result)
+    run.raise_first(refusals)
     return dataclasses.replace(whole, sha256={path: whole.sha256[path] for path in paths})
 
 
@@ -57,7 +58,7 @@ def _count_file(item: tuple[int, str], k: int) -> _Part:
         part = corpus.count([copy], k)
         return dataclasses.replace(part, sha256={item[1]: part.sha256[copy]})
 
-    part, refusals = beam_run.attempt(item, work)
+    part, refusals = run.attempt(item, work)
     return part or Corpus(), refusals
 
 

@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cmgems_jax import genome, outputs
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.runtime import outputs
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -130,7 +131,7 @@ def join(folder: str, name: str) -> str:
 
 def check_inputs(paths: Sequence[str]) -> None:
     """Raises `InputError` for files that are missing here, and for any that is named twice."""
-    genome.check_files([path for path in paths if not is_remote(path)])
+    genome_files.check_files([path for path in paths if not is_remote(path)])
     for path, number in collections.Counter(paths).items():
         if number > 1:
             raise InputError(f"{path}: named twice; every base would count double")

@@ -25,12 +25,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer, writer
 
-from cmgems_jax import beam_run, genome
-from cmgems_jax.beam_run import Beam, Refusal
+from cmgems_jax.beam import run
+from cmgems_jax.beam.run import Beam, Refusal
 from cmgems_jax.config import Config
-from cmgems_jax.data import cutting, window_files, windows
-from cmgems_jax.data.cutting import SPLITS, Plan
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.windows import cutting, dataset
+from cmgems_jax.windows import files as window_files
+from cmgems_jax.windows.cutting import SPLITS, Plan
 
 if TYPE_CHECKING:
     import apache_beam
@@ -49,7 +51,7 @@ class _Scan:
     names: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()
     digests: tuple[bytes, ...] = ()  # of every stretch of bases, see `genome.content`
-    tally: genome.Tally = dataclasses.field(default_factory=genome.Tally)
+    tally: genome_files.Tally = dataclasses.field(default_factory=genome_files.Tally)
     refusals: tuple[Refusal, ...] = ()
 
 
@@ -76,30 +78,30 @@ def prepare(config: Config, data_dir: Path | str, settings: Beam) -> None:
       InputError: as `windows.prepare`.
     """
     data_dir = str(data_dir)
-    if not beam_run.is_remote(data_dir):
+    if not run.is_remote(data_dir):
         make = functools.partial(_make, settings=settings)
-        windows.prepare(config, Path(data_dir), make=make)
+        dataset.prepare(config, Path(data_dir), make=make)
         return
-    started, summary_path = time.perf_counter(), beam_run.join(data_dir, windows.SUMMARY_NAME)
-    if beam_run.exists(summary_path):
+    started, summary_path = time.perf_counter(), run.join(data_dir, dataset.SUMMARY_NAME)
+    if run.exists(summary_path):
         raise InputError(f"{data_dir}: holds a data set already; give another --data_dir")
     if not config.data.fasta:
         raise InputError("data.fasta is empty: give files with --config.data.fasta=gs://...")
-    beam_run.check_inputs(config.fasta_paths)
+    run.check_inputs(config.fasta_paths)
     planned, shards = _run(config.fasta_paths, config, data_dir, settings)
     with tempfile.TemporaryDirectory() as folder:
         built = window_files.build(Path(folder), planned.plan, written=shards)
         for path in sorted(built.iterdir()):
-            beam_run.put(path, beam_run.join(data_dir, path.name))
+            run.put(path, run.join(data_dir, path.name))
         seconds = time.perf_counter() - started
-        content = windows.summary(planned.plan, list(planned.sha256), seconds)
-        path = Path(folder) / windows.SUMMARY_NAME
+        content = dataset.summary(planned.plan, list(planned.sha256), seconds)
+        path = Path(folder) / dataset.SUMMARY_NAME
         path.write_text(json.dumps(content, indent=1) + "\n")
-        beam_run.put(path, summary_path)
-    print(f"data: {data_dir} made in {seconds:.1f} s: {windows.report(content)}", flush=True)
+        run.put(path, summary_path)
+    print(f"data: {data_dir} made in {seconds:.1f} s: {dataset.report(content)}", flush=True)
 
 
-def _make(paths: list[str], config: Config, partial: Path, *, settings: Beam) -> windows.Made:
+def _make(paths: list[str], config: Config, partial: Path, *, settings: Beam) -> dataset.Made:
     """Returns the data set, made in `partial`, a folder that every worker sees."""
     shards_dir = partial / "shards"
     shards_dir.mkdir()
@@ -107,14 +109,14 @@ def _make(paths: list[str], config: Config, partial: Path, *, settings: Beam) ->
     folder = window_files.build(partial, planned.plan, written=shards)
     for path in shards_dir.glob("*.array_record*"):
         path.rename(folder / path.name)
-    return windows.Made(planned.plan, list(planned.sha256), folder)
+    return dataset.Made(planned.plan, list(planned.sha256), folder)
 
 
 def _run(
     paths: list[str], config: Config, folder: str, settings: Beam
 ) -> tuple[_Planned, window_files.Shards]:
     """Runs the pipeline, which writes the shards to `folder`; returns the plan and their sizes."""
-    result = beam_run.join(folder, _RESULT)
+    result = run.join(folder, _RESULT)
 
     def build(pipeline: "apache_beam.Pipeline") -> None:
         import apache_beam as beam
@@ -130,12 +132,12 @@ def _run(
         sizes = shards | "write" >> beam.Map(_write_shard, side, folder)
         sizes = sizes | "all sizes" >> beam.combiners.ToList()
         pair = sizes | "with plan" >> beam.Map(lambda sizes, planned: (planned, sizes), side)
-        _ = pair | "save" >> beam.Map(beam_run.save, result)
+        _ = pair | "save" >> beam.Map(run.save, result)
 
-    beam_run.run(settings, build)
-    planned, sizes = beam_run.load(result)
-    beam_run.remove(result)
-    beam_run.raise_first(planned.refusals)
+    run.run(settings, build)
+    planned, sizes = run.load(result)
+    run.remove(result)
+    run.raise_first(planned.refusals)
     shards = {split: [] for split in SPLITS}
     for (split, _), *size in sorted(sizes):
         shards[split].append(tuple(size))
@@ -146,15 +148,15 @@ def _scan(item: tuple[int, str], k: int) -> _Scan:
     """Returns names and lengths of a file's contigs, or what is wrong with it."""
 
     def work(copy: str) -> _Scan:
-        tally, names, lengths, digests = genome.Tally(), [], [], []
-        contigs = genome.read_contigs([copy], min_length=k, tally=tally, digests=digests)
+        tally, names, lengths, digests = genome_files.Tally(), [], [], []
+        contigs = genome_files.read_contigs([copy], min_length=k, tally=tally, digests=digests)
         for contig in contigs:
             names.append(cutting.contig_name(contig))
             lengths.append(len(contig.bases))
-        sha256 = genome.sha256(copy)
+        sha256 = genome_files.sha256(copy)
         return _Scan(item[0], sha256, tuple(names), tuple(lengths), tuple(digests), tally)
 
-    scan, refusals = beam_run.attempt(item, work)
+    scan, refusals = run.attempt(item, work)
     return scan or _Scan(refusals=refusals)
 
 
@@ -167,8 +169,8 @@ def _plan(scans: list[_Scan], paths: list[str], config: Config) -> _Planned:
     names = [name for scan in scans for name in scan.names]
     lengths = [length for scan in scans for length in scan.lengths]
     try:
-        tally = genome.add_tallies(scan.tally for scan in scans)
-        content = genome.content(digest for scan in scans for digest in scan.digests)
+        tally = genome_files.add_tallies(scan.tally for scan in scans)
+        content = genome_files.content(digest for scan in scans for digest in scan.digests)
         plan = cutting.plan_of(paths, config, names, lengths, tally, content)
     except InputError as error:
         return _Planned(refusals=((len(paths), str(error)),))
@@ -184,8 +186,8 @@ def _cut(item: tuple[int, str], planned: _Planned) -> Iterator[tuple[_Shard, _Ch
         return
     size, plan = window_files.SHARD_WINDOWS, planned.plan
     before_CS = np.cumsum(plan.windows_CS, axis=0) - plan.windows_CS
-    with beam_run.local_copy(item[1]) as copy:
-        contigs = genome.read_contigs([copy], min_length=plan.config.tokens.k)
+    with run.local_copy(item[1]) as copy:
+        contigs = genome_files.read_contigs([copy], min_length=plan.config.tokens.k)
         for index, contig in enumerate(contigs, planned.first_contig[item[0]]):
             cut = plan.contig_windows(index)
             for column, split in enumerate(SPLITS):
@@ -224,5 +226,5 @@ def _write_shard(
     with tempfile.TemporaryDirectory() as made:
         path = Path(made) / name
         num_windows = shard_writer.write(examples=examples, path=path)
-        beam_run.put(path, beam_run.join(folder, name))
+        run.put(path, run.join(folder, name))
         return (split, shard), num_windows, path.stat().st_size

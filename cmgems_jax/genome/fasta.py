@@ -9,8 +9,8 @@ from io import BufferedReader
 
 import numpy as np
 
-from cmgems_jax import vocabulary
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
 
 # IUPAC nucleotide letters beyond A C G T U, and the gaps of alignments.
 AMBIGUOUS_LETTERS = np.zeros(256, bool)

@@ -19,8 +19,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import twobitreader
 
-from cmgems_jax import fasta, input_files, terminal, vocabulary
+from cmgems_jax import terminal
 from cmgems_jax.errors import InputError, note
+from cmgems_jax.genome import fasta, input_files, vocabulary
 
 _CHUNK = 1 << 24  # letters coded at a time
 _TWOBIT_MAGICS = (b"\x1a\x41\x27\x43", b"\x43\x27\x41\x1a")

@@ -9,12 +9,15 @@ import numpy as np
 from huggingface_hub import ModelCard, ModelCardData
 
 from cmgems_jax import config as config_lib
-from cmgems_jax import curriculum, vocabulary
 from cmgems_jax.config import Config
-from cmgems_jax.data import windows
-from cmgems_jax.downstream import classifier, evaluation_report, pretrained
-from cmgems_jax.downstream.classifier import TrainedClassifier
+from cmgems_jax.downstream.evaluation import report as evaluation_report
+from cmgems_jax.downstream.finetuning import classifier
+from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.masking import curriculum
+from cmgems_jax.pretraining import pretrained
+from cmgems_jax.windows import dataset
 
 NAME = "README.md"
 _PAPER = "https://arxiv.org/abs/2408.07180"
@@ -118,7 +121,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _data(workdir: Path, config: Config) -> str:
     """Describes the genomes and windows."""
     folder = config.data_dir(workdir)
-    summary = _read_json(folder / windows.SUMMARY_NAME)
+    summary = _read_json(folder / dataset.SUMMARY_NAME)
     if not summary:
         return "Not recorded."
     if config.data.synthetic_bases:

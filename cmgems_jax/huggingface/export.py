@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from cmgems_jax import bert, outputs, vocabulary
 from cmgems_jax.config import Config
-from cmgems_jax.downstream import classifier, pretrained
+from cmgems_jax.downstream.finetuning import classifier
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
 from cmgems_jax.huggingface import card, names, tokenizer
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining import pretrained
+from cmgems_jax.runtime import outputs
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CURVES = "curves.png"

@@ -8,12 +8,16 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from cmgems_jax import bert, checkpoints, config_checks, outputs, run_log, vocabulary
+from cmgems_jax import config_checks
 from cmgems_jax.config import Config, DataConfig, ModelConfig, TokensConfig
-from cmgems_jax.downstream import classifier
-from cmgems_jax.downstream.classifier import TrainedClassifier
+from cmgems_jax.downstream.finetuning import classifier
+from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
 from cmgems_jax.huggingface import names
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining import checkpoints
+from cmgems_jax.runtime import outputs, run_log
 
 SAFETENSORS, PICKLE, VOCABULARY = "model.safetensors", "pytorch_model.bin", "vocab.txt"
 _SIZES = {

@@ -17,8 +17,8 @@ from tokenizers.normalizers import Lowercase, Normalizer, Replace, Sequence
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
-from cmgems_jax import vocabulary
 from cmgems_jax.config import Config
+from cmgems_jax.genome import vocabulary
 
 FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _OTHER = "n"  # any letter that is no base

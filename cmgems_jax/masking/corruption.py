@@ -6,7 +6,7 @@ For one sequence, pure and of static shape; callers vmap. Axis L: token position
 import jax
 import jax.numpy as jnp
 
-from cmgems_jax import vocabulary
+from cmgems_jax.genome import vocabulary
 
 MASK_SHARE, REPLACE_SHARE = 0.8, 0.1
 

@@ -6,7 +6,7 @@ For one sequence; callers vmap. Axes: L token positions, V k-mers.
 import jax
 import jax.numpy as jnp
 
-from cmgems_jax import vocabulary
+from cmgems_jax.genome import vocabulary
 
 INELIGIBLE_RANK = 4**vocabulary.MAX_K + 1
 

@@ -2,7 +2,7 @@
 
 Axes: R rows, M windows a row, N bases, L token positions, V k-mers. Each window is
 tokenised, masked and corrupted by itself; then the windows of a row are laid behind
-each other (packing.py).
+each other (windows/packing.py).
 """
 
 import functools
@@ -13,9 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cmgems_jax import corruption, curriculum, masking, packing, vocabulary
 from cmgems_jax.config import Config
-from cmgems_jax.packing import Batch, Layout
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.masking import corruption, curriculum
+from cmgems_jax.masking import strategies as masking_strategies
+from cmgems_jax.windows import packing
+from cmgems_jax.windows.packing import Batch, Layout
 
 
 class MaskedBatch(NamedTuple):
@@ -45,7 +48,7 @@ def max_predictions(config: Config, num_rows: int) -> int:
     """
     num_tokens = num_rows * (config.data.num_tokens - 2)
     room = max(
-        masking.most_masked(
+        masking_strategies.most_masked(
             strategy,
             config.largest_budget,
             num_tokens,
@@ -95,7 +98,7 @@ def mask_batch(
     operands = (mask_keys_W, ids_WL, budget, jnp.int32(growth))
     wanted_WL = _draw(which, operands, strategies, ranks_V, config)
     most = config.masking.max_predictions or ids_WL.shape[1]
-    masked_WL = jax.vmap(masking.keep_first, (0, None))(wanted_WL, most)
+    masked_WL = jax.vmap(masking_strategies.keep_first, (0, None))(wanted_WL, most)
     corrupt = functools.partial(corruption.corrupt, by=config.masking.corruption, **spans)
     masked = MaskedBatch(
         ids=ids_WL,
@@ -127,7 +130,7 @@ def _draw(
         def draw(
             key: jax.Array, ids_L: jax.Array, budget: jax.Array, growth: jax.Array
         ) -> jax.Array:
-            return masking.draw(
+            return masking_strategies.draw(
                 key,
                 ids_L,
                 ranks_V,

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmgems_jax import corruption, curriculum, masked_rows, masking, vocabulary
 from cmgems_jax.config import Config
-from cmgems_jax.data import windows
-from cmgems_jax.packing import Batch
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.masking import corruption, curriculum, rows, strategies
+from cmgems_jax.windows import dataset
+from cmgems_jax.windows.packing import Batch
 
 _MOST_WINDOWS = 2_000
 _OFTEN = 2  # times as often as chance
@@ -44,9 +45,9 @@ def describe(config: Config, data_dir: Path, ranks_V: np.ndarray) -> list[MaskSt
       data_dir: its prepared windows.
       ranks_V: int32 (4**k,), PMI ranks.
     """
-    validation = windows.open(data_dir, "validation")
+    validation = dataset.open(data_dir, "validation")
     full = np.flatnonzero(validation.lengths == config.window_bases)
-    parts = masking.NUM_GROWTHS
+    parts = strategies.NUM_GROWTHS
     full = full[: min(_MOST_WINDOWS, len(full)) // parts * parts]
     if not len(full):
         return []
@@ -70,7 +71,7 @@ def _of_strategy(
     """Masks every window once."""
     program = jax.jit(
         functools.partial(
-            masked_rows.mask_batch,
+            rows.mask_batch,
             strategies=(strategy, strategy),
             ranks_V=jnp.asarray(ranks_V),
             config=config,
@@ -81,7 +82,7 @@ def _of_strategy(
         jax.vmap(functools.partial(corruption.hidden_bases, k=tokens.k, stride=tokens.stride))
     )
     shown, hidden, rank_sum, all_ranks = [], 0, 0, []
-    for growth, part_WN in enumerate(np.split(bases_WN, masking.NUM_GROWTHS)):
+    for growth, part_WN in enumerate(np.split(bases_WN, strategies.NUM_GROWTHS)):
         index = np.arange(len(part_WN), dtype=np.int32)[:, None] + growth * len(part_WN)
         masked = program(
             jax.random.key(config.seed),

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from scipy import special
 
-from cmgems_jax import ranking, vocabulary
-from cmgems_jax.ranking import INELIGIBLE_RANK
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.masking import ranking
+from cmgems_jax.masking.ranking import INELIGIBLE_RANK
 
 OVERFLOW = 1e-9  # chance that a draw masks more than `most_masked`
 NUM_GROWTHS = 5  # equal parts of a run, in each of which `random_mask` may mask 2 tokens more

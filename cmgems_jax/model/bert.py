@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cmgems_jax import attention, initial_values, vocabulary
 from cmgems_jax.config import ModelConfig, TokensConfig
-from cmgems_jax.packing import Layout
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.model import attention, initial_values
+from cmgems_jax.windows.packing import Layout
 
 LAYER_NORM_EPS = 1e-12
 NUM_SEGMENTS = 2

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cmgems_jax import vocabulary
 from cmgems_jax.config import ModelConfig
+from cmgems_jax.genome import vocabulary
 
 WAVELENGTH_BASE = 1_000.0
 normal = nn.initializers.normal(0.02)  # of BERT's matrices

@@ -8,22 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax import (
-    __version__,
-    beam_counts,
-    beam_run,
-    corpus,
-    genome,
-    input_files,
-    outputs,
-    pmi,
-    pmi_table,
-    vocabulary,
-)
-from cmgems_jax.beam_run import Beam
-from cmgems_jax.corpus import Corpus
+from cmgems_jax import __version__
+from cmgems_jax.beam import counts as beam_counts
+from cmgems_jax.beam import run as beam_run
+from cmgems_jax.beam.run import Beam
 from cmgems_jax.errors import InputError
-from cmgems_jax.pmi_table import PmiTable
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import input_files, vocabulary
+from cmgems_jax.pmi import corpus, scores
+from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.pmi.corpus import Corpus
+from cmgems_jax.pmi.table import PmiTable
+from cmgems_jax.runtime import outputs
 
 OUTPUTS = ("pmi.csv", "pmi.png", "summary.json")
 MARKS = ("pmi.csv", "summary.json")  # a folder with both was made by this command
@@ -33,7 +29,7 @@ _NUM_DRAWN = 15
 
 def make(
     *,
-    fasta: genome.Paths,
+    fasta: genome_files.Paths,
     counts: Path | str,
     k: int,
     segmentation: str,
@@ -58,7 +54,7 @@ def make(
     fasta, counts, output = input_files.listed(fasta), os.fspath(counts), Path(output)
     _check_settings(fasta, counts, k, segmentation, min_count)
     if beam is None:
-        genome.check_files(fasta)
+        genome_files.check_files(fasta)
     else:
         beam_run.check_inputs(fasta)
     output = output.resolve()  # of a link, the folder is replaced and the link stays
@@ -68,7 +64,7 @@ def make(
         found = _count(fasta, k, beam, output)
         ngrams, read = list(found.counts), found.summary()
     else:
-        ngrams, read = _load_counts(counts, k), {"sha256": {counts: genome.sha256(counts)}}
+        ngrams, read = _load_counts(counts, k), {"sha256": {counts: genome_files.sha256(counts)}}
     table = pmi_table.make(ngrams, k, segmentation=segmentation, min_count=min_count)
     seconds = time.perf_counter() - start
     summary = {
@@ -96,7 +92,7 @@ def _load_counts(path: str, k: int) -> list[np.ndarray]:
     if len(kmer_counts) != 4**k:
         found = round(np.log(len(kmer_counts)) / np.log(4))
         raise InputError(f"{path}: holds {found}-mers, --k={k}; give --k={found}")
-    return pmi.counts_from_kmers(kmer_counts)
+    return scores.counts_from_kmers(kmer_counts)
 
 
 def _count(fasta: Sequence[str], k: int, beam: Beam | None, output: Path) -> Corpus:
@@ -118,12 +114,12 @@ def _check_settings(
         raise InputError("give either --fasta=FILE[,FILE...] or --counts=FILE.csv")
     if not vocabulary.MIN_K <= k <= vocabulary.MAX_K:
         raise InputError(f"--k={k}: expected {vocabulary.MIN_K} to {vocabulary.MAX_K}")
-    if segmentation not in pmi.SEGMENTATIONS:
+    if segmentation not in scores.SEGMENTATIONS:
         raise InputError(
-            f"--segmentation={segmentation}: expected {' or '.join(pmi.SEGMENTATIONS)}"
+            f"--segmentation={segmentation}: expected {' or '.join(scores.SEGMENTATIONS)}"
         )
     if min_count < 2:
-        raise InputError(f"--min_count={min_count}: expected 2 or more (paper: {pmi.MIN_COUNT})")
+        raise InputError(f"--min_count={min_count}: expected 2 or more (paper: {scores.MIN_COUNT})")
 
 
 def _print_summary(table: PmiTable, summary: dict, output: Path) -> None:

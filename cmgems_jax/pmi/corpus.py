@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from cmgems_jax import genome, input_files, pmi
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import input_files
+from cmgems_jax.pmi import scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Corpus:
     """
 
     counts: tuple[np.ndarray, ...] = ()
-    tally: genome.Tally = dataclasses.field(default_factory=genome.Tally)
+    tally: genome_files.Tally = dataclasses.field(default_factory=genome_files.Tally)
     num_short: int = 0
     sha256: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -38,19 +40,19 @@ class Corpus:
         }
 
 
-def count(paths: genome.Paths, k: int, *, progress: bool = False) -> Corpus:
+def count(paths: genome_files.Paths, k: int, *, progress: bool = False) -> Corpus:
     """Returns the counts of files; arguments as in `genome.read_contigs`."""
     paths = input_files.listed(paths)
-    tally, num_short = genome.Tally(), 0
+    tally, num_short = genome_files.Tally(), 0
 
     def contig_bases() -> Iterator[np.ndarray]:
         nonlocal num_short
-        for contig in genome.read_contigs(paths, tally=tally, progress=progress):
+        for contig in genome_files.read_contigs(paths, tally=tally, progress=progress):
             num_short += len(contig.bases) < k
             yield contig.bases
 
-    counts = tuple(pmi.count_ngrams(contig_bases(), k))
-    return Corpus(counts, tally, num_short, {path: genome.sha256(path) for path in paths})
+    counts = tuple(scores.count_ngrams(contig_bases(), k))
+    return Corpus(counts, tally, num_short, {path: genome_files.sha256(path) for path in paths})
 
 
 def add(parts: Iterable[Corpus]) -> Corpus:
@@ -62,7 +64,7 @@ def add(parts: Iterable[Corpus]) -> Corpus:
             counts = tuple(a + b for a, b in zip(total.counts, counts, strict=True))
         total = Corpus(
             counts or total.counts,
-            genome.add_tallies([total.tally, part.tally]),
+            genome_files.add_tallies([total.tally, part.tally]),
             total.num_short + part.num_short,
             total.sha256 | part.sha256,
         )

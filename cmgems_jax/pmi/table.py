@@ -11,9 +11,11 @@ from typing import TextIO
 
 import numpy as np
 
-from cmgems_jax import genome, input_files, pmi, vocabulary
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import input_files, vocabulary
+from cmgems_jax.pmi import scores as pmi_scores
 
 COLUMNS = ("kmer", "count", "pmi", "npmi", "rank")
 _NUM_SHOWN = 3  # offenders named in an error
@@ -27,7 +29,7 @@ class PmiTable:
 
     k: int
     count: np.ndarray  # int64 (4**k,)
-    pmi: np.ndarray  # float64 (4**k,), nats; NaN where count is 0
+    pmi_scores: np.ndarray  # float64 (4**k,), nats; NaN where count is 0
     npmi: np.ndarray  # float64 (4**k,), nats; NaN where count is 0
     rank: np.ndarray  # int32 (4**k,), 1 = best
 
@@ -37,12 +39,12 @@ def make(
     k: int,
     *,
     segmentation: str = "published",
-    min_count: int = pmi.MIN_COUNT,
+    min_count: int = pmi_scores.MIN_COUNT,
 ) -> PmiTable:
     """Returns the table of n-gram counts; arguments as in `pmi.npmi`."""
-    scores = pmi.npmi(counts, k, segmentation=segmentation, min_count=min_count)
-    plain = pmi.pmi(counts, k, segmentation=segmentation)
-    return PmiTable(k, counts[k - 1], plain, scores, pmi.rank(scores))
+    scores = pmi_scores.npmi(counts, k, segmentation=segmentation, min_count=min_count)
+    plain = pmi_scores.pmi(counts, k, segmentation=segmentation)
+    return PmiTable(k, counts[k - 1], plain, scores, pmi_scores.rank(scores))
 
 
 def write(table: PmiTable, path: Path | str) -> None:
@@ -87,7 +89,7 @@ def read(path: Path | str, k: int) -> PmiTable:
                     f"lines must be sorted by rank, 1 to {4**k}; {remedy}"
                 )
     _refuse_missing(path, table.count, k, remedy)
-    expected = pmi.rank(table.npmi)
+    expected = pmi_scores.rank(table.npmi)
     wrong = np.flatnonzero(expected != table.rank)
     if len(wrong):
         named = ", ".join(vocabulary.kmers(k)[code] for code in wrong[:_NUM_SHOWN])
@@ -149,10 +151,10 @@ def ranks_for(config: Config, fasta_paths: Sequence[str]) -> np.ndarray:
     if config.has_pmi_table:
         return read(config.pmi_source, k).rank
     if config.pmi_source == "grch38":
-        counts = pmi.counts_from_kmers(grch38_counts())
+        counts = pmi_scores.counts_from_kmers(grch38_counts())
     else:
-        contigs = genome.read_contigs(fasta_paths, progress=True)
-        counts = pmi.count_ngrams((contig.bases for contig in contigs), k)
+        contigs = genome_files.read_contigs(fasta_paths, progress=True)
+        counts = pmi_scores.count_ngrams((contig.bases for contig in contigs), k)
     return make(counts, k, segmentation=settings.segmentation, min_count=settings.min_count).rank
 
 

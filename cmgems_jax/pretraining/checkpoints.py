@@ -21,10 +21,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cmgems_jax import config as config_lib
-from cmgems_jax import parallel
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError, TrainingError
-from cmgems_jax.steps import TrainState
+from cmgems_jax.pretraining.steps import TrainState
+from cmgems_jax.runtime import parallel
 
 FOLDER = "checkpoints"
 DAMAGED_FOLDER = "damaged_checkpoints"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from cmgems_jax import checkpoints
+from cmgems_jax.pretraining import checkpoints
 
 FOLDER = "compile_cache"
 _LEAST_S = 0.1  # of compilation; shorter programs are not kept (jax: 1.0)

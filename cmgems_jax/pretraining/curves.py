@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cmgems_jax import run_log
+from cmgems_jax.runtime import run_log
 
 GUESS_NATS = math.log(4)  # copies the visible bases and guesses the hidden ones
 COMPOSITION_NATS = 1.368  # GRCh38: what base frequencies alone leave

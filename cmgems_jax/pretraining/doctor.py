@@ -10,21 +10,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cmgems_jax import (
-    checkpoints,
-    config_checks,
-    faults,
-    outputs,
-    packing,
-    parallel,
-    run_inputs,
-    run_log,
-    steps,
-)
+from cmgems_jax import config_checks
 from cmgems_jax.config import Config
-from cmgems_jax.data import windows
-from cmgems_jax.packing import Batch
-from cmgems_jax.steps import TrainState
+from cmgems_jax.pretraining import checkpoints, faults, run_inputs, steps
+from cmgems_jax.pretraining.steps import TrainState
+from cmgems_jax.runtime import outputs, parallel, run_log
+from cmgems_jax.windows import dataset, packing
+from cmgems_jax.windows.packing import Batch
 
 
 @dataclasses.dataclass
@@ -103,9 +95,9 @@ def _config(config: Config, workdir: Path) -> str:
 def _genome(config: Config, workdir: Path) -> str:
     """Returns where the windows come from."""
     folder = config.data_dir(workdir)
-    if windows.is_prepared(config, folder):
+    if dataset.is_prepared(config, folder):
         run_inputs.check_windows(workdir, folder)
-        return f"prepared in {folder}: {len(windows.open(folder, 'train')):,} training windows"
+        return f"prepared in {folder}: {len(dataset.open(folder, 'train')):,} training windows"
     if config.data.fasta:
         return f"{config.data.fasta}: will be prepared in {folder}"
     return f"a synthetic genome of {config.data.synthetic_bases:,} bases"

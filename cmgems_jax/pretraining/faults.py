@@ -8,12 +8,13 @@ from typing import Any
 
 import jax
 
-from cmgems_jax import bert, optimizer
 from cmgems_jax.config import Config
-from cmgems_jax.data import batches
 from cmgems_jax.errors import InputError, TrainingError
-from cmgems_jax.packing import EMPTY, Packing
-from cmgems_jax.steps import TrainState
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining import optimizer
+from cmgems_jax.pretraining.steps import TrainState
+from cmgems_jax.windows import batches
+from cmgems_jax.windows.packing import EMPTY, Packing
 
 READABLE_PERPLEXITY = 1.1  # below it, masked tokens are read off, not predicted
 _EARLY_STEPS = 1_000  # so soon that no model can have learned that much

@@ -1,7 +1,7 @@
 """The pretraining loop: windows in, checkpoints and metrics out.
 
-Reader's path: launch/pretrain -> configs/x -> here -> data/batches -> steps ->
-masked_rows -> masking -> bert.
+Reader's path: launch/pretrain -> configs/x -> here -> windows/batches -> steps ->
+masking/rows -> masking/strategies -> model/bert.
 """
 
 import contextlib
@@ -14,26 +14,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cmgems_jax import (
-    checkpoints,
-    config_checks,
-    curriculum,
-    curves,
-    faults,
-    packing,
-    parallel,
-    progress,
-    run_inputs,
-    run_lock,
-    run_log,
-    signals,
-    steps,
-)
 from cmgems_jax import config as config_lib
+from cmgems_jax import config_checks
 from cmgems_jax.config import Config
-from cmgems_jax.data import batches, windows
-from cmgems_jax.packing import Batch, Packing
-from cmgems_jax.steps import TrainState
+from cmgems_jax.masking import curriculum
+from cmgems_jax.pretraining import checkpoints, curves, faults, progress, run_inputs, steps
+from cmgems_jax.pretraining.steps import TrainState
+from cmgems_jax.runtime import parallel, run_lock, run_log, signals
+from cmgems_jax.windows import batches, dataset, packing
+from cmgems_jax.windows.packing import Batch, Packing
 
 EXIT_STOPPED = 75  # a signal came and the state is saved: run the same command again
 
@@ -74,11 +63,11 @@ def pretrain(
     clock = run_log.Clock(jax.device_count())
     with clock("data"):
         folder = config.data_dir(workdir)
-        parallel.in_first(lambda: windows.prepare(config, folder))
+        parallel.in_first(lambda: dataset.prepare(config, folder))
         if not parallel.is_first():  # finds it there, unless the folder is not shared
-            windows.prepare(config, folder)
+            dataset.prepare(config, folder)
         parallel.in_first(lambda: run_inputs.check_windows(workdir, folder))
-        training, validation = windows.open(folder, "train"), windows.open(folder, "validation")
+        training, validation = dataset.open(folder, "train"), dataset.open(folder, "validation")
         packed = packing.pack(training.lengths, config)
     with clock("pmi"):
         ranks_V = run_inputs.ranks(config, workdir)
@@ -133,7 +122,7 @@ def _train(
     run: _Run,
     state: TrainState,
     unlogged: checkpoints.Unlogged,
-    training: windows.Windows,
+    training: dataset.Windows,
     packed: Packing,
 ) -> TrainState:
     """Runs the steps that are left; saves and exits when a signal asks for it."""
@@ -226,7 +215,7 @@ def _shard(rows: Batch, accumulation_steps: int) -> Batch:
 
 
 def _evaluator(
-    config: Config, program: Callable, validation: windows.Windows, clock: run_log.Clock
+    config: Config, program: Callable, validation: dataset.Windows, clock: run_log.Clock
 ) -> Callable[[TrainState, int], dict[str, float]]:
     """Returns (state, index of a strategy) -> metrics of the fixed validation windows, summed."""
     rows = batches.eval_batches(

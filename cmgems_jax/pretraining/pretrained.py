@@ -9,10 +9,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cmgems_jax import bert, checkpoints, parallel
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining import checkpoints
+from cmgems_jax.runtime import parallel
 
 UNTRAINED = "untrained"  # the name of an encoder with initial values
 

@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from cmgems_jax import curriculum, optimizer
 from cmgems_jax.config import Config
-from cmgems_jax.curriculum import CurriculumState
-from cmgems_jax.packing import Packing
-from cmgems_jax.run_log import Clock, RunLog, progress_line
-from cmgems_jax.steps import TrainState
+from cmgems_jax.masking import curriculum
+from cmgems_jax.masking.curriculum import CurriculumState
+from cmgems_jax.pretraining import optimizer
+from cmgems_jax.pretraining.steps import TrainState
+from cmgems_jax.runtime.run_log import Clock, RunLog, progress_line
+from cmgems_jax.windows.packing import Packing
 
 
 def add(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from cmgems_jax import outputs, pmi_table, run_log
 from cmgems_jax.config import Config
-from cmgems_jax.data import windows
 from cmgems_jax.errors import InputError
+from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.runtime import outputs, run_log
+from cmgems_jax.windows import dataset
 
 NAME = "inputs.json"
 RANKS_NAME = "ranks.npy"
@@ -30,7 +31,7 @@ def write(workdir: Path, data_dir: Path, ranks_V: np.ndarray) -> None:
     """
     with outputs.replaced_file(workdir / RANKS_NAME) as partial:
         np.save(partial, ranks_V)
-    run_log.write_json(workdir / NAME, {"windows": windows.identity(data_dir)})
+    run_log.write_json(workdir / NAME, {"windows": dataset.identity(data_dir)})
 
 
 def read(workdir: Path) -> dict[str, Any] | None:
@@ -49,7 +50,7 @@ def check_windows(workdir: Path, data_dir: Path) -> None:
     before = read(workdir)
     if before is None:
         return
-    now = windows.identity(data_dir)
+    now = dataset.identity(data_dir)
     # Files may be packed otherwise; a data set of an earlier version has no content.
     names = (before.keys() & now.keys()) - {"sha256"}
     differing = sorted(name for name in names if before[name] != now[name])
@@ -84,7 +85,7 @@ def ranks(config: Config, workdir: Path) -> np.ndarray:
             )
             return before_V
     is_counted = config.pmi_source == "corpus"
-    paths = windows.input_paths(config, config.data_dir(workdir)) if is_counted else []
+    paths = dataset.input_paths(config, config.data_dir(workdir)) if is_counted else []
     now_V = pmi_table.ranks_for(config, paths)
     if before_V is not None and not np.array_equal(before_V, now_V):
         raise InputError(

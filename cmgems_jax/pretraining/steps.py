@@ -2,7 +2,7 @@
 
 Axes: A accumulation steps, R rows, M windows a row, N bases, L token positions, P
 predicted positions of all rows together, V vocabulary. Only bases (uint8) come from
-the host: ids, masks and rows are made in the step (masked_rows.py). Sums cross devices,
+the host: ids, masks and rows are made in the step (masking/rows.py). Sums cross devices,
 not means, so that the update does not depend on how many there are.
 """
 
@@ -15,11 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cmgems_jax import bert, curriculum, masked_rows, masking, optimizer, parallel, vocabulary
 from cmgems_jax.config import Config
-from cmgems_jax.curriculum import CurriculumState
-from cmgems_jax.masked_rows import MaskedBatch, Rows
-from cmgems_jax.packing import Batch
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.masking import curriculum
+from cmgems_jax.masking import rows as masked_rows
+from cmgems_jax.masking import strategies as masking_strategies
+from cmgems_jax.masking.curriculum import CurriculumState
+from cmgems_jax.masking.rows import MaskedBatch, Rows
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining import optimizer
+from cmgems_jax.runtime import parallel
+from cmgems_jax.windows.packing import Batch
 
 # Branches of the run's key, and of a step's; windows fold their number into those.
 _INIT_KEY, _TRAIN_KEY, _EVAL_KEY = range(3)
@@ -155,7 +161,7 @@ def _updated(
 
 def _growth(step: jax.Array, config: Config) -> jax.Array:
     """Returns which of `masking.NUM_GROWTHS` equal parts of the run the step is in."""
-    parts = masking.NUM_GROWTHS
+    parts = masking_strategies.NUM_GROWTHS
     begins = [-(-part * config.num_steps // parts) for part in range(1, parts)]
     return (step >= jnp.array(begins, jnp.int32)).sum(dtype=jnp.int32)
 

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cmgems_jax import curves, vocabulary
-from cmgems_jax.downstream.evaluation_report import unit_name
-from cmgems_jax.pmi_table import PmiTable
+from cmgems_jax.downstream.evaluation.report import unit_name
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.pmi.table import PmiTable
+from cmgems_jax.pretraining import curves
 from cmgems_jax.report import svg
 from cmgems_jax.studies import study_report
 

@@ -10,17 +10,23 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from cmgems_jax import __version__, input_files, outputs, pmi, pmi_table, run_log
+from cmgems_jax import __version__
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
-from cmgems_jax.data import windows
-from cmgems_jax.downstream import evaluation_report, resampled, statistics
-from cmgems_jax.downstream.methods import BASELINE
-from cmgems_jax.downstream.pretrained import UNTRAINED
+from cmgems_jax.downstream.evaluation import report as evaluation_report
+from cmgems_jax.downstream.evaluation import resampled, statistics
+from cmgems_jax.downstream.evaluation.methods import BASELINE
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import input_files
+from cmgems_jax.masking import statistics as mask_statistics
+from cmgems_jax.pmi import scores as pmi_scores
+from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.pretraining.pretrained import UNTRAINED
 from cmgems_jax.report import figures
-from cmgems_jax.studies import masks, runs, study, study_report
+from cmgems_jax.runtime import outputs, run_log
+from cmgems_jax.studies import runs, study, study_report
 from cmgems_jax.studies.arms import Arm
+from cmgems_jax.windows import dataset
 
 _TEMPLATE = "template.html"
 
@@ -117,7 +123,7 @@ def _ranks_section(config: Config, name: str) -> list[Section]:
     if config.pmi_source == "corpus":
         return []  # count_pmi's folder, as a further input, shows them
     if config.pmi_source == "grch38":
-        counts = pmi.counts_from_kmers(pmi_table.grch38_counts())
+        counts = pmi_scores.counts_from_kmers(pmi_table.grch38_counts())
         settings = config.pmi
         table = pmi_table.make(
             counts, 6, segmentation=settings.segmentation, min_count=settings.min_count
@@ -154,9 +160,11 @@ def _run(path: Path, name: str) -> list[Section]:
         rows = [[part, f"{value:,.1f}"] for part, value in last[-1]["seconds_by_part"].items()]
         run.tables.append(("Seconds by part", [["part", "seconds"], *rows]))
     data_dir = config.data_dir(path)
-    if (data_dir / windows.SUMMARY_NAME).is_file() and config.pmi_source != "corpus":
+    if (data_dir / dataset.SUMMARY_NAME).is_file() and config.pmi_source != "corpus":
         ranks_V = pmi_table.ranks_for(config, [])
-        found = pd.DataFrame(map(dataclasses.asdict, masks.describe(config, data_dir, ranks_V)))
+        found = pd.DataFrame(
+            map(dataclasses.asdict, mask_statistics.describe(config, data_dir, ranks_V))
+        )
         run.tables.append(("Masks by stage, over held-out windows", _cells(found)))
     sections = [run, *_ranks_section(config, f"{name}p")]
     inside = path / runs.EVALUATION

@@ -8,9 +8,11 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cmgems_jax import beam_run, input_files, terminal
 from cmgems_jax import config as config_lib
+from cmgems_jax import terminal
+from cmgems_jax.beam import run as beam_run
 from cmgems_jax.errors import InputError, TrainingError, did_you_mean
+from cmgems_jax.genome import input_files
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cmgems_jax import run_lock
 from cmgems_jax.errors import InputError
+from cmgems_jax.runtime import run_lock
 
 TABLE_SUFFIXES = (".tsv", ".parquet")
 _ROW_GROUP = 16_384  # rows in memory before they are written to a parquet file

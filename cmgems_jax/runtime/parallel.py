@@ -22,8 +22,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cmgems_jax import roll_call
 from cmgems_jax.errors import InputError, TrainingError
+from cmgems_jax.runtime import roll_call
 
 AXIS = "data"
 AGREE_EVERY = 10  # steps between two questions of several processes whether to stop

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax import checkpoints, outputs, pmi_table, run_inputs, run_log
 from cmgems_jax import config as config_lib
-from cmgems_jax.data import windows
-from cmgems_jax.downstream import evaluation_report, resampled
+from cmgems_jax.downstream.evaluation import report as evaluation_report
+from cmgems_jax.downstream.evaluation import resampled
+from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.pretraining import checkpoints, run_inputs
+from cmgems_jax.runtime import outputs, run_log
 from cmgems_jax.studies import runs
 from cmgems_jax.studies.runs import Unit
+from cmgems_jax.windows import dataset
 
 
 def find(one: Unit, studies: Sequence[Path]) -> Path | None:
@@ -68,4 +71,4 @@ def _is_same(one: Unit, run: Path) -> bool:
     if not one.config.data.fasta:
         return not config.data.fasta
     is_there = all(Path(path).exists() for path in one.config.fasta_paths)
-    return is_there and windows.is_made_of(input_before, one.config)
+    return is_there and dataset.is_made_of(input_before, one.config)

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import jax
 
-from cmgems_jax import pretrain, run_inputs, run_lock, run_log
 from cmgems_jax.config import Config
-from cmgems_jax.downstream import evaluate
-from cmgems_jax.studies import masks
+from cmgems_jax.downstream.evaluation import evaluate
+from cmgems_jax.masking import statistics as mask_statistics
+from cmgems_jax.pretraining import loop as pretraining_loop
+from cmgems_jax.pretraining import run_inputs
+from cmgems_jax.runtime import run_lock, run_log
 from cmgems_jax.studies.arms import Arm
 
 DONE_NAME = "unit.json"
@@ -80,9 +82,9 @@ def run(one: Unit, settings: evaluate.Settings, task_dir: Path) -> None:
     """
     config = one.config
     config.data.dir = str(one.data_dir)
-    pretrain.pretrain(config, one.folder)
+    pretraining_loop.pretrain(config, one.folder)
     results = evaluate.evaluate([one.folder], task_dir, one.folder / EVALUATION, settings)
-    found = masks.describe(config, one.data_dir, run_inputs.ranks(config, one.folder))
+    found = mask_statistics.describe(config, one.data_dir, run_inputs.ranks(config, one.folder))
     done = {
         "arm": one.arm.name,
         "seed": one.seed,

@@ -12,15 +12,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from cmgems_jax import checkpoints, compile_cache, genome, input_files, run_lock, run_log
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
-from cmgems_jax.data import tasks, windows
-from cmgems_jax.downstream import evaluate
+from cmgems_jax.downstream.evaluation import evaluate
+from cmgems_jax.downstream.tasks import tasks
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import input_files
+from cmgems_jax.pretraining import checkpoints, compile_cache
+from cmgems_jax.runtime import run_lock, run_log
 from cmgems_jax.studies import arms, reuse, runs, study_report
 from cmgems_jax.studies.arms import Arm
 from cmgems_jax.studies.runs import Unit
+from cmgems_jax.windows import dataset
 
 NAME = "study.json"
 PRESETS = {"nano": None, "logo": None, "dnabert": 1_000}  # steps, where not the config's
@@ -188,7 +192,7 @@ def check_same(output: Path | str, wanted: Plan) -> None:
     }
     table = Path(wanted.config.pmi_source)
     if wanted.config.has_pmi_table and table.exists():
-        now["pmi_table_sha256"] = genome.sha256(str(table))
+        now["pmi_table_sha256"] = genome_files.sha256(str(table))
     path = output / NAME
     if path.exists():
         before = json.loads(path.read_text())
@@ -211,8 +215,8 @@ def check_same(output: Path | str, wanted: Plan) -> None:
     units = _units(wanted, output)
     left = {one.data_dir for one in units if not one.is_done}
     for folder, config in {one.data_dir: one.config for one in units}.items():
-        if folder in left or (folder / windows.SUMMARY_NAME).is_file():
-            windows.is_prepared(config, folder)
+        if folder in left or (folder / dataset.SUMMARY_NAME).is_file():
+            dataset.is_prepared(config, folder)
     listed = {
         "preset": wanted.preset,
         "question": arms.STUDIES[wanted.study].question,

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cmgems_jax import outputs, run_log
-from cmgems_jax.downstream import resampled, statistics
-from cmgems_jax.downstream.evaluation_report import (
+from cmgems_jax.downstream.evaluation import resampled, statistics
+from cmgems_jax.downstream.evaluation.methods import BASELINE
+from cmgems_jax.downstream.evaluation.report import (
     cell,
     counted,
     interval_text,
@@ -17,8 +17,8 @@ from cmgems_jax.downstream.evaluation_report import (
     read_table,
     table_row,
 )
-from cmgems_jax.downstream.methods import BASELINE
-from cmgems_jax.downstream.statistics import ABOVE, BELOW, MIN_DRAWS, MIN_SEEDS, UNCLEAR
+from cmgems_jax.downstream.evaluation.statistics import ABOVE, BELOW, MIN_DRAWS, MIN_SEEDS, UNCLEAR
+from cmgems_jax.runtime import outputs, run_log
 from cmgems_jax.studies import runs
 from cmgems_jax.studies.arms import Arm
 from cmgems_jax.studies.runs import Unit

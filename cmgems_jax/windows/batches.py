@@ -15,11 +15,12 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from cmgems_jax import packing, vocabulary
 from cmgems_jax.config import Config
-from cmgems_jax.data.windows import Windows
 from cmgems_jax.errors import InputError
-from cmgems_jax.packing import EMPTY, Batch, Packing
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.windows import packing
+from cmgems_jax.windows.dataset import Windows
+from cmgems_jax.windows.packing import EMPTY, Batch, Packing
 
 T = TypeVar("T")
 _EVAL_KEY = 0  # the same windows in every run, whatever its seed

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cmgems_jax import genome, vocabulary
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import vocabulary
 
 SPLITS = ("train", "validation")
 SHORTEST_PIECE = 5  # bases (Ji et al. 2021)
@@ -149,7 +150,7 @@ class Plan:
     windows_CS: np.ndarray
     bases: dict[str, int]
     short_pieces: tuple[int, int]
-    tally: genome.Tally
+    tally: genome_files.Tally
     pieces: Pieces | None
 
     @property
@@ -159,7 +160,7 @@ class Plan:
 
     def rows(self, split: str) -> Iterator[np.ndarray]:
         """Yields the windows of a split, uint8 (up to 4096, window_bases), in genome order."""
-        contigs = genome.read_contigs(self.paths, min_length=self.config.tokens.k)
+        contigs = genome_files.read_contigs(self.paths, min_length=self.config.tokens.k)
         for index, contig in enumerate(contigs):
             if self.windows_CS[index, SPLITS.index(split)]:
                 yield from self.contig_rows(contig.bases, self.contig_windows(index), split)
@@ -224,17 +225,17 @@ def _cut_and_draw(
 
 def plan(paths: list[str], config: Config) -> Plan:
     """Returns which windows the input gives; raises `InputError` where a split would be empty."""
-    tally, names, lengths, digests = genome.Tally(), [], [], []
-    contigs = genome.read_contigs(
+    tally, names, lengths, digests = genome_files.Tally(), [], [], []
+    contigs = genome_files.read_contigs(
         paths, min_length=config.tokens.k, tally=tally, progress=True, digests=digests
     )
     for contig in contigs:
         names.append(contig_name(contig))
         lengths.append(len(contig.bases))
-    return plan_of(paths, config, names, lengths, tally, genome.content(digests))
+    return plan_of(paths, config, names, lengths, tally, genome_files.content(digests))
 
 
-def contig_name(contig: genome.Contig) -> str:
+def contig_name(contig: genome_files.Contig) -> str:
     """Returns `record:first-last`, from 1."""
     return f"{contig.record}:{contig.start + 1}-{contig.start + len(contig.bases)}"
 
@@ -244,7 +245,7 @@ def plan_of(
     config: Config,
     names: list[str],
     lengths: list[int],
-    tally: genome.Tally,
+    tally: genome_files.Tally,
     content: str,
 ) -> Plan:
     """Returns the plan of contigs of which only names and lengths are known, in their order."""

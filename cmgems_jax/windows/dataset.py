@@ -14,10 +14,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cmgems_jax import config as config_lib
-from cmgems_jax import genome, outputs, synthetic, terminal
+from cmgems_jax import terminal
 from cmgems_jax.config import Config
-from cmgems_jax.data import cutting, window_files
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.runtime import outputs
+from cmgems_jax.windows import cutting, synthetic_genome
+from cmgems_jax.windows import files as window_files
 
 SUMMARY_NAME = "windows.json"
 SETTINGS = (
@@ -42,7 +45,7 @@ class Made:
 
 def make_here(paths: list[str], config: Config, partial: Path) -> Made:
     """Returns the data set, made in `partial` by this process."""
-    sha256 = [genome.sha256(path) for path in paths]
+    sha256 = [genome_files.sha256(path) for path in paths]
     plan = cutting.plan(paths, config)
     total = sum(plan.windows.values())
     with terminal.bar(total=total, unit="windows", desc="windows") as progress:
@@ -119,14 +122,14 @@ def input_paths(config: Config, data_dir: Path) -> list[str]:
         return config.fasta_paths
     num_bases, seed = config.data.synthetic_bases, config.seed
     path = data_dir / f"synthetic_{num_bases}_bases_seed{seed}.fa"
-    synthetic.write_genome(path, num_bases, seed)
+    synthetic_genome.write_genome(path, num_bases, seed)
     return [str(path)]
 
 
 def _check_input(config: Config) -> None:
     """There is a genome, and it looks like one."""
     if config.data.fasta:
-        genome.check_files(config.fasta_paths)
+        genome_files.check_files(config.fasta_paths)
     elif not config.data.synthetic_bases:
         raise InputError(
             "data.fasta is empty: give a genome with --config.data.fasta=GENOME.fa.gz (FASTA, "
@@ -241,10 +244,13 @@ def is_made_of(summary: dict[str, Any], config: Config) -> bool:
       config: files that exist, a synthetic genome, or nothing.
     """
     if config.data.fasta:
-        genome.check_files(config.fasta_paths)
-        if [genome.sha256(path) for path in config.fasta_paths] == summary.get("sha256"):
+        genome_files.check_files(config.fasta_paths)
+        if [genome_files.sha256(path) for path in config.fasta_paths] == summary.get("sha256"):
             return True
-        return "content" in summary and genome.content_of(config.fasta_paths) == summary["content"]
+        return (
+            "content" in summary
+            and genome_files.content_of(config.fasta_paths) == summary["content"]
+        )
     if config.data.synthetic_bases:  # the seed is among the settings
         tally = summary["input"]
         is_synthetic = Path(summary["files"][0]).name.startswith("synthetic")
@@ -259,7 +265,7 @@ def identity(data_dir: Path) -> dict[str, Any]:
     names = ("settings", "windows", "real_bases", "content", "sha256")
     kept = {name: summary[name] for name in names if name in summary}
     lengths = [data_dir / window_files.LENGTHS_NAME.format(split=name) for name in cutting.SPLITS]
-    return kept | {"lengths": [genome.sha256(str(path)) for path in lengths]}
+    return kept | {"lengths": [genome_files.sha256(str(path)) for path in lengths]}
 
 
 def read_summary(data_dir: Path) -> dict[str, Any]:

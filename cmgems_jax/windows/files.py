@@ -17,9 +17,9 @@ import tensorflow_datasets as tfds
 import tqdm
 from absl import logging
 
-from cmgems_jax import vocabulary
 from cmgems_jax.config import Config
-from cmgems_jax.data import cutting
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.windows import cutting
 
 SHARD_WINDOWS = 131_072  # bounds memory: TFDS holds the examples of one shard
 LENGTHS_NAME = "lengths_{split}.npy"  # bases of every window, so that rows are packed unread

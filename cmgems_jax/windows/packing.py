@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmgems_jax import vocabulary
 from cmgems_jax.config import Config
+from cmgems_jax.genome import vocabulary
 
 EMPTY = -1  # the number of no window: a place of a row that is not taken
 NUM_CLASSES = 64

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax import outputs, pmi_table, vocabulary
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.runtime import outputs
 
 ORDER = 5  # bases that the next one depends on: what 6-mer counts can tell
 NUM_STATES = 4**ORDER

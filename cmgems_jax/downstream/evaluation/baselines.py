@@ -11,8 +11,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 
-from cmgems_jax import terminal, vocabulary
-from cmgems_jax.data.task_store import Examples
+from cmgems_jax import terminal
+from cmgems_jax.downstream.tasks.store import Examples
+from cmgems_jax.genome import vocabulary
 
 MAX_K = 6
 _K_WITHOUT_CHOICE = 3  # where a class has one row: no part can be held out

@@ -15,21 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cmgems_jax import input_files, outputs, run_lock, run_log
-from cmgems_jax.data import tasks
-from cmgems_jax.data.tasks import Task, TaskData
-from cmgems_jax.downstream import (
-    evaluation_report,
-    methods,
-    metrics,
-    position_limit,
-    pretrained,
-    resampled,
-    statistics,
-)
-from cmgems_jax.downstream.methods import Method
-from cmgems_jax.downstream.pretrained import Pretrained
+from cmgems_jax.downstream.evaluation import methods, report, resampled, statistics
+from cmgems_jax.downstream.evaluation.methods import Method
+from cmgems_jax.downstream.finetuning import position_limit
+from cmgems_jax.downstream.tasks import metrics, tasks
+from cmgems_jax.downstream.tasks.tasks import Task, TaskData
 from cmgems_jax.errors import InputError, did_you_mean
+from cmgems_jax.genome import input_files
+from cmgems_jax.pretraining import pretrained
+from cmgems_jax.pretraining.pretrained import Pretrained
+from cmgems_jax.runtime import outputs, run_lock, run_log
 
 # More of these may be added to a folder of results.
 ADDABLE = frozenset(
@@ -87,7 +82,7 @@ def evaluate(
     with run_lock.held(output):
         _check_same(output, settings, checkpoints, models, units)
         results = _read(output)
-        notes = evaluation_report.read_notes(output) | new_notes
+        notes = report.read_notes(output) | new_notes
         lines = methods.compared(
             models,
             settings.modes,
@@ -102,7 +97,7 @@ def evaluate(
             print(f"{number}/{len(units)} {name}", flush=True)
             for method in lines:
                 results = _complete(results, method, data, draws_DN, shots, output)
-            evaluation_report.write(results, notes, output, first=models[0].name)
+            report.write(results, notes, output, first=models[0].name)
     print(f"{output}: results.csv, summary.csv, report.md, results.png", flush=True)
     return results
 
@@ -163,7 +158,7 @@ def _load_tasks(
     """
     units, notes = {}, {}
     for task, shots in itertools.product(chosen, _shots(settings)):
-        name = evaluation_report.unit_name(task.name, shots)
+        name = report.unit_name(task.name, shots)
         try:
             data = _load_task(task, data_dir, shots, models, settings)
             units[name], notes[name] = (data, shots), data.notes
@@ -240,7 +235,7 @@ def _complete(
     done = _of_unit(results, unit)
     (row,) = statistics.summary(resampled.attach(done, output), "model").to_dict("records")
     print(
-        f"  {method.model} ({method.mode}): {data.task.metric} {evaluation_report.cell(row)}, "
+        f"  {method.model} ({method.mode}): {data.task.metric} {report.cell(row)}, "
         f"{done.seconds.sum():.1f} s",
         flush=True,
     )
@@ -335,4 +330,4 @@ def _refuse_others(output: Path, before: dict[str, Any], now: dict[str, Any]) ->
 def _read(output: Path) -> pd.DataFrame:
     """Returns the results so far."""
     path = output / "results.csv"
-    return evaluation_report.read_table(path) if path.exists() else pd.DataFrame()
+    return report.read_table(path) if path.exists() else pd.DataFrame()

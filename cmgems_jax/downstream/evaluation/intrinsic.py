@@ -12,11 +12,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cmgems_jax import bert, outputs
-from cmgems_jax.data import tasks
-from cmgems_jax.downstream import evaluation_report, finetune, metrics, pretrained, statistics
-from cmgems_jax.downstream.recipes import Recipe, fewshot_recipe
+from cmgems_jax.downstream.evaluation import report, statistics
+from cmgems_jax.downstream.finetuning import loop as finetuning_loop
+from cmgems_jax.downstream.finetuning.recipes import Recipe, fewshot_recipe
+from cmgems_jax.downstream.tasks import metrics, tasks
 from cmgems_jax.errors import InputError
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining import pretrained
+from cmgems_jax.runtime import outputs
 
 SHARE = 0.9  # of what full fine-tuning reaches
 FULL = 0  # dimensions of a row that trained all parameters
@@ -83,7 +86,7 @@ def sweep(
     parts = []
     for number in (*sorted(settings.dimensions), FULL):
         recipe = recipe_of(fewshot_recipe(settings.shots), number, num_parameters)
-        found = finetune.finetune(
+        found = finetuning_loop.finetune(
             model, data.train, draws_DN, data.test, num_classes, recipe, seed=settings.seed,
             long_sequences="window",
         )  # fmt: skip
@@ -94,7 +97,7 @@ def sweep(
         with_tests = parts[-1].assign(**unit, resampled=pd.Series(resampled))
         (row,) = statistics.summary(with_tests, "dimensions").to_dict("records")
         name = f"{number:,}" if number else f"all {num_parameters:,}"
-        print(f"{name:>15}  {data.task.metric} {evaluation_report.cell(row)}", flush=True)
+        print(f"{name:>15}  {data.task.metric} {report.cell(row)}", flush=True)
     table = pd.concat(parts, ignore_index=True)
     chance = float(np.bincount(data.test.labels_N).max() / len(data.test.labels_N))
     with outputs.replaced_folder(output) as folder:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cmgems_jax.data.tasks import Examples, TaskData
-from cmgems_jax.downstream import baselines as kmer_baselines
-from cmgems_jax.downstream import finetune, pretrained, probe
-from cmgems_jax.downstream.pretrained import Pretrained
+from cmgems_jax.downstream.evaluation import baselines as kmer_baselines
+from cmgems_jax.downstream.evaluation import probe
+from cmgems_jax.downstream.finetuning import loop as finetuning_loop
+from cmgems_jax.downstream.tasks.tasks import Examples, TaskData
 from cmgems_jax.errors import InputError
+from cmgems_jax.pretraining import pretrained
+from cmgems_jax.pretraining.pretrained import Pretrained
 
 MODES = ("finetune", "probe")
 BASELINE = "baseline"  # the mode of what is no transformer
@@ -129,13 +131,13 @@ def _tune(
     """Fine-tunes under the published recipe, but for the learning rate where one is given."""
     is_gue = shots == ALL_ROWS
     if not is_gue:
-        recipe = finetune.fewshot_recipe(shots)
+        recipe = finetuning_loop.fewshot_recipe(shots)
     elif data.task.suite == "gue":
-        recipe = finetune.gue_recipe(data.task.name)
+        recipe = finetuning_loop.gue_recipe(data.task.name)
     else:
-        recipe = finetune.own_recipe()
+        recipe = finetuning_loop.own_recipe()
     recipe = dataclasses.replace(recipe, peak_lr=peak_lr or recipe.peak_lr)
-    return finetune.finetune(
+    return finetuning_loop.finetune(
         model,
         data.train,
         draws_DN,

@@ -14,10 +14,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from cmgems_jax import bert, parallel, terminal, vocabulary
+from cmgems_jax import terminal
 from cmgems_jax.config import Config
-from cmgems_jax.downstream import position_limit
-from cmgems_jax.downstream.pretrained import Pretrained
+from cmgems_jax.downstream.finetuning import position_limit
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining.pretrained import Pretrained
+from cmgems_jax.runtime import parallel
 
 INVERSE_PENALTY = 0.01  # scikit-learn's C; see `probe`
 _MAX_ITERATIONS = 1_000

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cmgems_jax import run_log
-from cmgems_jax.downstream import resampled, statistics
-from cmgems_jax.downstream.methods import BASELINE
-from cmgems_jax.downstream.pretrained import UNTRAINED
-from cmgems_jax.downstream.statistics import UNIT
+from cmgems_jax.downstream.evaluation import resampled, statistics
+from cmgems_jax.downstream.evaluation.methods import BASELINE
+from cmgems_jax.downstream.evaluation.statistics import UNIT
+from cmgems_jax.pretraining.pretrained import UNTRAINED
+from cmgems_jax.runtime import run_log
 
 NOTES = "notes.json"
 GRAY, BLUE = "#7a7a7a", "#1b6ca8"

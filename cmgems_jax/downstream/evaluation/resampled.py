@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cmgems_jax import outputs
-from cmgems_jax.downstream import metrics
-from cmgems_jax.downstream.statistics import RESAMPLED, UNIT
+from cmgems_jax.downstream.evaluation.statistics import RESAMPLED, UNIT
+from cmgems_jax.downstream.tasks import metrics
+from cmgems_jax.runtime import outputs
 
 NAME = "resampled.npz"
 KEY = ["model", "mode", *UNIT]

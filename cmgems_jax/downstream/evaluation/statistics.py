@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cmgems_jax.downstream import metrics
+from cmgems_jax.downstream.tasks import metrics
 
 UNIT = ["task", "shots"]
 RESAMPLED = "resampled"  # column of arrays of `metrics.resampled`, where they were kept

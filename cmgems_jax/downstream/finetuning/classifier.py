@@ -10,10 +10,12 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from cmgems_jax import bert, genome, run_log
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.model import bert
+from cmgems_jax.runtime import run_log
 
 RECORD, TENSORS = "classifier.json", "classifier.safetensors"
 
@@ -59,7 +61,7 @@ def save_classifier(
         "max_tokens": classifier.max_tokens,
         "source": source,
         "recipe": recipe,
-        "sha256": genome.sha256(str(folder / TENSORS)),
+        "sha256": genome_files.sha256(str(folder / TENSORS)),
         "config": config_lib.to_dict(classifier.config),
     }
     run_log.write_json(folder / RECORD, record)
@@ -77,7 +79,7 @@ def load_classifier(folder: Path | str) -> TrainedClassifier:
     try:
         config = config_lib.from_dict(record["config"], source=str(folder / RECORD))
         names, max_tokens = record["label_names"], record["max_tokens"]
-        if genome.sha256(str(path)) != record["sha256"]:
+        if genome_files.sha256(str(path)) != record["sha256"]:
             raise _damaged(path, "its bytes are not those that were saved")
         flat = safetensors.numpy.load_file(path)
     except (KeyError, OSError, safetensors.SafetensorError) as error:

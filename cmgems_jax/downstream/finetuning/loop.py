@@ -16,15 +16,20 @@ from tqdm import tqdm
 
 from cmgems_jax import terminal
 from cmgems_jax.config import Config
-from cmgems_jax.data.task_store import Examples
-from cmgems_jax.downstream import draw_programs, metrics, position_limit, side_by_side, subspace
-from cmgems_jax.downstream.classifier import TrainedClassifier, load_classifier, save_classifier
-from cmgems_jax.downstream.draw_programs import DrawState, Programs
-from cmgems_jax.downstream.position_limit import Windows
-from cmgems_jax.downstream.pretrained import Pretrained
-from cmgems_jax.downstream.recipes import Recipe, fewshot_recipe, gue_recipe, own_recipe
-from cmgems_jax.downstream.subspace import Subspace
-from cmgems_jax.signals import StopRequest
+from cmgems_jax.downstream.finetuning import position_limit, side_by_side, steps, subspace
+from cmgems_jax.downstream.finetuning.classifier import (
+    TrainedClassifier,
+    load_classifier,
+    save_classifier,
+)
+from cmgems_jax.downstream.finetuning.position_limit import Windows
+from cmgems_jax.downstream.finetuning.recipes import Recipe, fewshot_recipe, gue_recipe, own_recipe
+from cmgems_jax.downstream.finetuning.steps import DrawState, Programs
+from cmgems_jax.downstream.finetuning.subspace import Subspace
+from cmgems_jax.downstream.tasks import metrics
+from cmgems_jax.downstream.tasks.store import Examples
+from cmgems_jax.pretraining.pretrained import Pretrained
+from cmgems_jax.runtime.signals import StopRequest
 
 __all__ = [
     "Recipe",
@@ -155,7 +160,7 @@ def train_draws(
     position_limit.warn_of_new_positions(windows, config, source=train.path)
     num_steps = recipe.num_steps(draws_DN.shape[1])
     devices = side_by_side.num_devices(num_draws)
-    programs = draw_programs.make(config, num_classes, recipe, num_steps, devices)
+    programs = steps.make(config, num_classes, recipe, num_steps, devices)
     states = programs.init(
         side_by_side.share(pretrained.params, devices),
         side_by_side.split(_draw_keys(seed, numbers_D), devices),
@@ -264,7 +269,7 @@ def _epochs(
         rows_DN = np.take_along_axis(draws_DN, order_DN, axis=1)
         windows_DN = windows.first_N[rows_DN] + epoch % windows.count_N[rows_DN]
         filling = ((0, 0), (0, each * batch_size - num_rows))
-        filled = np.pad(windows_DN, filling, constant_values=draw_programs.NO_ROW)
+        filled = np.pad(windows_DN, filling, constant_values=steps.NO_ROW)
         num_steps = min(each, steps_left)
         steps_left -= num_steps
         yield filled.reshape(-1, each, batch_size)[:, :num_steps].astype(np.int32)
@@ -288,13 +293,13 @@ def _train_epoch(
         chunk = rows_DSB[:, start : start + _CHUNK_STEPS]
         length = chunk.shape[1]
         filling = ((0, 0), (0, _CHUNK_STEPS - length), (0, 0))
-        filled = np.pad(chunk, filling, constant_values=draw_programs.NO_ROW)
+        filled = np.pad(chunk, filling, constant_values=steps.NO_ROW)
         states, sums = programs.train(
             states, side_by_side.split(filled, devices), np.int32(length), *data
         )
         losses_D += side_by_side.join(sums, num_draws)
         bar.update(length)
-    return states, losses_D / (rows_DSB != draw_programs.NO_ROW).sum(axis=(1, 2))
+    return states, losses_D / (rows_DSB != steps.NO_ROW).sum(axis=(1, 2))
 
 
 def _progress(total: int, description: str, unit: str = "steps") -> tqdm:

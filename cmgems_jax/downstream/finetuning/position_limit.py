@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cmgems_jax import vocabulary
 from cmgems_jax.config import Config
-from cmgems_jax.data.task_store import Examples
+from cmgems_jax.downstream.tasks.store import Examples
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
 
 LONG_SEQUENCES = ("error", "truncate", "window")
 

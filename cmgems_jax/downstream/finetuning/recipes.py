@@ -4,9 +4,9 @@ import dataclasses
 
 import optax
 
-from cmgems_jax import optimizer
 from cmgems_jax.config import Config, OptimizerConfig
 from cmgems_jax.errors import InputError
+from cmgems_jax.pretraining import optimizer
 
 _FEW_SHOTS = 100  # rows a class; above, the recipe of 500 and 1,000
 _EPOCHS_BY_SET = {

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cmgems_jax import parallel
+from cmgems_jax.runtime import parallel
 
 
 def num_devices(num_draws: int) -> int:

@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cmgems_jax import bert, vocabulary
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
-from cmgems_jax.downstream import recipes, side_by_side, subspace
-from cmgems_jax.downstream.recipes import Recipe
-from cmgems_jax.downstream.subspace import Subspace
+from cmgems_jax.downstream.finetuning import recipes, side_by_side, subspace
+from cmgems_jax.downstream.finetuning.recipes import Recipe
+from cmgems_jax.downstream.finetuning.subspace import Subspace
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.model import bert
 
 NO_ROW = -1  # fills the last batch of an epoch
 _HEAD_KEY, _DROPOUT_KEY, _SUBSPACE_KEY = range(3)  # branches of a draw's key

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from cmgems_jax import checkpoints, run_log, signals
-from cmgems_jax.data import tasks
-from cmgems_jax.data.tasks import Examples, TaskData
-from cmgems_jax.downstream import finetune, metrics, position_limit, pretrained
-from cmgems_jax.downstream.classifier import TrainedClassifier, save_classifier
-from cmgems_jax.downstream.finetune import Trained
-from cmgems_jax.downstream.pretrained import Pretrained
-from cmgems_jax.downstream.recipes import Recipe, fewshot_recipe, gue_recipe, own_recipe
+from cmgems_jax.downstream.finetuning import loop, position_limit
+from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier, save_classifier
+from cmgems_jax.downstream.finetuning.loop import Trained
+from cmgems_jax.downstream.finetuning.recipes import Recipe, fewshot_recipe, gue_recipe, own_recipe
+from cmgems_jax.downstream.tasks import metrics, tasks
+from cmgems_jax.downstream.tasks.tasks import Examples, TaskData
 from cmgems_jax.errors import InputError
+from cmgems_jax.pretraining import checkpoints, pretrained
+from cmgems_jax.pretraining.pretrained import Pretrained
+from cmgems_jax.runtime import run_log, signals
 
 DEV_SHARE = 0.1  # of the train rows, held out where there is no dev split
 _DEV_STREAM = 1  # of the seed, for the rows that are held out
@@ -71,7 +72,7 @@ def train_classifier(
     recipe = choose_recipe(data, settings)
     start_s = time.perf_counter()
     with signals.stop_requests() as stop:
-        trained = finetune.train_draws(
+        trained = loop.train_draws(
             model,
             train,
             np.arange(len(train.labels_N))[None],
@@ -104,7 +105,7 @@ def train_classifier(
         recipe=dataclasses.asdict(recipe),
         source=str(checkpoint),
     )
-    (said_NC,) = finetune.probabilities(trained, data.test, long_sequences=settings.long_sequences)
+    (said_NC,) = loop.probabilities(trained, data.test, long_sequences=settings.long_sequences)
     scores = metrics.score(data.test.labels_N, said_NC)
     rows = {"train": len(train.labels_N), "dev": len(dev.labels_N), "test": len(data.test.labels_N)}
     record = {

@@ -14,10 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
-from cmgems_jax import bert, genome, input_files, outputs, vocabulary
 from cmgems_jax.config import Config
-from cmgems_jax.downstream import classifier, pretrained, sliding
-from cmgems_jax.downstream.sliding import Cut, Survey, Window
+from cmgems_jax.downstream.finetuning import classifier
+from cmgems_jax.downstream.inference import sliding
+from cmgems_jax.downstream.inference.sliding import Cut, Survey, Window
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import input_files, vocabulary
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining import pretrained
+from cmgems_jax.runtime import outputs
 
 POOLINGS = ("mean", "cls", "tokens")
 SUFFIXES = (".npz", ".parquet")
@@ -52,7 +57,7 @@ def load(path: Path | str) -> Embedder:
 
 def embed(
     embedder: Embedder,
-    fasta: genome.Paths,
+    fasta: genome_files.Paths,
     output: Path | str,
     *,
     pooling: str = "mean",

@@ -8,10 +8,13 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from cmgems_jax import bert, genome, input_files, outputs, vocabulary
-from cmgems_jax.downstream import sliding
-from cmgems_jax.downstream.classifier import TrainedClassifier
-from cmgems_jax.downstream.sliding import Survey, Window
+from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
+from cmgems_jax.downstream.inference import sliding
+from cmgems_jax.downstream.inference.sliding import Survey, Window
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import input_files, vocabulary
+from cmgems_jax.model import bert
+from cmgems_jax.runtime import outputs
 
 
 def logits_function(classifier: TrainedClassifier) -> Callable[[dict, jax.Array], jax.Array]:
@@ -33,7 +36,7 @@ def logits_function(classifier: TrainedClassifier) -> Callable[[dict, jax.Array]
 
 def predict(
     classifier: TrainedClassifier,
-    fasta: genome.Paths,
+    fasta: genome_files.Paths,
     output: Path | str,
     *,
     window: int | None = None,

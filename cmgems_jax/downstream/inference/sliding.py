@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
-from cmgems_jax import genome, parallel, terminal, vocabulary
+from cmgems_jax import terminal
 from cmgems_jax.config import TokensConfig
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.runtime import parallel
 
 _MIN_BUCKET = 32  # k-mers; shorter windows are padded to it
 CHUNK_BATCHES = 16  # windows of so many batches are sorted by length together
@@ -150,7 +153,7 @@ def survey(paths: Sequence[str], cut: Cut, *, needs_known: bool = False) -> Surv
       InputError: a damaged file, a record shorter than k, or as `needs_known` says.
     """
     found = Survey()
-    for name, bases in genome.read_records(paths):
+    for name, bases in genome_files.read_records(paths):
         num_tokens = vocabulary.num_tokens(len(bases), cut.k, cut.token_stride)
         if not num_tokens:
             raise InputError(
@@ -181,7 +184,7 @@ def _has_known_token(bases: np.ndarray, cut: Cut) -> bool:
 
 def read_windows(paths: Sequence[str], cut: Cut) -> Iterator[Window]:
     """Yields the windows of every record, in the files' order."""
-    for name, bases in genome.read_records(paths):
+    for name, bases in genome_files.read_records(paths):
         yield from windows_of(name, bases, cut)
 
 

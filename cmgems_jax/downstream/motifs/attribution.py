@@ -11,10 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cmgems_jax import bert, parallel, terminal, vocabulary
+from cmgems_jax import terminal
 from cmgems_jax.config import TokensConfig
-from cmgems_jax.downstream.classifier import TrainedClassifier
+from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.model import bert
+from cmgems_jax.runtime import parallel
 
 
 def log_odds(logits_BC: jax.Array, label: int) -> jax.Array:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax import genome, input_files, vocabulary
-from cmgems_jax.data import task_files, tasks
+from cmgems_jax.downstream.tasks import files as task_files
+from cmgems_jax.downstream.tasks import tasks
 from cmgems_jax.errors import InputError, did_you_mean
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import input_files, vocabulary
 
 _MIN_SIDE = 5  # sequences; Fisher's test of fewer can show nothing
 
@@ -38,7 +40,7 @@ def find_label(wanted: str, label_names: Sequence[str]) -> int:
     return list(label_names).index(wanted)
 
 
-def from_fasta(positives: genome.Paths, negatives: genome.Paths) -> Contrast:
+def from_fasta(positives: genome_files.Paths, negatives: genome_files.Paths) -> Contrast:
     """Returns the records of two lists of files.
 
     Raises:
@@ -49,8 +51,8 @@ def from_fasta(positives: genome.Paths, negatives: genome.Paths) -> Contrast:
         raise InputError(
             "give --positives=FASTA and --negatives=FASTA, or --task=NAME and --data_dir=DIR"
         )
-    records = list(genome.read_records([*positives, *negatives]))
-    num_positives = sum(1 for _ in genome.read_records(positives))
+    records = list(genome_files.read_records([*positives, *negatives]))
+    num_positives = sum(1 for _ in genome_files.read_records(positives))
     longest = max(len(bases) for _, bases in records)
     bases_NM = np.full((len(records), longest), vocabulary.PADDING, np.uint8)
     for row, (_, bases) in enumerate(records):

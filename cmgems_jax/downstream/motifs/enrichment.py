@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 from scipy import stats
 
-from cmgems_jax import vocabulary
+from cmgems_jax.genome import vocabulary
 
 MIN_WIDTH, MAX_WIDTH = 4, 12
 

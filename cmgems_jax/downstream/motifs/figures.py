@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from cmgems_jax import vocabulary
-from cmgems_jax.downstream.motifs import Motif
+from cmgems_jax.downstream.motifs.motifs import Motif
+from cmgems_jax.genome import vocabulary
 
 LETTERS = "ACGT"  # rows and columns of what people read
 ORDER = [vocabulary.ALPHABETS["dna"].index(letter) for letter in LETTERS]

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cmgems_jax import vocabulary
-from cmgems_jax.downstream import enrichment
-from cmgems_jax.downstream.enrichment import Enrichment, Settings
+from cmgems_jax.downstream.motifs import enrichment
+from cmgems_jax.downstream.motifs.enrichment import Enrichment, Settings
+from cmgems_jax.genome import vocabulary
 
 _MAX_SHIFT = 2  # bases between two k-mers of one motif
 _MAX_MERGED = 500  # enriched k-mers, the most significant ones

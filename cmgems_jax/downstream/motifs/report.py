@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cmgems_jax import outputs, vocabulary
-from cmgems_jax.downstream import attribution, motif_figures, motifs
-from cmgems_jax.downstream.classifier import TrainedClassifier
-from cmgems_jax.downstream.contrast import Contrast
-from cmgems_jax.downstream.enrichment import MAX_WIDTH, MIN_WIDTH, Settings
-from cmgems_jax.downstream.motifs import Motif
+from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
+from cmgems_jax.downstream.motifs import attribution, figures, motifs
+from cmgems_jax.downstream.motifs.contrast import Contrast
+from cmgems_jax.downstream.motifs.enrichment import MAX_WIDTH, MIN_WIDTH, Settings
+from cmgems_jax.downstream.motifs.motifs import Motif
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.runtime import outputs
 
 OUTPUTS = ("logos", "motifs.meme", "motifs.tsv", "mutagenesis", "regions.tsv")
 _MARKS = ("motifs.meme", "motifs.tsv", "regions.tsv")
@@ -88,7 +89,7 @@ def make(
                 f"{motif.consensus}: {motif.num_sites} sites; found in {motif.positives} "
                 f"positives and {motif.negatives} negatives"
             )
-            motif_figures.draw_logo(motif, title, folder / _logo_name(rank, motif))
+            figures.draw_logo(motif, title, folder / _logo_name(rank, motif))
         _write_table(found, folder / "motifs.tsv")
         write_meme(found, len(tests.p_K), contrast.bases_NM, folder / "motifs.meme")
         _write_regions(contrast, regions_R3, scores_NM, folder / "regions.tsv")
@@ -182,8 +183,8 @@ def write_meme(found: Sequence[Motif], num_tests: int, bases_NM: np.ndarray, pat
       path: the file.
     """
     count_4 = np.bincount(bases_NM[bases_NM < vocabulary.AMBIGUOUS], minlength=4)
-    share_4 = (count_4 / count_4.sum())[motif_figures.ORDER]
-    letters = motif_figures.LETTERS
+    share_4 = (count_4 / count_4.sum())[figures.ORDER]
+    letters = figures.LETTERS
     background = " ".join(f"{a} {share:.6f}" for a, share in zip(letters, share_4, strict=True))
     lines = [
         "MEME version 4", "", f"ALPHABET= {letters}", "", "strands: +", "",
@@ -198,7 +199,7 @@ def write_meme(found: Sequence[Motif], num_tests: int, bases_NM: np.ndarray, pat
         ]
         lines += [
             " ".join(f"{value:.6f}" for value in row)
-            for row in motif.frequencies_W4[:, motif_figures.ORDER]
+            for row in motif.frequencies_W4[:, figures.ORDER]
         ]
     path.write_text("\n".join(lines) + "\n")
 
@@ -233,10 +234,10 @@ def _write_map(
     name = re.sub(r"[^\w.-]", "_", contrast.names[row])
     side = "positive" if contrast.is_positive_N[row] else "negative"
     title = f"{contrast.names[row]} ({side}): change of the {what} by every substitution"
-    motif_figures.draw_mutagenesis(change_M4, bases_M, title, folder / f"{name}.png")
-    letters = list(motif_figures.LETTERS)
+    figures.draw_mutagenesis(change_M4, bases_M, title, folder / f"{name}.png")
+    letters = list(figures.LETTERS)
     columns = [("position_0based", pa.int64()), ("reference", pa.string())]
     schema = pa.schema([*columns, *((letter, pa.float64()) for letter in letters)])
     with outputs.table(folder / f"{name}.tsv", schema) as add:
-        for place, change_4 in enumerate(change_M4[:, motif_figures.ORDER].tolist()):
+        for place, change_4 in enumerate(change_M4[:, figures.ORDER].tolist()):
             add((place, vocabulary.decode(bases_M[place : place + 1]), *change_4))

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax import fasta, input_files, vocabulary
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import fasta, input_files, vocabulary
 
 SEQUENCE_COLUMNS = ("sequence", "seq", "dna", "text")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "y")

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax import genome, vocabulary
-from cmgems_jax.data import task_files, task_store
-from cmgems_jax.data.task_files import Columns, Rows
-from cmgems_jax.data.task_store import Examples
+from cmgems_jax.downstream.tasks import files as task_files
+from cmgems_jax.downstream.tasks import store as task_store
+from cmgems_jax.downstream.tasks.files import Columns, Rows
+from cmgems_jax.downstream.tasks.store import Examples
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import vocabulary
 
 SPLITS = ("train", "dev", "test")
 # A pool of ten times the shots is what the published files hold where they are pooled;
@@ -107,7 +109,9 @@ def named(names: Sequence[str], num_named: int = 5) -> str:
 def _key(files: dict[str, list[Path]], k: int, shots: int | None, columns: Columns) -> str:
     """Returns a name for what `_read` gives: it changes when a file or a setting does."""
     parts = [_STORE_VERSION, k, shots, columns]
-    parts += [(path.name, genome.sha256(str(path))) for split in SPLITS for path in files[split]]
+    parts += [
+        (path.name, genome_files.sha256(str(path))) for split in SPLITS for path in files[split]
+    ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

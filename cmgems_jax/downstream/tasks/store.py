@@ -12,8 +12,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from cmgems_jax import outputs, terminal, vocabulary
-from cmgems_jax.data import window_files
+from cmgems_jax import terminal
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.runtime import outputs
+from cmgems_jax.windows import files as window_files
 
 _SHARD_ROWS = 65_536  # bounds memory: TFDS holds the examples of one shard
 _READ_ROWS = 4_096

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax import pmi_table, synthetic, vocabulary
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.windows import synthetic_genome
 
 NUM_BASES = 60
 SPACING = (28, 32)  # bases from the start of the TATA box to that of the initiator
@@ -31,7 +33,7 @@ def draw(num_rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
     Returns:
       uint8 (num_rows, 60) base codes; int32 (num_rows,), 1 = positive; shuffled.
     """
-    bases_NM = synthetic.draw_contigs(pmi_table.grch38_counts(), num_rows, NUM_BASES, rng)
+    bases_NM = synthetic_genome.draw_contigs(pmi_table.grch38_counts(), num_rows, NUM_BASES, rng)
     labels_N = np.arange(num_rows, dtype=np.int32) % 2
     for number, bases_M in enumerate(bases_NM):
         if labels_N[number]:

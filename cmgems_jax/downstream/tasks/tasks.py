@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax import genome, outputs
-from cmgems_jax.data import task_folder, task_table
-from cmgems_jax.data.task_files import USUAL_COLUMNS, Columns
-from cmgems_jax.data.task_store import Examples
-from cmgems_jax.data.task_table import FEWSHOT, GUE, Task, find, find_all, is_present
+from cmgems_jax.downstream.tasks import folder as task_folder
+from cmgems_jax.downstream.tasks import table
+from cmgems_jax.downstream.tasks.files import USUAL_COLUMNS, Columns
+from cmgems_jax.downstream.tasks.store import Examples
+from cmgems_jax.downstream.tasks.table import FEWSHOT, GUE, Task, find, find_all, is_present
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.runtime import outputs
 
 __all__ = [
     "FEWSHOT",
@@ -85,7 +87,7 @@ def load(
     """
     if not isinstance(task, Task):
         task = find(str(task), data_dir)
-    folder = task_table.folder_of(task, data_dir)
+    folder = table.folder_of(task, data_dir)
     splits, label_names, others = task_folder.read(
         folder, k=k, shots=shots, cache_dir=cache_dir, columns=columns
     )
@@ -252,7 +254,7 @@ def write_manifest(path: Path, data: TaskData, draws_DN: np.ndarray) -> None:
     content = {
         "task": data.task.name,
         "file": data.train.path,
-        "sha256": genome.sha256(data.train.path),
+        "sha256": genome_files.sha256(data.train.path),
         "label_names": data.label_names,
         "rows": data.train.rows_N[draws_DN].tolist(),  # lines of the file; 1 is the header
     }

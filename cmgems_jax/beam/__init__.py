@@ -1,0 +1,1 @@
+"""Counting and preparing as Apache Beam pipelines, where one machine is outgrown."""

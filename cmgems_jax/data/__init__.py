@@ -1,1 +1,0 @@
-"""TFDS data sets and batches."""

@@ -1,0 +1,1 @@
+"""Models beside baselines on labelled tasks."""

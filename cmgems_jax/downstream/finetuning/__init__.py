@@ -1,0 +1,1 @@
+"""Classifiers: heads, recipes, the training of many draws at once."""

@@ -1,0 +1,1 @@
+"""Predictions and embeddings of sequences of any length."""

@@ -1,0 +1,1 @@
+"""Labelled tasks: files, tables, draws of shots, metrics."""

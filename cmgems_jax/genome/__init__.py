@@ -1,0 +1,1 @@
+"""Genomes as bases: FASTA and 2bit files, and k-mer vocabularies."""

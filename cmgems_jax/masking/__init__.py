@@ -1,0 +1,1 @@
+"""Which tokens are hidden: ranks, strategies, corruption, and the curriculum over them."""

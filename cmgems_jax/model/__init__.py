@@ -1,0 +1,1 @@
+"""The BERT encoder with its masked-language-model head."""

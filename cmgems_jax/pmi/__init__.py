@@ -1,0 +1,1 @@
+"""N-gram counts, PMI scores and ranks of k-mers."""

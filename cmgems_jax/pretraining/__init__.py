@@ -1,0 +1,1 @@
+"""The pretraining step, its optimizer, loop, checkpoints, and everything that watches a run."""

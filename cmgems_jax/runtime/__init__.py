@@ -1,0 +1,1 @@
+"""What every command stands on: devices, flags, output files, logs, locks, signals."""

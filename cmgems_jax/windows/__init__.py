@@ -1,0 +1,1 @@
+"""Pretraining windows: cut from contigs, kept as a TFDS data set, packed into rows, batched."""
