@@ -372,9 +372,11 @@ def test_a_study_and_its_runs_are_known_by_their_genomes_content(inputs, tmp_pat
     output, plan = tmp_path / "out", small_plan((same_path, task, preset))
     arm, config = plan.arms[0], arms.config_of(plan.config, plan.arms[0], 0)
     one = runs.unit(arm, 0, config, output)
+    done = tmp_path / "before" / "arms" / "random_seed0"
+    for folder in (output, done):
+        folder.mkdir(parents=True)
     study.check_same(output, plan)
     dataset.prepare(config, one.data_dir)
-    done = tmp_path / "before" / "arms" / "random_seed0"
     run_inputs.write(done, one.data_dir, run_inputs.ranks(config, output))
     run_log.write_json(done / "config.json", config_lib.to_dict(config))
     run_log.write_json(done / runs.DONE_NAME, {})
