@@ -4,7 +4,7 @@
     python -m launch.evaluate --tasks=runs/task --checkpoint=runs/demo --output=runs/evaluation
 
 Writes train.tsv and test.tsv (columns sequence, label). Counts of k-mers alone
-cannot tell all rows apart: see cmgems_jax/synthetic_task.py.
+cannot tell all rows apart: see cmgems_jax/downstream/tasks/synthetic.py.
 """
 
 from pathlib import Path

@@ -60,7 +60,7 @@ def fewshot_recipe(shots: int) -> Recipe:
 
 
 def gue_recipe(task_name: str) -> Recipe:
-    """Returns the recipe of GUE for a set named as in `data.tasks.GUE` (SPEC section 6)."""
+    """Returns the recipe of GUE for a set named as in `tasks.table.GUE` (SPEC section 6)."""
     group = task_name.partition("/")[0]
     if group not in _EPOCHS_BY_GROUP:
         raise InputError(
