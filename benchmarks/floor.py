@@ -28,7 +28,7 @@ from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pretraining import steps
-from cmgems_jax.runtime import command, run_log
+from cmgems_jax.runtime import command, outputs, run_log
 from cmgems_jax.windows import batches, dataset, packing, synthetic_genome
 
 CLOSE = 1.15  # the aim: within 15 % of the floor's perplexity
@@ -207,7 +207,7 @@ def main() -> None:
     result = measure(Path(_WORKDIR.value))
     print(table(result))
     draw(result, output)
-    run_log.write_json(output.with_suffix(".json"), result)
+    outputs.write_json(output.with_suffix(".json"), result)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from benchmarks import result
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.pmi import scores as pmi_scores
+from cmgems_jax.pmi import counts as pmi_counts
 from cmgems_jax.runtime import command
 
 _FASTA = command.define_paths("fasta", None, "FASTA files, as for launch.count_pmi.", required=True)
@@ -37,7 +37,7 @@ def main() -> None:
     """Runs the benchmark."""
     tally = genome_files.Tally()
     contigs = [contig.bases for contig in genome_files.read_contigs(_FASTA.value, tally=tally)]
-    counts = pmi_scores.count_ngrams(contigs, _K.value)[-1]
+    counts = pmi_counts.count_ngrams(contigs, _K.value)[-1]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plain = folder / "all.fa"
@@ -45,7 +45,7 @@ def main() -> None:
             subprocess.run(["gzip", "-dcf", *_FASTA.value], stdout=file, check=True)
         calls = {
             "count_ngrams, bases in memory": lambda: _timed(
-                lambda: pmi_scores.count_ngrams(contigs, _K.value)
+                lambda: pmi_counts.count_ngrams(contigs, _K.value)
             ),
             "read and count plain FASTA": lambda: _timed(lambda: _read_and_count(plain)),
             "launch.count_pmi, whole command": lambda: _timed(lambda: _ours(folder)),
@@ -88,7 +88,7 @@ def _timed(work: Callable[[], object]) -> float:
 def _read_and_count(path: Path) -> None:
     """Counts an unpacked file from its text on."""
     contigs = genome_files.read_contigs(path)
-    pmi_scores.count_ngrams((contig.bases for contig in contigs), _K.value)
+    pmi_counts.count_ngrams((contig.bases for contig in contigs), _K.value)
 
 
 def _ours(folder: Path) -> None:

@@ -7,10 +7,12 @@ DIR gets pmi.csv (kmer,count,pmi,npmi,rank, sorted by rank; give it to pretraini
 as --config.pmi.table=DIR/pmi.csv), summary.json and pmi.png.
 """
 
+import functools
 from pathlib import Path
 
 from absl import flags
 
+from cmgems_jax.beam import run as beam_run
 from cmgems_jax.pmi import scores as pmi_scores
 from cmgems_jax.runtime import command
 
@@ -29,22 +31,26 @@ _MIN_COUNT = flags.DEFINE_integer(
     pmi_scores.MIN_COUNT,
     "The constant c of NPMI: how much rare k-mers are discounted.",
 )
-_BEAM = command.define_beam_flags()
+_BEAM = beam_run.define_beam_flags()
+flags.adopt_module_key_flags(beam_run)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)
 
 
 def main() -> None:
     """Runs the command."""
+    from cmgems_jax.beam import counts as beam_counts
     from cmgems_jax.pmi import command as pmi_command
 
+    output, beam = Path(_OUTPUT.value), _BEAM()
+    count = functools.partial(beam_counts.count, settings=beam, beside=output) if beam else None
     pmi_command.make(
         fasta=_FASTA.value,
         counts=_COUNTS.value,
         k=_K.value,
         segmentation=_SEGMENTATION.value,
         min_count=_MIN_COUNT.value,
-        output=Path(_OUTPUT.value),
-        beam=_BEAM(),
+        output=output,
+        count=count,
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from cmgems_jax import config_checks
+from cmgems_jax.beam import run as beam_run
 from cmgems_jax.genome import input_files
 from cmgems_jax.runtime import command
 
@@ -23,7 +24,8 @@ _CONFIG = command.define_config()
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder to make; default: data.dir of the config."
 )
-_BEAM = command.define_beam_flags()
+_BEAM = beam_run.define_beam_flags()
+flags.adopt_module_key_flags(beam_run)
 flags.mark_flag_as_required("config")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from cmgems_jax import config as config_lib
 from cmgems_jax.pretraining import doctor, run_inputs
-from cmgems_jax.runtime import run_log
+from cmgems_jax.runtime import outputs
 from cmgems_jax.windows import dataset, synthetic_genome
 from tests.test_pretrain import small_config
 
@@ -54,7 +54,7 @@ def test_the_doctor_refuses_what_the_command_refuses(genome, tmp_path):
     config, workdir = small_config(genome), tmp_path / "run"
     dataset.prepare(config, workdir / "data")
     run_inputs.write(workdir, workdir / "data", run_inputs.ranks(config, workdir))
-    run_log.write_json(workdir / "config.json", config_lib.to_dict(config))
+    outputs.write_json(workdir / "config.json", config_lib.to_dict(config))
     synthetic_genome.write_genome(tmp_path / "other.fa", 40_000, seed=2)
     config.data.fasta, config.masking.budget = str(tmp_path / "other.fa"), 0.2
     findings = {finding.name: finding for finding in doctor.examine(config, workdir)}

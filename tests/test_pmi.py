@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cmgems_jax.genome import vocabulary
+from cmgems_jax.pmi import counts as pmi_counts
 from cmgems_jax.pmi import scores as pmi_scores
 from cmgems_jax.pmi import table as pmi_table
 
@@ -61,7 +62,7 @@ def slow_pmi(contigs: list[np.ndarray], kmer: str, segmentation: str) -> float:
 @pytest.mark.parametrize("max_n", [1, 2, 3, 6, 8])
 def test_counts_equal_a_counter_of_every_contig_alone(max_n):
     contigs = random_contigs(max_n, (500, 1, 2, 3, 5, 6, 7, 8, 9, 77))
-    counts = pmi_scores.count_ngrams(contigs, max_n)
+    counts = pmi_counts.count_ngrams(contigs, max_n)
     assert len(counts) == max_n
     for n, found in enumerate(counts, 1):
         expected = slow_counts(contigs, n)
@@ -74,19 +75,19 @@ def test_counts_equal_a_counter_of_every_contig_alone(max_n):
 def test_counts_do_not_depend_on_the_batch(monkeypatch):
     contigs = random_contigs(0, (1_000, 13, 2, 64, 65, 3, 128))
     for max_n in (1, 5, 8):
-        whole = pmi_scores.count_ngrams(contigs, max_n)
+        whole = pmi_counts.count_ngrams(contigs, max_n)
         for batch in (1, 7, 64):
             with monkeypatch.context() as patch:
-                patch.setattr(pmi_scores, "_BATCH", batch)
-                parts = pmi_scores.count_ngrams(contigs, max_n)
+                patch.setattr(pmi_counts, "_BATCH", batch)
+                parts = pmi_counts.count_ngrams(contigs, max_n)
             for found, expected in zip(parts, whole, strict=True):
                 np.testing.assert_array_equal(found, expected)
 
 
 def test_counts_from_kmers_miss_only_the_contigs_ends():
     contigs = random_contigs(1, (400, 300))
-    exact = pmi_scores.count_ngrams(contigs, 4)
-    for n, found in enumerate(pmi_scores.counts_from_kmers(exact[3]), 1):
+    exact = pmi_counts.count_ngrams(contigs, 4)
+    for n, found in enumerate(pmi_counts.counts_from_kmers(exact[3]), 1):
         missing = exact[n - 1] - found
         assert missing.min() >= 0 and missing.sum() <= 2 * (4 - n)
 
@@ -96,7 +97,7 @@ def test_a_kmer_that_occurs_has_a_finite_pmi_though_its_pieces_begin_no_kmer(seg
     """T begins no 3-mer of these counts: were f(T) = 0, PMI(AAT) would be infinite."""
     kmer_counts = np.zeros(64, np.int64)
     kmer_counts[[vocabulary.kmer_code("AAA"), vocabulary.kmer_code("AAT")]] = (50, 10)
-    counts = pmi_scores.counts_from_kmers(kmer_counts)
+    counts = pmi_counts.counts_from_kmers(kmer_counts)
     np.testing.assert_array_equal(counts[0], [60, 10, 0, 0])
     scores = pmi_scores.npmi(counts, 3, segmentation=segmentation)
     np.testing.assert_array_equal(np.isfinite(scores), kmer_counts > 0)
@@ -106,7 +107,7 @@ def test_a_kmer_that_occurs_has_a_finite_pmi_though_its_pieces_begin_no_kmer(seg
 @pytest.mark.parametrize("k", [3, 5, 6])
 def test_pmi_is_the_least_over_all_segmentations(segmentation, k):
     contigs = random_contigs(k, (700, 300))
-    scores = pmi_scores.pmi(pmi_scores.count_ngrams(contigs, k), k, segmentation=segmentation)
+    scores = pmi_scores.pmi(pmi_counts.count_ngrams(contigs, k), k, segmentation=segmentation)
     present = list(slow_counts(contigs, k))[:40]
     for kmer in present:
         expected = slow_pmi(contigs, kmer, segmentation)
@@ -133,7 +134,7 @@ def test_the_two_piece_term_of_the_papers_example():
 
 
 def test_npmi_discounts_rare_kmers_by_the_papers_weight():
-    counts = pmi_scores.count_ngrams(random_contigs(2, (5_000,)), 3)
+    counts = pmi_counts.count_ngrams(random_contigs(2, (5_000,)), 3)
     plain, scaled = pmi_scores.pmi(counts, 3), pmi_scores.npmi(counts, 3, min_count=101)
     for code in (0, 17, 63):
         log_f = math.log(counts[2][code])
@@ -142,7 +143,7 @@ def test_npmi_discounts_rare_kmers_by_the_papers_weight():
 
 def test_embedded_counts_give_the_published_grch38_values_and_ranks():
     """The specification allows 0.0025 and 4 ranks: n-grams at contig ends are not in the counts."""
-    scores = pmi_scores.npmi(pmi_scores.counts_from_kmers(pmi_table.grch38_counts()), 6)
+    scores = pmi_scores.npmi(pmi_counts.counts_from_kmers(pmi_table.grch38_counts()), 6)
     ranks = pmi_scores.rank(scores)
     for kmer, (value, place) in PUBLISHED.items():
         code = vocabulary.kmer_code(kmer)
@@ -152,7 +153,7 @@ def test_embedded_counts_give_the_published_grch38_values_and_ranks():
 
 def test_the_two_definitions_rank_differently():
     """Spearman 0.888 on GRCh38, says the specification."""
-    counts = pmi_scores.counts_from_kmers(pmi_table.grch38_counts())
+    counts = pmi_counts.counts_from_kmers(pmi_table.grch38_counts())
     one, other = (
         pmi_scores.rank(pmi_scores.npmi(counts, 6, segmentation=name)).astype(float)
         for name in pmi_scores.SEGMENTATIONS
@@ -168,6 +169,6 @@ def test_ranks_start_at_one_break_ties_by_code_and_put_absent_kmers_last():
 
 def test_an_absent_kmer_has_no_pmi():
     contigs = [vocabulary.encode("ATATATATATCCC")]
-    scores = pmi_scores.npmi(pmi_scores.count_ngrams(contigs, 3), 3)
+    scores = pmi_scores.npmi(pmi_counts.count_ngrams(contigs, 3), 3)
     assert np.isnan(scores[vocabulary.kmer_code("GGG")])
     assert np.isfinite(scores[vocabulary.kmer_code("ATA")])

@@ -9,6 +9,7 @@ from cmgems_jax.config import Config, DataConfig, PmiConfig, TokensConfig
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import vocabulary
+from cmgems_jax.pmi import counts as pmi_counts
 from cmgems_jax.pmi import scores as pmi_scores
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.windows import synthetic_genome
@@ -19,7 +20,7 @@ def table() -> pmi_table.PmiTable:
     """A table of 3-mers, two of which do not occur."""
     counts = np.random.default_rng(0).integers(1, 1_000, 64)
     counts[[7, 40]] = 0
-    return pmi_table.make(pmi_scores.counts_from_kmers(counts), 3)
+    return pmi_table.make(pmi_counts.counts_from_kmers(counts), 3)
 
 
 @pytest.fixture
@@ -177,11 +178,11 @@ def test_ranks_come_from_where_the_config_says(tmp_path):
         )  # fmt: skip
         expected = pmi_scores.rank(
             pmi_scores.npmi(
-                pmi_scores.count_ngrams(contigs, k), k, segmentation="full", min_count=7
+                pmi_counts.count_ngrams(contigs, k), k, segmentation="full", min_count=7
             )
         )
         np.testing.assert_array_equal(pmi_table.ranks_for(config, config.fasta_paths), expected)
-    table = pmi_table.make(pmi_scores.count_ngrams(contigs, 4), 4)
+    table = pmi_table.make(pmi_counts.count_ngrams(contigs, 4), 4)
     pmi_table.write(table, tmp_path / "four.csv")
     config = Config(tokens=TokensConfig(k=4), pmi=PmiConfig(table=str(tmp_path / "four.csv")))
     np.testing.assert_array_equal(pmi_table.ranks_for(config, []), table.rank)

@@ -11,7 +11,7 @@ from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pretraining import checkpoints, run_inputs
-from cmgems_jax.runtime import run_log
+from cmgems_jax.runtime import outputs
 from cmgems_jax.windows import dataset, synthetic_genome
 from tests.test_pretrain import small_config
 
@@ -25,7 +25,7 @@ def begun(tmp_path) -> tuple[Config, Path]:
     dataset.prepare(config, workdir / "data")
     ranks_V = run_inputs.ranks(config, workdir)
     run_inputs.write(workdir, workdir / "data", ranks_V)
-    run_log.write_json(workdir / "config.json", config_lib.to_dict(config))
+    outputs.write_json(workdir / "config.json", config_lib.to_dict(config))
     return config, workdir
 
 
@@ -68,7 +68,7 @@ def test_a_pmi_table_is_its_ranks_wherever_it_lies(begun, tmp_path, capsys):
         pmi_table.write(tables[-1], tmp_path / name)
     config.pmi.table = str(tmp_path / "one.csv")
     run_inputs.write(workdir, workdir / "data", tables[0].rank)
-    run_log.write_json(workdir / "config.json", config_lib.to_dict(config))
+    outputs.write_json(workdir / "config.json", config_lib.to_dict(config))
     (tmp_path / "one.csv").rename(tmp_path / "moved.csv")
     for name, notes in (("moved.csv", 0), ("one.csv", 1)):
         config.pmi.table = str(tmp_path / name)

@@ -28,7 +28,7 @@ from cmgems_jax.masking import statistics as mask_statistics
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pretraining import run_inputs
 from cmgems_jax.report import page
-from cmgems_jax.runtime import run_log
+from cmgems_jax.runtime import outputs
 from cmgems_jax.studies import arms, reuse, runs, study, study_report
 from cmgems_jax.windows import dataset, synthetic_genome
 from tests.test_pretrain import small_config
@@ -378,8 +378,8 @@ def test_a_study_and_its_runs_are_known_by_their_genomes_content(inputs, tmp_pat
     study.check_same(output, plan)
     dataset.prepare(config, one.data_dir)
     run_inputs.write(done, one.data_dir, run_inputs.ranks(config, output))
-    run_log.write_json(done / "config.json", config_lib.to_dict(config))
-    run_log.write_json(done / runs.DONE_NAME, {})
+    outputs.write_json(done / "config.json", config_lib.to_dict(config))
+    outputs.write_json(done / runs.DONE_NAME, {})
     same = small_plan((moved, task, preset))
     study.check_same(output, same)
     other = runs.unit(arm, 0, arms.config_of(same.config, arm, 0), tmp_path / "new")

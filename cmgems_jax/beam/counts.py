@@ -34,6 +34,7 @@ def count(paths: Sequence[str], k: int, *, settings: Beam, beside: Path) -> Corp
     Raises:
       InputError: a file is bad.
     """
+    run.check_inputs(paths)
     with run.results_folder(settings, beside) as folder:
         result = run.join(folder, _NAME)
 

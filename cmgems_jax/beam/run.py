@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from absl import flags
+
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.runtime import outputs
@@ -48,6 +50,29 @@ class Beam:
 
     runner: str
     options: tuple[str, ...] = ()
+
+
+def define_beam_flags() -> Callable[[], Beam | None]:
+    """Defines --beam_runner and --beam_options; returns a function of their values."""
+    runner = flags.DEFINE_enum(
+        "beam_runner", None, RUNNERS, "Run as an Apache Beam pipeline, on this machine "
+        "(DirectRunner) or a cluster; needs requirements-beam.txt, see docs/scaling.md.",
+    )  # fmt: skip
+    options = flags.DEFINE_list(
+        "beam_options", [], "Of the pipeline: NAME=VALUE,... as in direct_num_workers=4 or "
+        "project=P,region=R,temp_location=gs://BUCKET/tmp.",
+    )  # fmt: skip
+
+    def value() -> Beam | None:
+        if runner.value is None:
+            if options.value:
+                raise InputError("--beam_options: give --beam_runner too")
+            return None
+        settings = Beam(runner.value, tuple(options.value))
+        check(settings)
+        return settings
+
+    return value
 
 
 def check(settings: Beam) -> None:

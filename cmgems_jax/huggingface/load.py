@@ -93,7 +93,7 @@ def import_model(path: Path | str, output: Path | str, *, stride: int = 1) -> No
             classifier.save_classifier(folder, made, task=path.name, recipe={}, source=str(path))
         else:
             checkpoints.save_params(folder, params, config)
-        run_log.write_json(folder / "environment.json", run_log.environment())
+        outputs.write_json(folder / "environment.json", run_log.environment())
     kind = "classifier" if is_classifier else "masked-LM"
     print(
         f"{output}: {kind}, {model.num_layers} layers x {model.hidden_size}, {tokens.k}-mers "

@@ -1,21 +1,20 @@
 """The PMI command: counts, table, summary and picture in one folder, whole or not at all."""
 
+import functools
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cmgems_jax import __version__
-from cmgems_jax.beam import counts as beam_counts
-from cmgems_jax.beam import run as beam_run
-from cmgems_jax.beam.run import Beam
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
 from cmgems_jax.pmi import corpus, scores
+from cmgems_jax.pmi import counts as pmi_counts
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pmi.corpus import Corpus
 from cmgems_jax.pmi.table import PmiTable
@@ -35,7 +34,7 @@ def make(
     segmentation: str,
     min_count: int,
     output: Path | str,
-    beam: Beam | None = None,
+    count: Callable[[Sequence[str], int], Corpus] | None = None,
 ) -> PmiTable:
     """Writes OUTPUT/pmi.csv, summary.json and pmi.png, and prints a summary.
 
@@ -46,22 +45,23 @@ def make(
       segmentation: "published" or "full", see `pmi.pmi`.
       min_count: the constant c of NPMI.
       output: a new or empty folder, or one that this command made before.
-      beam: count by a Beam pipeline; None = in this process.
+      count: returns the n-gram counts of files, for k; None = in this process.
 
     Raises:
       InputError: bad settings or input; nothing is written, nothing lost.
     """
     fasta, counts, output = input_files.listed(fasta), os.fspath(counts), Path(output)
     _check_settings(fasta, counts, k, segmentation, min_count)
-    if beam is None:
+    if count is None:
         genome_files.check_files(fasta)
-    else:
-        beam_run.check_inputs(fasta)
+        count = functools.partial(corpus.count, progress=True)
     output = output.resolve()  # of a link, the folder is replaced and the link stays
     outputs.check_folder(output, OUTPUTS, MARKS)
     start = time.perf_counter()
     if fasta:
-        found = _count(fasta, k, beam, output)
+        found = count(fasta, k)
+        if not found.counts[k - 1].sum():
+            raise InputError(f"{','.join(fasta)}: no contig of {k} bases or more")
         ngrams, read = list(found.counts), found.summary()
     else:
         ngrams, read = _load_counts(counts, k), {"sha256": {counts: genome_files.sha256(counts)}}
@@ -92,18 +92,7 @@ def _load_counts(path: str, k: int) -> list[np.ndarray]:
     if len(kmer_counts) != 4**k:
         found = round(np.log(len(kmer_counts)) / np.log(4))
         raise InputError(f"{path}: holds {found}-mers, --k={k}; give --k={found}")
-    return scores.counts_from_kmers(kmer_counts)
-
-
-def _count(fasta: Sequence[str], k: int, beam: Beam | None, output: Path) -> Corpus:
-    """Returns n-gram counts of genome files, counted here or by a Beam pipeline."""
-    if beam is None:
-        found = corpus.count(fasta, k, progress=True)
-    else:
-        found = beam_counts.count(fasta, k, settings=beam, beside=output)
-    if not found.counts[k - 1].sum():
-        raise InputError(f"{','.join(fasta)}: no contig of {k} bases or more")
-    return found
+    return pmi_counts.counts_from_kmers(kmer_counts)
 
 
 def _check_settings(

@@ -8,7 +8,7 @@ import numpy as np
 
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files
-from cmgems_jax.pmi import scores
+from cmgems_jax.pmi import counts as pmi_counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def count(paths: genome_files.Paths, k: int, *, progress: bool = False) -> Corpu
             num_short += len(contig.bases) < k
             yield contig.bases
 
-    counts = tuple(scores.count_ngrams(contig_bases(), k))
+    counts = tuple(pmi_counts.count_ngrams(contig_bases(), k))
     return Corpus(counts, tally, num_short, {path: genome_files.sha256(path) for path in paths})
 
 

@@ -15,6 +15,7 @@ from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
+from cmgems_jax.pmi import counts as pmi_counts
 from cmgems_jax.pmi import scores as pmi_scores
 
 COLUMNS = ("kmer", "count", "pmi", "npmi", "rank")
@@ -29,7 +30,7 @@ class PmiTable:
 
     k: int
     count: np.ndarray  # int64 (4**k,)
-    pmi_scores: np.ndarray  # float64 (4**k,), nats; NaN where count is 0
+    pmi: np.ndarray  # float64 (4**k,), nats; NaN where count is 0
     npmi: np.ndarray  # float64 (4**k,), nats; NaN where count is 0
     rank: np.ndarray  # int32 (4**k,), 1 = best
 
@@ -151,10 +152,10 @@ def ranks_for(config: Config, fasta_paths: Sequence[str]) -> np.ndarray:
     if config.has_pmi_table:
         return read(config.pmi_source, k).rank
     if config.pmi_source == "grch38":
-        counts = pmi_scores.counts_from_kmers(grch38_counts())
+        counts = pmi_counts.counts_from_kmers(grch38_counts())
     else:
         contigs = genome_files.read_contigs(fasta_paths, progress=True)
-        counts = pmi_scores.count_ngrams((contig.bases for contig in contigs), k)
+        counts = pmi_counts.count_ngrams((contig.bases for contig in contigs), k)
     return make(counts, k, segmentation=settings.segmentation, min_count=settings.min_count).rank
 
 

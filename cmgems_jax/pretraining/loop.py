@@ -20,7 +20,7 @@ from cmgems_jax.config import Config
 from cmgems_jax.masking import curriculum
 from cmgems_jax.pretraining import checkpoints, curves, faults, progress, run_inputs, steps
 from cmgems_jax.pretraining.steps import TrainState
-from cmgems_jax.runtime import parallel, run_lock, run_log, signals
+from cmgems_jax.runtime import outputs, parallel, run_lock, run_log, signals
 from cmgems_jax.windows import batches, dataset, packing
 from cmgems_jax.windows.packing import Batch, Packing
 
@@ -113,8 +113,8 @@ def _open_log(workdir: Path, config: Config, resumed_step: int) -> run_log.RunLo
     """Writes config.json and environment.json and opens the log; process 0 alone writes."""
     if not parallel.is_first():
         return run_log.NoLog()
-    run_log.write_json(workdir / "config.json", config_lib.to_dict(config))
-    run_log.write_json(workdir / "environment.json", run_log.environment())
+    outputs.write_json(workdir / "config.json", config_lib.to_dict(config))
+    outputs.write_json(workdir / "environment.json", run_log.environment())
     return run_log.RunLog(workdir, resumed_step)
 
 

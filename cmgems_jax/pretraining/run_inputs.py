@@ -14,7 +14,7 @@ import numpy as np
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
 from cmgems_jax.pmi import table as pmi_table
-from cmgems_jax.runtime import outputs, run_log
+from cmgems_jax.runtime import outputs
 from cmgems_jax.windows import dataset
 
 NAME = "inputs.json"
@@ -31,7 +31,7 @@ def write(workdir: Path, data_dir: Path, ranks_V: np.ndarray) -> None:
     """
     with outputs.replaced_file(workdir / RANKS_NAME) as partial:
         np.save(partial, ranks_V)
-    run_log.write_json(workdir / NAME, {"windows": dataset.identity(data_dir)})
+    outputs.write_json(workdir / NAME, {"windows": dataset.identity(data_dir)})
 
 
 def read(workdir: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from cmgems_jax.downstream.evaluation.methods import BASELINE
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import input_files
 from cmgems_jax.masking import statistics as mask_statistics
-from cmgems_jax.pmi import scores as pmi_scores
+from cmgems_jax.pmi import counts as pmi_counts
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pretraining.pretrained import UNTRAINED
 from cmgems_jax.report import figures
@@ -123,7 +123,7 @@ def _ranks_section(config: Config, name: str) -> list[Section]:
     if config.pmi_source == "corpus":
         return []  # count_pmi's folder, as a further input, shows them
     if config.pmi_source == "grch38":
-        counts = pmi_scores.counts_from_kmers(pmi_table.grch38_counts())
+        counts = pmi_counts.counts_from_kmers(pmi_table.grch38_counts())
         settings = config.pmi
         table = pmi_table.make(
             counts, 6, segmentation=settings.segmentation, min_count=settings.min_count

@@ -10,7 +10,6 @@ from ml_collections import config_flags
 
 from cmgems_jax import config as config_lib
 from cmgems_jax import terminal
-from cmgems_jax.beam import run as beam_run
 from cmgems_jax.errors import InputError, TrainingError, did_you_mean
 from cmgems_jax.genome import input_files
 
@@ -142,29 +141,6 @@ def define_task_flags() -> Callable[[], dict[str, Any]]:
         ),
     }
     return lambda: columns() | {name: flag.value for name, flag in defined.items()}
-
-
-def define_beam_flags() -> Callable[[], beam_run.Beam | None]:
-    """Defines --beam_runner and --beam_options; returns a function of their values."""
-    runner = flags.DEFINE_enum(
-        "beam_runner", None, beam_run.RUNNERS, "Run as an Apache Beam pipeline, on this machine "
-        "(DirectRunner) or a cluster; needs requirements-beam.txt, see docs/scaling.md.",
-    )  # fmt: skip
-    options = flags.DEFINE_list(
-        "beam_options", [], "Of the pipeline: NAME=VALUE,... as in direct_num_workers=4 or "
-        "project=P,region=R,temp_location=gs://BUCKET/tmp.",
-    )  # fmt: skip
-
-    def value() -> beam_run.Beam | None:
-        if runner.value is None:
-            if options.value:
-                raise InputError("--beam_options: give --beam_runner too")
-            return None
-        settings = beam_run.Beam(runner.value, tuple(options.value))
-        beam_run.check(settings)
-        return settings
-
-    return value
 
 
 def choices(flag: str, values: list[str], allowed: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,12 +1,14 @@
 """Files and folders that are whole or not there: written beside, renamed at the end."""
 
 import contextlib
+import json
 import os
 import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -83,6 +85,12 @@ def replaced_file(path: Path | str) -> Iterator[Path]:
     with hidden_folder(path) as folder:
         yield folder / path.name
         (folder / path.name).replace(path)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    with replaced_file(path) as partial:
+        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

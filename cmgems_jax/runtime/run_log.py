@@ -17,6 +17,8 @@ from typing import Any
 import jax
 from tensorboardX import SummaryWriter
 
+from cmgems_jax.runtime import outputs
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
@@ -108,9 +110,8 @@ class RunLog:
         self.path = workdir / "metrics.jsonl"
         kept = [record for record in read(self.path) if record.get("step", 0) <= resumed_step]
         kept = [record for record in kept if record["kind"] != "summary"] if resumed_step else []
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        os.replace(partial, self.path)
+        with outputs.replaced_file(self.path) as partial:
+            partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
         self._file = self.path.open("a")
         self._board = SummaryWriter(
             str(workdir / "tensorboard"), purge_step=resumed_step + 1 if resumed_step else None
@@ -167,13 +168,6 @@ def progress_line(step: int, num_steps: int, values: dict[str, Any], seconds_a_s
         + (f"{rate / 1e3:,.1f} kbases/s  " if math.isfinite(rate) else "")
         + f"{seconds_a_step:.3f} s/step  ETA {eta}"
     )
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes JSON, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(partial, path)
 
 
 def environment() -> dict[str, Any]:

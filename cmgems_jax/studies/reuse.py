@@ -17,7 +17,7 @@ from cmgems_jax.downstream.evaluation import report as evaluation_report
 from cmgems_jax.downstream.evaluation import resampled
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pretraining import checkpoints, run_inputs
-from cmgems_jax.runtime import outputs, run_log
+from cmgems_jax.runtime import outputs
 from cmgems_jax.studies import runs
 from cmgems_jax.studies.runs import Unit
 from cmgems_jax.windows import dataset
@@ -52,7 +52,7 @@ def copy(source: Path, one: Unit) -> None:
         kept = resampled.read(source / runs.EVALUATION)
         of_source = [key for key in kept if key[0] == source.name]
         resampled.write(evaluation, {(one.name, *key[1:]): kept[key] for key in of_source})
-        run_log.write_json(partial / "reused.json", {"run": str(source.resolve())})
+        outputs.write_json(partial / "reused.json", {"run": str(source.resolve())})
 
 
 def _is_same(one: Unit, run: Path) -> bool:

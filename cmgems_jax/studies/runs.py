@@ -19,7 +19,7 @@ from cmgems_jax.downstream.evaluation import evaluate
 from cmgems_jax.masking import statistics as mask_statistics
 from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.pretraining import run_inputs
-from cmgems_jax.runtime import run_lock, run_log
+from cmgems_jax.runtime import outputs, run_lock
 from cmgems_jax.studies.arms import Arm
 
 DONE_NAME = "unit.json"
@@ -91,7 +91,7 @@ def run(one: Unit, settings: evaluate.Settings, task_dir: Path) -> None:
         "rows": len(results),
         "masks": [dataclasses.asdict(statistics) for statistics in found],
     }
-    run_log.write_json(one.folder / DONE_NAME, done)
+    outputs.write_json(one.folder / DONE_NAME, done)
     jax.clear_caches()  # the next unit's programs are its own
 
 

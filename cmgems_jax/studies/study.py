@@ -20,7 +20,7 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files
 from cmgems_jax.pretraining import checkpoints, compile_cache
-from cmgems_jax.runtime import run_lock, run_log
+from cmgems_jax.runtime import outputs, run_lock, run_log
 from cmgems_jax.studies import arms, reuse, runs, study_report
 from cmgems_jax.studies.arms import Arm
 from cmgems_jax.studies.runs import Unit
@@ -225,8 +225,8 @@ def check_same(output: Path | str, wanted: Plan) -> None:
         "tasks": list(wanted.evaluation.tasks),
         "shots": list(wanted.evaluation.shots),
     }
-    run_log.write_json(path, now | listed)
-    run_log.write_json(output / "environment.json", run_log.environment())
+    outputs.write_json(path, now | listed)
+    outputs.write_json(output / "environment.json", run_log.environment())
 
 
 def _evaluation(wanted: Plan) -> dict[str, Any]:

@@ -292,8 +292,8 @@ def _check_same(
         before = _fixed(Settings("")) | json.loads(path.read_text())
         _refuse_others(output, before, now)
         now["tasks"] = before.get("tasks", {}) | now["tasks"]
-    run_log.write_json(path, now)
-    run_log.write_json(output / "environment.json", run_log.environment())
+    outputs.write_json(path, now)
+    outputs.write_json(output / "environment.json", run_log.environment())
 
 
 def _fixed(settings: Settings) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from cmgems_jax.downstream.evaluation import resampled, statistics
 from cmgems_jax.downstream.evaluation.methods import BASELINE
 from cmgems_jax.downstream.evaluation.statistics import UNIT
 from cmgems_jax.pretraining.pretrained import UNTRAINED
-from cmgems_jax.runtime import run_log
+from cmgems_jax.runtime import outputs
 
 NOTES = "notes.json"
 GRAY, BLUE = "#7a7a7a", "#1b6ca8"
@@ -74,7 +74,7 @@ def write(results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, f
     results = resampled.attach(results, output)
     means = statistics.summary(results, "model")
     means.to_csv(output / "summary.csv", index=False)
-    run_log.write_json(output / NOTES, notes)
+    outputs.write_json(output / NOTES, notes)
     parts = ["# Evaluation", f"{method(means)} Bold: shown.", _means_text(means, notes)]
     compared = differences(results, first)
     if not compared.empty:

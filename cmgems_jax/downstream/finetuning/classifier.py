@@ -15,7 +15,7 @@ from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.model import bert
-from cmgems_jax.runtime import run_log
+from cmgems_jax.runtime import outputs
 
 RECORD, TENSORS = "classifier.json", "classifier.safetensors"
 
@@ -52,9 +52,8 @@ def save_classifier(
     (folder / RECORD).unlink(missing_ok=True)  # no record of other parameters
     flat = traverse_util.flatten_dict(classifier.params, sep=".")
     arrays = {name: np.ascontiguousarray(leaf) for name, leaf in flat.items()}
-    part = folder / f"{TENSORS}.partial"
-    part.write_bytes(safetensors.numpy.save(arrays))
-    part.replace(folder / TENSORS)
+    with outputs.replaced_file(folder / TENSORS) as partial:
+        partial.write_bytes(safetensors.numpy.save(arrays))
     record = {
         "task": task,
         "label_names": classifier.label_names,
@@ -64,7 +63,7 @@ def save_classifier(
         "sha256": genome_files.sha256(str(folder / TENSORS)),
         "config": config_lib.to_dict(classifier.config),
     }
-    run_log.write_json(folder / RECORD, record)
+    outputs.write_json(folder / RECORD, record)
 
 
 def load_classifier(folder: Path | str) -> TrainedClassifier:

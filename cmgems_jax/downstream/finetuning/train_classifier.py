@@ -17,7 +17,7 @@ from cmgems_jax.downstream.tasks.tasks import Examples, TaskData
 from cmgems_jax.errors import InputError
 from cmgems_jax.pretraining import checkpoints, pretrained
 from cmgems_jax.pretraining.pretrained import Pretrained
-from cmgems_jax.runtime import run_log, signals
+from cmgems_jax.runtime import outputs, run_log, signals
 
 DEV_SHARE = 0.1  # of the train rows, held out where there is no dev split
 _DEV_STREAM = 1  # of the seed, for the rows that are held out
@@ -118,7 +118,7 @@ def train_classifier(
         "test": {name: None if math.isnan(score) else score for name, score in scores.items()},
         "environment": run_log.environment(),
     }
-    run_log.write_json(output / "metrics.json", record)
+    outputs.write_json(output / "metrics.json", record)
     described = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
     print(f"{data.task.name}: test {described} ({seconds:.1f} s of training)\n{output}", flush=True)
     if stop.signal:
