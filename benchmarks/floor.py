@@ -118,7 +118,7 @@ def measure(workdir: Path) -> dict[str, Any]:
     summaries = [record for record in records if record["kind"] == "summary"]
     return {
         "masked_tokens": num_masked,
-        "hidden_bases_a_token": covered,
+        "hidden_bases_per_token": covered,
         "perplexity": {name: float(np.exp(value)) for name, value in nats.items()},
         "nats_per_hidden_base": {name: value / covered for name, value in nats.items()},
         "curve": curve,
@@ -141,7 +141,7 @@ def table(result: dict[str, Any]) -> str:
         (LEVELS[name], result["perplexity"][name], result["nats_per_hidden_base"][name])
         for name in LEVELS
     ]
-    nats = np.log(result["last"]) / result["hidden_bases_a_token"]
+    nats = np.log(result["last"]) / result["hidden_bases_per_token"]
     rows.insert(1, (f"model after {result['steps']:,} steps", result["last"], nats))
     lines = [f"{'under random masks':<48}{'perplexity':>12}{'nats/hidden base':>18}"]
     lines += [f"{name:<48}{value:>12,.3f}{nats:>18.4f}" for name, value, nats in rows]
@@ -151,7 +151,7 @@ def table(result: dict[str, Any]) -> str:
         [
             *lines,
             f"{result['masked_tokens']:,} masked tokens, each covers "
-            f"{result['hidden_bases_a_token']:.3f} hidden bases",
+            f"{result['hidden_bases_per_token']:.3f} hidden bases",
             f"model / floor: {result['ratio']:.3f}; within {CLOSE - 1:.0%} "
             + (f"from step {close:,} on" if close else "not reached"),
             f"way from base frequencies to the floor, in nats: {max(result['way'], 0):.0%}",

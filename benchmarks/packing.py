@@ -28,7 +28,7 @@ from cmgems_jax.windows import batches, dataset, packing
 _CONFIG = command.define_config("logo6")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/packing", "Where the windows are prepared.")
 _REPEATS = flags.DEFINE_integer("repeats", 9, "Timed steps of each, taken in turn.")
-_WINDOWS = flags.DEFINE_list("windows_a_row", ["1", "2"], "Kinds; the first one is the measure.")
+_WINDOWS = flags.DEFINE_list("windows_per_row", ["1", "2"], "Kinds; the first one is the measure.")
 
 
 class Timed(NamedTuple):
@@ -69,7 +69,7 @@ def main() -> None:
     timed: dict[str, list[Timed]] = {}
     epoch: dict[str, float] = {}
     for kind in _WINDOWS.value:
-        own = dataclasses.replace(config.data, windows_a_row=int(kind))
+        own = dataclasses.replace(config.data, windows_per_row=int(kind))
         own = dataclasses.replace(config, data=own)
         packed = packing.pack(training.lengths, own)
         epoch[kind] = 1 - packed.padding

@@ -154,9 +154,9 @@ def rows_that_fit(memory: float, by_rows: dict[int, Found]) -> int:
     """Returns the rows at a time that a device has room for, on the line through two analyses."""
     fewest, most = min(by_rows), max(by_rows)
     small, big = by_rows[fewest], by_rows[most]
-    bytes_a_row = (big.step_bytes - small.step_bytes) / (most - fewest)
-    fixed = small.state_bytes + small.step_bytes - fewest * bytes_a_row
-    return max(0, int((_USABLE * memory - fixed) / bytes_a_row))
+    bytes_per_row = (big.step_bytes - small.step_bytes) / (most - fewest)
+    fixed = small.state_bytes + small.step_bytes - fewest * bytes_per_row
+    return max(0, int((_USABLE * memory - fixed) / bytes_per_row))
 
 
 def all_reduce_s(num_bytes: int, chip: Accelerator, number: int) -> float:

@@ -27,6 +27,7 @@ STRATEGIES = (
     "random_spans",
 )
 CURRICULA = ("cm_gems", "cm_step", "hard_to_easy", "fixed")
+RENAMED = {"data.windows_a_row": "windows_per_row"}  # fields of earlier runs' config.json
 RECIPES = Path(__file__).parents[1] / "configs"  # beside the package, in a wheel too
 
 
@@ -39,7 +40,9 @@ class DataConfig:
     dir: str = ""  # folder of the prepared TFDS data set; "" = WORKDIR/data
     num_tokens: int = 512  # positions a window, [CLS] and [SEP] included (paper: 512)
     full_length_share: float = 0.5  # windows of full length; the others are shorter (paper: 0.5)
-    windows_a_row: int = 2  # most windows that share a row of the model; 1 = a padded row for each
+    windows_per_row: int = (
+        2  # most windows that share a row of the model; 1 = a padded row for each
+    )
     validation_fraction: float = 0.1  # of the windows, or of the bases with held-out contigs
     split: str = "auto"  # "contig", "window", or "auto": contigs where they come to about
     # validation_fraction, else blocks of windows (of a single contig: windows)
@@ -245,7 +248,8 @@ def _build(cls: type, values: dict[str, Any], source: str, prefix: str) -> Any:
     """Builds a dataclass and the ones in it."""
     names = {field.name: field for field in dataclasses.fields(cls)}
     arguments = {}
-    for name, value in values.items():
+    for written, value in values.items():
+        name = RENAMED.get(f"{prefix}{written}", written)
         if name not in names:
             raise InputError(
                 f"{source}: unknown field '{prefix}{name}': {cls.__name__} has no '{name}'."

@@ -104,7 +104,7 @@ _RANGES = {
     "keep_every": (0, _ANY),
     "data.num_tokens": (8, _ANY),
     "data.full_length_share": (0, 1),
-    "data.windows_a_row": (1, 32),
+    "data.windows_per_row": (1, 32),
     "data.validation_fraction": (0.001, 0.9),
     "data.synthetic_bases": (0, 2**31 - 1),
     "tokens.k": (vocabulary.MIN_K, vocabulary.MAX_K),

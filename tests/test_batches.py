@@ -114,9 +114,9 @@ def test_a_batch_that_the_processes_cannot_share_is_refused():
         batches.read_batch(FakeWindows(9), pack(9), seed=0, step=0, batch_size=5, process_count=2)
 
 
-def evaluate(num_windows: int, windows_a_row: int = 2, **process) -> list[Batch]:
+def evaluate(num_windows: int, windows_per_row: int = 2, **process) -> list[Batch]:
     config = dataclasses.replace(CONFIG, eval_windows=num_windows)
-    config.data = dataclasses.replace(config.data, windows_a_row=windows_a_row)
+    config.data = dataclasses.replace(config.data, windows_per_row=windows_per_row)
     return list(batches.eval_batches(FakeWindows(11), config, **process))
 
 

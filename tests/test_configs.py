@@ -411,3 +411,16 @@ def test_an_unknown_field_in_a_config_file_is_named(tmp_path):
     assert "error: " in result.stderr and "num_step" in result.stderr
     assert "Did you mean 'num_steps'?" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_field_of_an_earlier_name_is_read_from_a_runs_config_and_named_on_the_command_line(
+    tmp_path,
+):
+    values = config_lib.to_dict(Config())
+    values["data"]["windows_a_row"] = values["data"].pop("windows_per_row") + 1
+    assert config_lib.from_dict(values).data.windows_per_row == Config().data.windows_per_row + 1
+    done = elsewhere(
+        tmp_path, "launch.doctor", "--config=logo6", "--workdir=x", "--config.data.windows_a_row=3"
+    )
+    assert done.returncode == 2
+    assert "Did you mean 'data.windows_per_row'?" in done.stderr

@@ -126,7 +126,7 @@ def test_window_offsets_are_dnaberts_and_shrink_with_the_stride(k, stride, offse
         ("global", 6, 6, 1),
     ],
 )
-def test_tokens_a_center_are_those_of_the_specifications_table(strategy, k, stride, expected):
+def test_tokens_per_center_are_those_of_the_specifications_table(strategy, k, stride, expected):
     assert strategies.tokens_per_center(strategy, k, stride) == expected
     rate = strategies.center_rate(strategy, 0.15, k, stride)
     assert float(rate) == pytest.approx(0.15 / expected, rel=1e-6)  # float32 at the least
@@ -329,11 +329,11 @@ def slow_shares(strategy, k, num_draws=500):
     ids = ids_L.tolist()
     eligible = [token >= slow.NUM_SPECIAL for token in ids]
     rank = slow.token_ranks(ids, ranks_V.tolist(), eligible, 10**6)
-    tokens_a_center = {"random": k, "genemask": (3 * k - 1) / 2, "global": 2 * k - 1}[strategy]
+    tokens_per_center = {"random": k, "genemask": (3 * k - 1) / 2, "global": 2 * k - 1}[strategy]
     dice = python_random.Random(1)
     shares = []
     for _ in range(num_draws):
-        centers = [allowed and dice.random() < 0.15 / tokens_a_center for allowed in eligible]
+        centers = [allowed and dice.random() < 0.15 / tokens_per_center for allowed in eligible]
         if strategy == "random":
             masked = slow.random(centers, eligible, k=k)
         elif strategy == "genemask":

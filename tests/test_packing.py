@@ -33,19 +33,19 @@ def training_lengths(config: Config, num_windows: int) -> np.ndarray:
 @settings(max_examples=100, deadline=None)
 @given(
     lengths=st.lists(st.integers(6, 35), min_size=1, max_size=60),
-    windows_a_row=st.integers(1, 5),
+    windows_per_row=st.integers(1, 5),
     stride=st.integers(1, 3),
     epoch=st.integers(0, 3),
 )
 def test_every_window_lies_once_in_an_epoch_and_every_row_fits(
-    lengths, windows_a_row, stride, epoch
+    lengths, windows_per_row, stride, epoch
 ):
-    data = DataConfig(num_tokens=32, windows_a_row=windows_a_row)
+    data = DataConfig(num_tokens=32, windows_per_row=windows_per_row)
     config = small_config(data=data)
     config.tokens.stride = stride
     packed = packing.pack(np.array(lengths, np.uint16), config)
     rows = packed.rows(np.random.default_rng(epoch))
-    assert rows.shape == packed.slot_RM.shape and rows.shape[1] == windows_a_row
+    assert rows.shape == packed.slot_RM.shape and rows.shape[1] == windows_per_row
     assert np.array_equal(np.sort(rows[rows != EMPTY]), np.arange(len(lengths)))
     assert np.all(rows[:, 0] != EMPTY)
     positions = np.append((np.array(lengths) - 6) // stride + 3, 0)  # the last one is EMPTY's
@@ -59,14 +59,14 @@ def test_at_least_95_percent_of_the_positions_are_real(num_tokens, num_windows):
     config = small_config(data=DataConfig(num_tokens=num_tokens))
     lengths = training_lengths(config, num_windows)
     assert packing.pack(lengths, config).padding < 0.03
-    config.data.windows_a_row = 1
+    config.data.windows_per_row = 1
     assert packing.pack(lengths, config).padding == pytest.approx(0.25, abs=0.02)
 
 
-def test_more_windows_a_row_serve_contigs_that_are_all_short():
+def test_more_windows_per_row_serve_contigs_that_are_all_short():
     lengths = np.random.default_rng(0).integers(20, 150, 2_000)
     config, padding = Config(), []
-    for config.data.windows_a_row in (1, 2, 16):
+    for config.data.windows_per_row in (1, 2, 16):
         padding.append(packing.pack(lengths, config).padding)
     assert padding[0] > 0.8 > padding[1] > 0.6 and padding[2] < 0.06
 
@@ -115,12 +115,14 @@ def spread_params(config: Config) -> dict:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("windows_a_row", [2, 4])
-def test_masks_and_logits_of_a_packed_window_are_those_of_the_window_alone(strategy, windows_a_row):
+@pytest.mark.parametrize("windows_per_row", [2, 4])
+def test_masks_and_logits_of_a_packed_window_are_those_of_the_window_alone(
+    strategy, windows_per_row
+):
     """Masks and ids exactly; logits to 1e-4 of values around 10: softmax sums of float32."""
-    data = DataConfig(num_tokens=64, windows_a_row=windows_a_row, full_length_share=0.2)
+    data = DataConfig(num_tokens=64, windows_per_row=windows_per_row, full_length_share=0.2)
     config = small_config(batch_size=8, data=data)
-    batch = random_batch(config, seed=windows_a_row)
+    batch = random_batch(config, seed=windows_per_row)
     masked = masked_batch(config, batch, strategy)
     rows = masked_rows.lay_in_rows(masked)
     model, params = bert.MaskedLM(config.model, config.tokens), spread_params(config)
@@ -149,7 +151,7 @@ def test_masks_and_logits_of_a_packed_window_are_those_of_the_window_alone(strat
         )
         num_behind += place > 0
     assert num_behind >= 4
-    is_padding = np.asarray(rows.layout.window) == windows_a_row
+    is_padding = np.asarray(rows.layout.window) == windows_per_row
     np.testing.assert_array_equal(np.asarray(rows.ids)[is_padding], vocabulary.PAD)
 
 
@@ -157,11 +159,11 @@ def test_masks_and_logits_of_a_packed_window_are_those_of_the_window_alone(strat
 def test_an_update_from_packed_rows_is_that_from_the_same_windows_one_a_row(seed):
     """Sums exactly; parameters to float32 sums in another order, through AdamW."""
     results = []
-    for windows_a_row in (2, 1):
-        config = small_config(data=DataConfig(num_tokens=64, windows_a_row=windows_a_row))
+    for windows_per_row in (2, 1):
+        config = small_config(data=DataConfig(num_tokens=64, windows_per_row=windows_per_row))
         config.model.dropout = 0.0  # drawn by row
         batch = random_batch(small_config(), seed)
-        if windows_a_row == 1:
+        if windows_per_row == 1:
             batch = Batch(*(x.reshape(-1, 1, *x.shape[2:]) for x in batch))
         state, train, _ = steps.make(config, RANKS)
         for _ in range(2):
@@ -180,10 +182,10 @@ def test_an_update_from_packed_rows_is_that_from_the_same_windows_one_a_row(seed
 @pytest.mark.parametrize("which", range(3))
 def test_an_evaluation_of_packed_rows_is_that_of_the_same_windows_one_a_row(which):
     sums = []
-    for windows_a_row in (2, 1):
-        config = small_config(data=DataConfig(num_tokens=64, windows_a_row=windows_a_row))
+    for windows_per_row in (2, 1):
+        config = small_config(data=DataConfig(num_tokens=64, windows_per_row=windows_per_row))
         batch = random_batch(small_config())
-        batch = Batch(*(x.reshape(-1, windows_a_row, *x.shape[2:]) for x in batch))
+        batch = Batch(*(x.reshape(-1, windows_per_row, *x.shape[2:]) for x in batch))
         state, _, evaluate = steps.make(config, RANKS)
         sums.append(jax.device_get(evaluate(state, shard(batch), np.int32(which))))
     for name in ("predicted", "eligible", "hidden_covered", "bases", "dropped_positions"):

@@ -312,7 +312,7 @@ def test_rows_of_padding_add_nothing(cm_gems):
 def test_windows_without_a_mask_are_those_without_a_center(strategy, tokens_per_center):
     """Of 70 6-mers (1 - rate)**70: 17 %, 29 %, 38 %; within 5 binomial standard deviations."""
     config = small_config(
-        batch_size=1_000, data=DataConfig(num_tokens=72, windows_a_row=2),
+        batch_size=1_000, data=DataConfig(num_tokens=72, windows_per_row=2),
         model=ModelConfig(num_positions=72),
     )  # fmt: skip
     batch = packing.full_rows(config, config.batch_size)
@@ -323,12 +323,14 @@ def test_windows_without_a_mask_are_those_without_a_center(strategy, tokens_per_
 
 
 @pytest.mark.parametrize("name", ["cm_gems", "fixed", "hard_to_easy"])
-@pytest.mark.parametrize("num_tokens, windows_a_row", [(64, 1), (64, 2), (512, 1), (512, 2)])
-def test_the_room_for_predictions_is_not_reached_and_not_wasteful(name, num_tokens, windows_a_row):
+@pytest.mark.parametrize("num_tokens, windows_per_row", [(64, 1), (64, 2), (512, 1), (512, 2)])
+def test_the_room_for_predictions_is_not_reached_and_not_wasteful(
+    name, num_tokens, windows_per_row
+):
     """2,000 rows of windows with lengths as in training, by the masks alone."""
     config = small_config(
         batch_size=2_000, curriculum=CurriculumConfig(name=name),
-        data=DataConfig(num_tokens=num_tokens, windows_a_row=windows_a_row),
+        data=DataConfig(num_tokens=num_tokens, windows_per_row=windows_per_row),
     )  # fmt: skip
     batch = random_batch(config)
     for which in (0, 1):

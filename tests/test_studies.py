@@ -166,7 +166,9 @@ def test_masks_by_position_show_as_places_masked_again_and_again(tmp_path):
     chance = found["random"].mean_rank_of_all
     assert found["global"].mean_rank < 0.8 * chance
     assert abs(found["random"].mean_rank - chance) < 0.05 * chance
-    assert found["random_spans"].hidden_bases_a_token > 1.5 * found["random"].hidden_bases_a_token
+    assert (
+        found["random_spans"].hidden_bases_per_token > 1.5 * found["random"].hidden_bases_per_token
+    )
     for one in found.values():
         assert 0.05 < one.share < 0.25 and one.num_windows == 350
 

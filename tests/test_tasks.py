@@ -357,9 +357,9 @@ def test_repeats_and_overlaps_are_counted_and_dropped_on_demand(tmp_path):
     assert data.notes[-1] == "dropped 3 rows of train.tsv for that"
 
 
-def write_fewshot(folder: Path, rows_a_class: dict[int, int]) -> Path:
+def write_fewshot(folder: Path, rows_per_class: dict[int, int]) -> Path:
     """Returns a folder with train_N files that hold so many rows of both classes."""
-    for number, count in rows_a_class.items():
+    for number, count in rows_per_class.items():
         write(folder / f"train_{number}.tsv.gz", table(balanced(count, seed=number)))
     write(folder / "test.tsv.gz", table(balanced(5, seed=99)))
     return folder
@@ -377,7 +377,7 @@ def test_the_smallest_file_with_ten_times_the_shots_is_drawn_from_else_the_large
         tasks.load(folder, tmp_path, k=6, shots=31)
 
 
-def test_a_pooled_file_gives_n_rows_a_class_not_ten_n(tmp_path):
+def test_a_pooled_file_gives_n_rows_per_class_not_ten_n(tmp_path):
     data = tasks.load(write_fewshot(tmp_path, {10: 100}), tmp_path, k=6, shots=10)
     draws_DN = tasks.draw_shots(data.train.labels_N, 10, 10, seed=0)
     assert draws_DN.shape == (10, 20) and draws_DN.dtype == np.int32

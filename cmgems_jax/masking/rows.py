@@ -59,7 +59,7 @@ def max_predictions(config: Config, num_rows: int) -> int:
         for strategy in (*curriculum.strategies(config.curriculum), "random")  # evaluations' own
     )
     if config.masking.max_predictions:
-        most = config.masking.max_predictions * config.data.windows_a_row
+        most = config.masking.max_predictions * config.data.windows_per_row
         room = min(room, num_rows * most)
     return min(8 * math.ceil(room / 8), num_tokens)
 

@@ -27,7 +27,7 @@ class MaskStatistics:
 
     strategy: str
     share: float  # of the k-mers, masked
-    hidden_bases_a_token: float  # bases that a masked token covers and nothing shows
+    hidden_bases_per_token: float  # bases that a masked token covers and nothing shows
     mean_rank: float  # of the masked k-mers, by PMI; 0 = the best, 1 = the worst
     mean_rank_of_all: float  # the same of all k-mers there: chance
     often_masked_positions: float  # share of the positions masked twice as often as chance, or more
@@ -103,7 +103,7 @@ def _of_strategy(
     return MaskStatistics(
         strategy=strategy,
         share=float(share_L.mean()),
-        hidden_bases_a_token=hidden / num_masked,
+        hidden_bases_per_token=hidden / num_masked,
         mean_rank=(rank_sum / num_masked - 1) / worst,
         mean_rank_of_all=(float(np.concatenate(all_ranks).mean()) - 1) / worst,
         often_masked_positions=float((share_L > _OFTEN * share_L.mean()).mean()),

@@ -55,7 +55,7 @@ def refuse_non_finite(
 
 
 def warn_if_readable(
-    perplexity: float, step: int, *, masked_fraction: float, hidden_a_token: float
+    perplexity: float, step: int, *, masked_fraction: float, hidden_per_token: float
 ) -> None:
     """Prints a warning where a perplexity near 1 so early means that masks give the answer away.
 
@@ -63,13 +63,13 @@ def warn_if_readable(
       perplexity: of an evaluation.
       step: updates done.
       masked_fraction: share of the tokens that were masked.
-      hidden_a_token: hidden bases that a masked token covers, on average.
+      hidden_per_token: hidden bases that a masked token covers, on average.
     """
     if perplexity < READABLE_PERPLEXITY and step <= _EARLY_STEPS:
         print(
             f"warning: step {step}: perplexity {perplexity:.3f}: masked tokens are readable from "
             f"their neighbours, or the corpus repeats itself. {masked_fraction:.1%} of the tokens "
-            f"are masked and each covers {hidden_a_token:.2f} hidden bases (0 = all can be read "
+            f"are masked and each covers {hidden_per_token:.2f} hidden bases (0 = all can be read "
             "off); check tokens.k, tokens.stride, masking.budget and data.fasta",
             flush=True,
         )

@@ -254,7 +254,7 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> TrainState:
         now,
         step,
         masked_fraction=progress.ratio(sums["predicted"], sums["eligible"]),
-        hidden_a_token=progress.ratio(sums["hidden_covered"], sums["predicted"]),
+        hidden_per_token=progress.ratio(sums["hidden_covered"], sums["predicted"]),
     )
     progress.switch(run.log, config, step, before, after, perplexity=now)
     return state.replace(curriculum=parallel.replicate(after))

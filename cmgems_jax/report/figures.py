@@ -203,7 +203,7 @@ def mask_bars(found: pd.DataFrame, name: str) -> str:
     ]
     panels = (
         ("share", "masked share"),
-        ("hidden_bases_a_token", "hidden bases a masked token"),
+        ("hidden_bases_per_token", "hidden bases a masked token"),
         ("mean_rank", "mean PMI rank (0 best; line: all)"),
         ("often_masked_positions", "positions masked over twice chance"),
     )

@@ -155,9 +155,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1] if line]
 
 
-def progress_line(step: int, num_steps: int, values: dict[str, Any], seconds_a_step: float) -> str:
+def progress_line(
+    step: int, num_steps: int, values: dict[str, Any], seconds_per_step: float
+) -> str:
     """Returns the line that a run prints every `log_every` steps."""
-    eta = timedelta(seconds=round(seconds_a_step * (num_steps - step)))
+    eta = timedelta(seconds=round(seconds_per_step * (num_steps - step)))
     rate = values["bases_per_second"]
     return (
         f"step {step:>7,}/{num_steps:,}  loss {values['loss']:.3f}  "
@@ -166,7 +168,7 @@ def progress_line(step: int, num_steps: int, values: dict[str, Any], seconds_a_s
         f"none in {values['windows_without_mask']:.1%} of windows  "
         f"nats/hidden base {values['nats_per_hidden_base']:.3f}  "
         + (f"{rate / 1e3:,.1f} kbases/s  " if math.isfinite(rate) else "")
-        + f"{seconds_a_step:.3f} s/step  ETA {eta}"
+        + f"{seconds_per_step:.3f} s/step  ETA {eta}"
     )
 
 

@@ -75,8 +75,8 @@ def pack(bases_W: np.ndarray, config: Config) -> Packing:
     count_C = np.bincount(class_W, minlength=NUM_CLASSES + 1)
     first_C = np.concatenate([[0], count_C.cumsum()])  # of a class, among the sorted windows
     slots = []
-    for pattern, num_rows in patterns(count_C, config.data.windows_a_row):
-        slot_RM = np.full((num_rows, config.data.windows_a_row), EMPTY, np.int32)
+    for pattern, num_rows in patterns(count_C, config.data.windows_per_row):
+        slot_RM = np.full((num_rows, config.data.windows_per_row), EMPTY, np.int32)
         for place, number in enumerate(pattern):
             slot_RM[:, place] = first_C[number] + np.arange(num_rows)
             first_C[number] += num_rows
@@ -86,7 +86,7 @@ def pack(bases_W: np.ndarray, config: Config) -> Packing:
     return Packing(class_W.astype(np.uint8), slot_RM, padding)
 
 
-def patterns(count_C: np.ndarray, windows_a_row: int) -> Iterator[tuple[list[int], int]]:
+def patterns(count_C: np.ndarray, windows_per_row: int) -> Iterator[tuple[list[int], int]]:
     """Yields (classes of a row, number of such rows), until no window is left.
 
     A row takes the largest class that is left, then again and again the largest
@@ -95,14 +95,14 @@ def patterns(count_C: np.ndarray, windows_a_row: int) -> Iterator[tuple[list[int
     Args:
       count_C: int64 (NUM_CLASSES + 1,), windows of every class; class c takes
         c / NUM_CLASSES of a row, so that class 0 has none.
-      windows_a_row: most windows that share a row.
+      windows_per_row: most windows that share a row.
     """
     left_C = count_C.copy()
     while left_C.any():
         pattern: list[int] = []
         room = NUM_CLASSES
         for number in range(NUM_CLASSES, 0, -1):
-            taken = min(room // number, int(left_C[number]), windows_a_row - len(pattern))
+            taken = min(room // number, int(left_C[number]), windows_per_row - len(pattern))
             pattern += [number] * taken
             room -= taken * number
         num_rows = min(int(left_C[number]) // pattern.count(number) for number in pattern)
@@ -112,7 +112,7 @@ def patterns(count_C: np.ndarray, windows_a_row: int) -> Iterator[tuple[list[int
 
 def full_rows(config: Config, num_rows: int) -> Batch:
     """Returns rows of one full window of random bases each: (num_rows, M, N), (num_rows, M)."""
-    index_RM = np.full((num_rows, config.data.windows_a_row), EMPTY, np.int32)
+    index_RM = np.full((num_rows, config.data.windows_per_row), EMPTY, np.int32)
     index_RM[:, 0] = np.arange(num_rows)
     bases_RMN = np.full((*index_RM.shape, config.window_bases), vocabulary.PADDING, np.uint8)
     rng = np.random.default_rng(config.seed)

@@ -18,6 +18,7 @@ from cmgems_jax.runtime import outputs
 NOTES = "notes.json"
 GRAY, BLUE = "#7a7a7a", "#1b6ca8"
 LINE = ["model", "mode"]  # what makes a line of the tables
+RENAMED = {"hidden_bases_a_token": "hidden_bases_per_token"}  # columns of earlier studies
 TEXTS = [*LINE, "task", "metric", "other_mode", "arm", "reference"]  # columns of names
 EARLIER = (
     f"'{statistics.DRAWS_ONLY}': scores of an earlier version, which kept neither those on "
@@ -108,12 +109,13 @@ def read_notes(output: Path) -> dict[str, list[str]]:
 def read_table(path: Path) -> pd.DataFrame:
     """Returns a table of results; names stay text, also `1` and `NA`, which are folders' names."""
     names = pd.read_csv(path, nrows=0).columns
-    return pd.read_csv(
+    table = pd.read_csv(
         path,
         dtype={name: str for name in names if name in TEXTS},
         keep_default_na=False,
         na_values={name: [""] for name in names if name not in TEXTS},
     )
+    return table.rename(columns=RENAMED)
 
 
 def note_lines(notes: dict[str, list[str]]) -> list[str]:

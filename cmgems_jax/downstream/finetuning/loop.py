@@ -259,7 +259,7 @@ def _epochs(
 ) -> Iterator[np.ndarray]:
     """Yields the windows of every epoch's steps: int32 (D, S, B), `NO_ROW` behind the last."""
     num_rows, batch_size = draws_DN.shape[1], recipe.batch_size
-    steps_left, each = recipe.num_steps(num_rows), recipe.steps_an_epoch(num_rows)
+    steps_left, each = recipe.num_steps(num_rows), recipe.steps_per_epoch(num_rows)
     for epoch in range(recipe.num_epochs):
         if not steps_left:
             return

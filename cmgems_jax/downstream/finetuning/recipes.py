@@ -34,13 +34,13 @@ class Recipe:
     clip_norm: float = 1.0  # global norm of the gradient
     subspace: int = 0  # dimensions of a random subspace that is trained; 0 = all parameters
 
-    def steps_an_epoch(self, num_rows: int) -> int:
+    def steps_per_epoch(self, num_rows: int) -> int:
         """Returns the number of batches, the last of which may be smaller."""
         return -(-num_rows // self.batch_size)
 
     def num_steps(self, num_rows: int) -> int:
         """Returns the number of updates on `num_rows` rows."""
-        steps = self.num_epochs * self.steps_an_epoch(num_rows)
+        steps = self.num_epochs * self.steps_per_epoch(num_rows)
         return min(steps, self.max_steps) if self.max_steps else steps
 
     def num_warmup_steps(self, num_steps: int) -> int:
