@@ -1,5 +1,5 @@
 # Sourced by demo.sh and test.sh: goes to the repository root and makes sure that .venv there holds
-# the packages of requirements.txt. Sets VENV_PYTHON.
+# the packages of requirements.txt and this one, to be edited in place. Sets VENV_PYTHON.
 # shellcheck shell=bash
 
 die() {
@@ -50,6 +50,7 @@ prepare_environment() {
   rm -rf -- "$venv"
   "$python" -m venv -- "$venv"
   "$VENV_PYTHON" -m pip install -qq --requirement requirements.txt
+  "$VENV_PYTHON" -m pip install -qq --no-deps --editable .
   # Last and whole: an interrupted install has no stamp and starts again.
   wanted_stamp "$VENV_PYTHON" >"$stamp.part"
   mv -- "$stamp.part" "$stamp"

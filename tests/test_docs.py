@@ -22,14 +22,18 @@ def test_the_test_that_a_fault_names_exists(row):
     assert name and re.search(rf"^def {name}\(", text, re.MULTILINE), row[-1]
 
 
-def test_every_config_field_that_the_readme_sets_exists():
-    text = (ROOT / "README.md").read_text()
-    fields = set(re.findall(r"--config\.([\w.]+)=", text))
-    assert fields and fields <= set(config_lib.field_names())
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_every_file_that_the_readme_names_exists():
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_config_field_that_a_page_sets_exists(page):
+    fields = set(re.findall(r"--config\.([\w.]+)=", page.read_text()))
+    assert fields <= set(config_lib.field_names())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_exists(page):
+    text = page.read_text()
     for path in re.findall(r"`((?:configs|launch|docs|tests|benchmarks)/[\w./]+)`", text):
         assert (ROOT / path).exists(), path
     for name in re.findall(r"-m ((?:launch|benchmarks)\.\w+)", text):
