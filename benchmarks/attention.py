@@ -5,6 +5,7 @@
 Half of the rows hold two segments, as packed rows do. The three take turns.
 """
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -42,7 +43,8 @@ def main() -> None:
     q, k, v, given = (jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(4))
     segment_BL = np.zeros((rows, positions), np.int32)
     segment_BL[::2, positions // 2 :] = 1
-    forms = {"plain einsum": plain, "jax.nn": library, "cmgems_jax": attention.attend}
+    by_heads = functools.partial(attention.attend, way=attention.BY_HEADS)
+    forms = {"plain einsum": plain, "jax.nn": library, "cmgems_jax": by_heads}
     programs = {name: _with_gradients(form) for name, form in forms.items()}
     samples: dict[str, list[float]] = {name: [] for name in forms}
     for repeat in range(_REPEATS.value + 1):  # the first one compiles

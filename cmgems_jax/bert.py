@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cmgems_jax import attention, initial_values, vocabulary
+from cmgems_jax import attention, hardware, initial_values, vocabulary
 from cmgems_jax.config import ModelConfig, TokensConfig
 from cmgems_jax.packing import Layout
 
@@ -21,12 +21,11 @@ NUM_SEGMENTS = 2
 
 
 def compute_dtype(config: ModelConfig) -> jnp.dtype:
-    """Returns the dtype of the computation; "auto" is float32 on CPU, else bfloat16."""
-    if config.dtype == "auto":
-        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
-    return jnp.dtype(config.dtype)
+    """Returns the dtype of the computation."""
+    return jnp.dtype(hardware.resolve(config).dtype)
 
 
+@jax.named_scope("dropout")
 def dropout(x: jax.Array, keys_B: jax.Array | None, rate: float, place: int) -> jax.Array:
     """Returns x (B, ...) with a share `rate` of each row's values zeroed, the rest scaled.
 
@@ -102,7 +101,7 @@ class Layer(nn.Module):
             for name, asked in (("query", x_BLD[:, :num_queries]), ("key", x_BLD), ("value", x_BLD))
         )
         if keys_B is None or config.attention_dropout == 0:
-            context = attention.attend(q_BQHK, k_BLHK, v_BLHK, segment_BL)
+            context = attention.attend(q_BQHK, k_BLHK, v_BLHK, segment_BL, way=config.attention)
             return context.reshape(*context.shape[:2], -1)
         scores_BHQL = jnp.einsum("bqhk,blhk->bhql", q_BQHK, k_BLHK).astype(jnp.float32)
         scores_BHQL *= heads[1] ** -0.5
@@ -122,7 +121,7 @@ class Encoder(nn.Module):
 
     def setup(self) -> None:
         """Creates the tables and blocks."""
-        config = self.config
+        config = hardware.resolve(self.config)
         self.word_embeddings = nn.Embed(
             vocabulary.size(self.tokens.k),
             config.hidden_size,
@@ -259,8 +258,11 @@ class MaskedLM(nn.Module):
         states_PD = nn.gelu(self.transform(states_PD), approximate=False)
         states_PD = self.transform_norm(states_PD)
         table_VD = self.encoder.word_embeddings.embedding.astype(states_PD.dtype)
-        logits_PV = jnp.einsum("pd,vd->pv", states_PD, table_VD, preferred_element_type=jnp.float32)
-        return logits_PV + self.decoder_bias[None]
+        with jax.named_scope("head"):
+            logits_PV = jnp.einsum(
+                "pd,vd->pv", states_PD, table_VD, preferred_element_type=jnp.float32
+            )
+            return logits_PV + self.decoder_bias[None]
 
 
 class Classifier(nn.Module):

@@ -56,6 +56,7 @@ def _choices(config: Config) -> list[tuple[str, str, tuple[str, ...]]]:
             ("constant", "by_stage", "adaptive"),
         ),
         ("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16")),
+        ("model.attention", config.model.attention, ("auto", "plain", "fused")),
         ("model.embedding_init", config.model.embedding_init, ("bert", "bases")),
         ("model.position_init", config.model.position_init, ("bert", "sinusoidal")),
         ("optimizer.decay", config.optimizer.decay, ("linear", "cosine")),
@@ -116,6 +117,12 @@ def _check_relations(config: Config) -> None:
         raise InputError(
             f"model.hidden_size={model.hidden_size}: expected a multiple of "
             f"model.num_heads={model.num_heads}"
+        )
+    if model.attention == "fused" and model.attention_dropout:
+        raise InputError(
+            f"model.attention='fused', model.attention_dropout={model.attention_dropout}: no "
+            "fused kernel drops attention weights; set model.attention_dropout=0, or "
+            "model.attention=auto"
         )
     if tokens.stride > tokens.k:
         raise InputError(

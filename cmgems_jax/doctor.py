@@ -12,10 +12,12 @@ import jax
 import numpy as np
 
 from cmgems_jax import (
+    attention,
     checkpoints,
     config_checks,
     faults,
     genome,
+    hardware,
     packing,
     parallel,
     pmi_table,
@@ -66,6 +68,7 @@ def examine(config: Config, workdir: Path) -> list[Finding]:
     check("packages", _packages)
     check("devices", _devices)
     check("config", lambda: _config(config))
+    check("attention", lambda: _attention(config))
     check("genome", lambda: _genome(config, workdir))
     check("pmi", lambda: _pmi(config))
     if all(finding.is_well for finding in findings):
@@ -87,6 +90,19 @@ def _devices() -> str:
     memory = (device.memory_stats() or {}).get("bytes_limit")
     text = f"{jax.device_count()} x {device.device_kind} ({jax.default_backend()})"
     return text + (f", {memory / 2**30:.1f} GiB each" if memory else "")
+
+
+def _attention(config: Config) -> str:
+    """Returns which form of attention runs; a fused kernel is tried on the device."""
+    if config.model.attention_dropout:
+        return (
+            f"plain in training: model.attention_dropout={config.model.attention_dropout} "
+            "drops weights, which no fused kernel does"
+        )
+    way = hardware.resolve(config.model).attention
+    if way not in (attention.CUDNN, attention.SPLASH):
+        return way
+    return f"{way}: agrees with the plain form here, and windows of a row do not meet"
 
 
 def _config(config: Config) -> str:

@@ -61,6 +61,7 @@ def max_predictions(config: Config, num_rows: int) -> int:
     return min(8 * math.ceil(wanted / 8), num_rows * tokens)
 
 
+@jax.named_scope("masking")
 def mask_batch(
     key: jax.Array,
     batch: Batch,

@@ -15,7 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cmgems_jax import bert, curriculum, masked_rows, masking, optimizer, parallel, vocabulary
+from cmgems_jax import (
+    bert,
+    curriculum,
+    hardware,
+    masked_rows,
+    masking,
+    optimizer,
+    parallel,
+    vocabulary,
+)
 from cmgems_jax.config import Config
 from cmgems_jax.curriculum import CurriculumState
 from cmgems_jax.masked_rows import MaskedBatch, Rows
@@ -137,6 +146,7 @@ def _accumulated(
     return jax.lax.scan(add, zeros, parts)[0]
 
 
+@jax.named_scope("optimizer")
 def _updated(
     state: TrainState, grads: dict, hard: jax.Array, transform: optax.GradientTransformation
 ) -> TrainState:
@@ -271,12 +281,31 @@ def init_state(
     )
 
 
-def make(config: Config, ranks_V: np.ndarray) -> tuple[TrainState, Callable, Callable]:
-    """Returns the initial state (replicated), the train program and the eval program."""
-    model = bert.MaskedLM(config.model, config.tokens)
+def programs(
+    config: Config, ranks_V: np.ndarray, devices: parallel.Devices = None
+) -> tuple[Callable[[], TrainState], Callable, Callable]:
+    """Returns what makes the initial state, the train program and the eval program.
+
+    Args:
+      config: the run's config.
+      ranks_V: int32 (4**k,), PMI ranks.
+      devices: to compile for; None = all that are at hand.
+    """
+    platform = hardware.platform_of(devices) if devices else None
+    network = hardware.resolve(config.model, platform)
+    model = bert.MaskedLM(network, config.tokens)
     transform = optimizer.make(config)
     shared = {"model": model, "ranks_V": ranks_V, "config": config}
     train = functools.partial(train_step, transform=transform, **shared)
     evaluate = functools.partial(eval_step, **shared)
-    state = parallel.replicate(init_state(config, model, transform))
-    return state, parallel.train_program(train), parallel.eval_program(evaluate)
+    return (
+        functools.partial(init_state, config, model, transform),
+        parallel.train_program(train, devices),
+        parallel.eval_program(evaluate, devices),
+    )
+
+
+def make(config: Config, ranks_V: np.ndarray) -> tuple[TrainState, Callable, Callable]:
+    """Returns the initial state (replicated), the train program and the eval program."""
+    init, train, evaluate = programs(config, ranks_V)
+    return parallel.replicate(init()), train, evaluate

@@ -37,6 +37,8 @@ LAYERS = (
         "corruption",
         "curriculum",
         "attention",
+        "attention_check",
+        "hardware",
         "packing",
         "masked_rows",
         "initial_values",
