@@ -43,6 +43,8 @@ LAYERS = (
         "masked_rows",
         "initial_values",
         "bert",
+        "hlo",
+        "plan_targets",
         "optimizer",
         "parallel",
     ),
@@ -74,6 +76,7 @@ LAYERS = (
     (
         "curves",
         "pmi_report",
+        "plan",
         "doctor",
         "pretrain",
         "downstream.recipes",
