@@ -23,7 +23,7 @@ from absl import flags
 
 from benchmarks import result, rows
 from benchmarks.peer import torch_peer
-from cmgems_jax import bert, command
+from cmgems_jax import bert, command, plan
 from cmgems_jax.config import Config
 from configs import dnabert6, logo6
 
@@ -52,7 +52,7 @@ def main() -> None:
             with jax.profiler.trace(str(Path(_OUTPUT.value) / name)):
                 run(3)
         step_s = statistics.median(samples["cmgems_jax"])
-        flops = rows.flops_by_hand(config)
+        flops = plan.flops_by_hand(config)
         memory = device.memory_stats() or {}
         notes = {
             "layers": config.model.num_layers,
