@@ -74,20 +74,13 @@ def make(
     config_checks.validate(config)
     config, num_devices = _shared(config, target, say), len(target.devices)
     train = _compile(config, target)
-    say(f"compiled     train program in {train.seconds:.0f} s")
-    evaluation = _compile(config, target, evaluation=True)
-    say(f"             evaluation program in {evaluation.seconds:.0f} s")
+    say(f"compiled     the train program in {train.seconds:.0f} s")
     device_bytes = train.memory["device_bytes"]
-    fits = all(one.program is not None and one.used <= device_bytes for one in (train, evaluation))
-    say(_memory_line(train, fits))
-    largest = _largest_rows(config, target, train, searches, say)
-    if largest:
-        say(_rows_line(config, num_devices, largest))
     plan = Plan(
         target=target.name,
         devices=num_devices,
-        fits=fits,
-        largest_batch_size=largest * num_devices if largest is not None else None,
+        fits=train.program is not None and train.used <= device_bytes,
+        largest_batch_size=None,
         attention="plain",
         compile_seconds=round(train.seconds, 1),
         seconds_per_step=None,
@@ -96,8 +89,19 @@ def make(
         collectives=[],
         memory=train.memory,
     )
+    say(_memory_line(train, plan.fits))
     if train.program is not None:
         _read(plan, train.program, config, target, say)
+    evaluation = _compile(config, target, evaluation=True)
+    plan.fits &= evaluation.program is not None and evaluation.used <= device_bytes
+    say(
+        f"evaluation   its program in {evaluation.seconds:.0f} s; it takes "
+        f"{evaluation.used / 1e9:.2f} GB"
+    )
+    largest = _largest_rows(config, target, train, searches, say)
+    if largest is not None:
+        plan.largest_batch_size = largest * num_devices
+        say(_rows_line(config, num_devices, largest))
     return plan
 
 
@@ -253,6 +257,8 @@ def _memory_line(train: _Compiled, fits: bool) -> str:
 
 def _rows_line(config: Config, num_devices: int, largest: int) -> str:
     """Returns the largest batch, and what the wanted one needs."""
+    if not largest:
+        return "rows         not one fits on a device"
     a_device = config.batch_size // num_devices
     parts = next(
         n for n in range(1, a_device + 1) if a_device % n == 0 and a_device // n <= largest
