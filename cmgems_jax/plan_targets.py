@@ -13,6 +13,13 @@ import jax
 from cmgems_jax.errors import InputError, did_you_mean
 
 HERE = "here"
+# Else libtpu asks for a cloud machine's metadata, misses it aloud, and locks out other processes.
+_WITHOUT_A_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 _INSTALL = (
     "python -m venv .venv-plan && .venv-plan/bin/pip install -r requirements-plan.txt, "
     "then .venv-plan/bin/python -m launch.plan ..."
@@ -149,9 +156,8 @@ def _tpus(name: str) -> tuple[jax.Device, ...]:
     from jax.experimental import topologies
 
     _check_installed(name, "libtpu")
-    # Else libtpu asks a cloud machine for its metadata, and locks out other processes.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    for variable, value in _WITHOUT_A_TPU.items():
+        os.environ.setdefault(variable, value)
     try:
         found = topologies.get_topology_desc(topology_name=name, platform="tpu")
     except Exception as error:  # of libtpu: no such topology
