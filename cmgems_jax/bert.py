@@ -136,7 +136,8 @@ class Encoder(nn.Module):
             "segment_embeddings", initial_values.normal, (NUM_SEGMENTS, config.hidden_size)
         )
         self.embeddings_norm = _layer_norm(compute_dtype(config), None)
-        self.layers = [Layer(config, index) for index in range(config.num_layers)]
+        layer = _layer_class(config.remat)
+        self.layers = [layer(config, index) for index in range(config.num_layers)]
 
     def __call__(
         self, ids_BL: jax.Array, keys_B: jax.Array | None = None, layout: Layout | None = None
@@ -175,7 +176,7 @@ class Encoder(nn.Module):
     ) -> jax.Array:
         """Returns the last states at `positions_P` (b * L + l) alone, (P, D); see `__call__`."""
         x_BLD, segment_BL = self._below_the_last(ids_BL, keys_B, layout)
-        return self.layers[-1](x_BLD, segment_BL, keys_B, positions_P=positions_P)
+        return self.layers[-1](x_BLD, segment_BL, keys_B, None, positions_P=positions_P)
 
     def _below_the_last(
         self, ids_BL: jax.Array, keys_B: jax.Array | None, layout: Layout | None
@@ -184,7 +185,7 @@ class Encoder(nn.Module):
         segment_BL = _segments(ids_BL != vocabulary.PAD, layout)
         x_BLD = self.embed(ids_BL, keys_B, layout)
         for layer in self.layers[:-1]:
-            x_BLD = layer(x_BLD, segment_BL, keys_B)
+            x_BLD = layer(x_BLD, segment_BL, keys_B, None)
         return x_BLD, segment_BL
 
     def embed(
@@ -218,7 +219,7 @@ class Encoder(nn.Module):
         states = []
         segment_BL = _segments(visible_BL, layout)
         for layer in self.layers:
-            x_BLD = layer(x_BLD, segment_BL, keys_B)
+            x_BLD = layer(x_BLD, segment_BL, keys_B, None)
             states.append(x_BLD)
         return tuple(states)
 
@@ -310,6 +311,14 @@ def param_shapes(config: ModelConfig, tokens: TokensConfig, num_classes: int | N
     else:
         model = Classifier(config, tokens, num_classes)
     return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+
+
+def _layer_class(remat: str) -> type[Layer]:
+    """Returns `Layer`, or one that computes its values again in the backward pass."""
+    if remat == "none":
+        return Layer
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    return nn.remat(Layer, policy=policy, static_argnums=(4,))  # num_queries
 
 
 def _segments(visible_BL: jax.Array, layout: Layout | None) -> jax.Array:

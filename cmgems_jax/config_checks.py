@@ -57,6 +57,7 @@ def _choices(config: Config) -> list[tuple[str, str, tuple[str, ...]]]:
         ),
         ("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16")),
         ("model.attention", config.model.attention, ("auto", "plain", "fused")),
+        ("model.remat", config.model.remat, ("none", "dots", "full")),
         ("model.embedding_init", config.model.embedding_init, ("bert", "bases")),
         ("model.position_init", config.model.position_init, ("bert", "sinusoidal")),
         ("optimizer.decay", config.optimizer.decay, ("linear", "cosine")),
