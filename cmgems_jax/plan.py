@@ -235,11 +235,14 @@ def _largest_rows(
 
 
 def next_rows(known: list[tuple[int, float]], device_bytes: float) -> int:
-    """Returns the rows that should just fit, from [(rows, bytes), ...], the last two of them."""
-    (rows, used), (more, used_more) = sorted(x for x in known[-2:] if x[1] != float("inf")) or [
-        (0, 0.0),
-        (1, 1.0),
-    ]
+    """Returns the rows that should just fit: on the line through the last two (rows, bytes).
+
+    Half of the last ones where a compiler did not say how much they take.
+    """
+    finite = [pair for pair in known if pair[1] != float("inf")][-2:]
+    if len(finite) < 2:
+        return known[-1][0] // 2
+    (rows, used), (more, used_more) = sorted(finite)
     slope = max((used_more - used) / max(more - rows, 1), 1.0)
     guess = int(rows + (device_bytes - used) / slope)
     return guess if guess < 2 * _UNIT else guess - guess % _UNIT

@@ -141,6 +141,7 @@ def test_the_next_rows_to_try_lie_on_the_line_through_the_last_two():
     assert plan.next_rows([(0, 10.0), (4, 50.0)], 100.0) == 9
     assert plan.next_rows([(0, 10.0), (40, 50.0)], 100.0) == 88  # a multiple of 8 of 90
     assert plan.next_rows([(0, 0.0), (9, 90.0), (12, 132.0)], 104.0) == 10
+    assert plan.next_rows([(0, 10.0), (64, float("inf"))], 100.0) == 32
 
 
 def test_what_a_compiler_asks_for_is_read_from_its_refusal():
