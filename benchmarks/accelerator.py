@@ -25,6 +25,7 @@ from benchmarks import result, rows
 from benchmarks.peer import torch_peer
 from cmgems_jax.config import Config
 from cmgems_jax.model import bert
+from cmgems_jax.plan import plan
 from cmgems_jax.runtime import command
 from configs import dnabert6, logo6
 
@@ -53,7 +54,7 @@ def main() -> None:
             with jax.profiler.trace(str(Path(_OUTPUT.value) / name)):
                 run(3)
         step_s = statistics.median(samples["cmgems_jax"])
-        flops = rows.flops_by_hand(config)
+        flops = plan.flops_by_hand(config)
         memory = device.memory_stats() or {}
         notes = {
             "layers": config.model.num_layers,

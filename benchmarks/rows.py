@@ -6,7 +6,6 @@ from collections.abc import Callable
 import jax
 
 from cmgems_jax.config import Config
-from cmgems_jax.masking import rows as masked_rows
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pretraining import steps
 from cmgems_jax.runtime import parallel
@@ -33,19 +32,3 @@ def stepper(config: Config) -> Callable[[int], float]:
         return time.perf_counter() - start
 
     return run
-
-
-def flops_by_hand(config: Config) -> float:
-    """Returns the operations of a step's matrix products: two a weight and token, times three.
-
-    Behind the attention of the last layer, and in the head, only the predicted positions count:
-    nothing else is computed there.
-    """
-    model, tokens = config.model, config.data.num_tokens
-    width, layers = model.hidden_size, model.num_layers
-    predicted = masked_rows.max_predictions(config, config.batch_size)
-    attention = 2 * tokens * 3 * width**2 + 2 * 2 * tokens**2 * width  # a row and layer
-    behind = 2 * (width**2 + 2 * width * model.feedforward_size)  # a position and layer
-    head = 2 * predicted * (width**2 + width * (4**config.tokens.k + 5))
-    positions = (layers - 1) * config.batch_size * tokens + predicted
-    return 3.0 * (config.batch_size * layers * attention + positions * behind + head)

@@ -106,6 +106,10 @@ class ModelConfig:
     attention_dropout: float = 0.1  # of attention weights (LOGO: 0); 0 allows fused attention
     dtype: str = "auto"  # of the computation: "float32", "bfloat16"; "auto" = float32 on CPU,
     # bfloat16 on GPU and TPU. Parameters, softmax and loss are float32.
+    attention: str = "auto"  # "fused" = the device's kernel, scores never in memory; "plain" =
+    # XLA's; "auto" = fused, but plain where attention weights are dropped
+    remat: str = "none"  # what the backward pass computes again, for less memory: "dots" = all of a
+    # layer but the products with its weights, "full" = a whole layer
     embedding_init: str = "bert"  # "bert" = normal(0.02); "bases" = a sum of per-base vectors
     embedding_scale: float = 0.2  # standard deviation for embedding_init="bases"
     position_init: str = "bert"  # "bert" = normal(0.02); "sinusoidal"

@@ -84,6 +84,8 @@ def _choices(config: Config) -> list[tuple[str, str, tuple[str, ...]]]:
             ("constant", "by_stage", "adaptive"),
         ),
         ("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16")),
+        ("model.attention", config.model.attention, ("auto", "plain", "fused")),
+        ("model.remat", config.model.remat, ("none", "dots", "full")),
         ("model.embedding_init", config.model.embedding_init, ("bert", "bases")),
         ("model.position_init", config.model.position_init, ("bert", "sinusoidal")),
         ("optimizer.decay", config.optimizer.decay, ("linear", "cosine")),
@@ -147,6 +149,12 @@ def _relations(config: Config, num_devices: int) -> Iterator[_Fault]:
             f"model.num_heads={model.num_heads}",
             ("model.hidden_size", "model.num_heads"),
             {"model.hidden_size": nearest},
+        )
+    if model.attention == "fused" and model.attention_dropout:
+        raise InputError(
+            f"model.attention='fused', model.attention_dropout={model.attention_dropout}: no "
+            "fused kernel drops attention weights; set model.attention_dropout=0, or "
+            "model.attention=auto"
         )
     if tokens.stride > tokens.k:
         yield _Fault(

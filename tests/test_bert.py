@@ -208,3 +208,25 @@ def test_what_is_dropped_at_a_position_does_not_depend_on_the_others_asked_for()
         {"params": params}, ids, jnp.array([3], jnp.int32), method=encoder.states_at
     )
     assert not np.allclose(several[0], plain[0], atol=1e-2)
+
+
+def test_what_is_computed_again_saves_memory_and_changes_no_parameter_or_gradient():
+    ids = jax.random.randint(jax.random.key(1), (2, 12), 5, vocabulary.size(3))
+    keys, params = jax.random.split(jax.random.key(2), 2), init(SMALL)
+    gradients, kept_bytes = {}, {}
+    for remat in ("none", "dots", "full"):
+        config = ModelConfig(**{**vars(SMALL), "dropout": 0.1, "remat": remat})
+        assert jax.tree.structure(params) == jax.tree.structure(bert.param_shapes(config, K3))
+
+        def total(params, config=config):
+            return (apply(params, ids, config, keys_B=keys) ** 2).sum()
+
+        gradients[remat] = jax.jit(jax.grad(total))(params)
+        backward = jax.eval_shape(lambda params, f=total: jax.vjp(f, params)[1], params)
+        kept_bytes[remat] = sum(leaf.size * 4 for leaf in jax.tree.leaves(backward))
+    assert kept_bytes["none"] > kept_bytes["dots"] > kept_bytes["full"]
+    for remat in ("dots", "full"):
+        for found, expected in zip(
+            *(jax.tree.leaves(gradients[name]) for name in (remat, "none")), strict=True
+        ):
+            np.testing.assert_allclose(found, expected, atol=1e-4)

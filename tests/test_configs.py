@@ -173,6 +173,10 @@ REFUSED = {
         Config(model=ModelConfig(hidden_size=100, num_heads=12)),
         ["model.hidden_size=100", "multiple of", "model.num_heads=12"],
     ),
+    "fused attention with dropped weights": (
+        Config(model=ModelConfig(attention="fused")),
+        ["model.attention='fused'", "model.attention_dropout=0.1", "model.attention=auto"],
+    ),
     "stride over k": (
         Config(tokens=TokensConfig(k=3, stride=4), pmi=PmiConfig(table="corpus")),
         ["tokens.stride=4", "at most tokens.k=3"],

@@ -22,7 +22,7 @@ def genome(tmp_path) -> Path:
 def test_a_run_that_will_work_is_well_in_every_check_and_nothing_stays(genome, tmp_path, capsys):
     findings = doctor.examine(small_config(genome), tmp_path / "run")
     assert [finding.name for finding in findings] == [
-        "packages", "devices", "config", "genome", "pmi", "step", "disk", "checkpoint",
+        "packages", "devices", "config", "attention", "genome", "pmi", "step", "disk", "checkpoint",
     ]  # fmt: skip
     assert all(finding.is_well for finding in findings), findings
     assert [path.name for path in tmp_path.iterdir()] == ["small.fa"]

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "cmgems_jax"
 # In reading order: a room imports only from rooms above its own line.
 ROOMS = """
-    errors terminal genome config config_checks runtime pmi windows masking model pretraining
+    errors terminal genome config config_checks runtime pmi windows masking model pretraining plan
     downstream.tasks downstream.finetuning downstream.evaluation downstream.inference
     downstream.motifs studies report huggingface beam
 """.split()

@@ -64,6 +64,7 @@ def max_predictions(config: Config, num_rows: int) -> int:
     return min(8 * math.ceil(room / 8), num_tokens)
 
 
+@jax.named_scope("masking")
 def mask_batch(
     key: jax.Array,
     batch: Batch,

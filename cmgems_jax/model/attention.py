@@ -1,11 +1,11 @@
-"""Softmax attention confined to segments, whose scores never leave the cache on a CPU.
+"""Softmax attention confined to segments, whose scores need not leave the chip.
 
 XLA writes the scores of all heads to memory several times over, forward and
-backward; at LOGO's head width of 32 that is most of a layer's time on a CPU. There the
-heads are taken in turn, as many at a time as fit the cache, and the backward pass
-computes the scores again from their saved log-sum (Rabe & Staats 2021, Dao et
-al. 2022). Other devices have fused kernels of their own. Axes: B batch, Q queries,
-L keys, H heads, K head width.
+backward; fused kernels compute them tile by tile, and again in the backward pass
+(Rabe & Staats 2021, Dao et al. 2022). Each kind of device has its own: a TPU Pallas'
+splash attention, a GPU cuDNN's, and a CPU takes as many heads at a time as fit its
+cache: at LOGO's head width of 32 the scores are most of a layer's time there.
+Axes: B batch, Q queries, L keys, H heads, K head width.
 """
 
 import functools
@@ -15,29 +15,110 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+BY_HEADS, CUDNN, PLAIN, SPLASH = "by_heads", "cudnn", "plain", "splash"
+FUSED = {"cpu": BY_HEADS, "gpu": CUDNN, "tpu": SPLASH}  # by platform
+
 _CACHED_SCORES = 2**18  # float32, 1 MB: a core's second-level cache
 _HIDDEN = -1e9  # score of a key in another segment
+_LANES, _LARGEST_BLOCK = 128, 512  # of a TPU: positions of a tile of scores, least and most
+_CUDNN_WIDTHS = (8, 128)  # a head's width is a multiple of the first, up to the second
 
 
 def attend(
-    q_BQHK: jax.Array, k_BLHK: jax.Array, v_BLHK: jax.Array, segment_BL: jax.Array
+    q_BQHK: jax.Array,
+    k_BLHK: jax.Array,
+    v_BLHK: jax.Array,
+    segment_BL: jax.Array,
+    *,
+    way: str,
+    interpret: bool = False,
 ) -> jax.Array:
     """Returns the attended values (B, Q, H, K), in the dtype of the values.
 
-    On a GPU this is XLA's masked softmax over the whole row. jax 0.10 and 0.11 give
-    cuDNN's flash attention one sequence a row by its length; several windows reach it as
-    a bias made of the mask (implementation="cudnn"), or by offsets in a private function.
+    What a kernel does not take goes the plain way: few queries of many positions
+    (their scores are small) and, for cuDNN, float32, odd lengths and some widths.
 
     Args:
       q_BQHK: queries of the first Q positions.
       k_BLHK: keys.
       v_BLHK: values.
-      segment_BL: int32; a query attends to the keys of its own segment.
+      segment_BL: int32, 0 or more; a query attends to the keys of its own segment.
+      way: BY_HEADS, CUDNN, PLAIN or SPLASH, of `hardware.resolve`.
+      interpret: runs SPLASH on any device, slowly.
     """
-    is_own_BQL = segment_BL[:, : q_BQHK.shape[1], None] == segment_BL[:, None, :]
-    if jax.default_backend() == "cpu":
+    num_queries, num_keys, width = q_BQHK.shape[1], k_BLHK.shape[1], q_BQHK.shape[3]
+    if way == SPLASH and num_queries == num_keys:
+        return _splash(q_BQHK, k_BLHK, v_BLHK, segment_BL, interpret)
+    is_own_BQL = segment_BL[:, :num_queries, None] == segment_BL[:, None, :]
+    if way == BY_HEADS:
         return _by_heads(q_BQHK, k_BLHK, v_BLHK, jnp.where(is_own_BQL, 0.0, _HIDDEN))
-    return jax.nn.dot_product_attention(q_BQHK, k_BLHK, v_BLHK, mask=is_own_BQL[:, None])
+    unit, widest = _CUDNN_WIDTHS
+    is_taken = (
+        way == CUDNN
+        and q_BQHK.dtype == jnp.bfloat16
+        and num_queries == num_keys
+        and num_keys % 2 == 0
+        and width % unit == 0
+        and width <= widest
+    )
+    return jax.nn.dot_product_attention(
+        q_BQHK,
+        k_BLHK,
+        v_BLHK,
+        mask=is_own_BQL[:, None],
+        implementation="cudnn" if is_taken else "xla",
+    )
+
+
+def _splash(
+    q_BLHK: jax.Array, k_BLHK: jax.Array, v_BLHK: jax.Array, segment_BL: jax.Array, interpret: bool
+) -> jax.Array:
+    """`attend` by Pallas' kernel for TPUs; rows are padded to whole tiles."""
+    length, width = q_BLHK.shape[1], q_BLHK.shape[3]
+    padded = -(-length // _LANES) * _LANES
+    kernel = _splash_kernel(q_BLHK.shape[2], padded, interpret)
+    behind = ((0, 0), (0, padded - length))
+    segment_BL = jnp.pad(segment_BL, behind, constant_values=-1)
+    scaled_BLHK = q_BLHK * jnp.asarray(width**-0.5, q_BLHK.dtype)
+    heads = (
+        jnp.einsum("blhk->bhlk", jnp.pad(x, (*behind, (0, 0), (0, 0))))
+        for x in (scaled_BLHK, k_BLHK, v_BLHK)
+    )
+    context_BHLK = jax.vmap(kernel)(*heads, _segment_ids(segment_BL))
+    return jnp.einsum("bhlk->blhk", context_BHLK[:, :, :length]).astype(v_BLHK.dtype)
+
+
+def _segment_ids(segment_BL: jax.Array) -> Any:
+    """Returns the segments of queries and keys, as the kernel takes them."""
+    from jax.experimental.pallas.ops.tpu import splash_attention
+
+    return splash_attention.SegmentIds(q=segment_BL, kv=segment_BL)
+
+
+def _splash_kernel(num_heads: int, length: int, interpret: bool) -> Callable:
+    """Returns the kernel for one row of `length` positions, a multiple of `_LANES`."""
+    from jax.experimental.pallas.ops.tpu import splash_attention  # takes a second to import
+
+    block = max(
+        size
+        for size in range(_LANES, min(length, _LARGEST_BLOCK) + 1, _LANES)
+        if length % size == 0
+    )
+    # Every key is allowed by the mask; the segments hide the others.
+    everything = splash_attention.MultiHeadMask(
+        [splash_attention.FullMask((length, length))] * num_heads
+    )
+    return splash_attention.make_splash_mha_single_device(
+        everything,
+        block_sizes=splash_attention.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            use_fused_bwd_kernel=True,
+        ),
+        interpret=interpret,
+    )
 
 
 def _by_heads(

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from cmgems_jax.config import ModelConfig, TokensConfig
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.model import attention, initial_values
+from cmgems_jax.model import attention, hardware, initial_values
 from cmgems_jax.windows.packing import Layout
 
 LAYER_NORM_EPS = 1e-12
@@ -22,12 +22,11 @@ NUM_SEGMENTS = 2
 
 
 def compute_dtype(config: ModelConfig) -> jnp.dtype:
-    """Returns the dtype of the computation; "auto" is float32 on CPU, else bfloat16."""
-    if config.dtype == "auto":
-        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
-    return jnp.dtype(config.dtype)
+    """Returns the dtype of the computation."""
+    return jnp.dtype(hardware.resolve(config).dtype)
 
 
+@jax.named_scope("dropout")
 def dropout(x: jax.Array, keys_B: jax.Array | None, rate: float, place: int) -> jax.Array:
     """Returns x (B, ...) with a share `rate` of each row's values zeroed, the rest scaled.
 
@@ -103,7 +102,7 @@ class Layer(nn.Module):
             for name, asked in (("query", x_BLD[:, :num_queries]), ("key", x_BLD), ("value", x_BLD))
         )
         if keys_B is None or config.attention_dropout == 0:
-            context = attention.attend(q_BQHK, k_BLHK, v_BLHK, segment_BL)
+            context = attention.attend(q_BQHK, k_BLHK, v_BLHK, segment_BL, way=config.attention)
             return context.reshape(*context.shape[:2], -1)
         scores_BHQL = jnp.einsum("bqhk,blhk->bhql", q_BQHK, k_BLHK).astype(jnp.float32)
         scores_BHQL *= heads[1] ** -0.5
@@ -123,7 +122,7 @@ class Encoder(nn.Module):
 
     def setup(self) -> None:
         """Creates the tables and blocks."""
-        config = self.config
+        config = hardware.resolve(self.config)
         self.word_embeddings = nn.Embed(
             vocabulary.size(self.tokens.k),
             config.hidden_size,
@@ -138,7 +137,8 @@ class Encoder(nn.Module):
             "segment_embeddings", initial_values.normal, (NUM_SEGMENTS, config.hidden_size)
         )
         self.embeddings_norm = _layer_norm(compute_dtype(config), None)
-        self.layers = [Layer(config, index) for index in range(config.num_layers)]
+        layer = _layer_class(config.remat)
+        self.layers = [layer(config, index) for index in range(config.num_layers)]
 
     def __call__(
         self, ids_BL: jax.Array, keys_B: jax.Array | None = None, layout: Layout | None = None
@@ -177,7 +177,7 @@ class Encoder(nn.Module):
     ) -> jax.Array:
         """Returns the last states at `positions_P` (b * L + l) alone, (P, D); see `__call__`."""
         x_BLD, segment_BL = self._below_the_last(ids_BL, keys_B, layout)
-        return self.layers[-1](x_BLD, segment_BL, keys_B, positions_P=positions_P)
+        return self.layers[-1](x_BLD, segment_BL, keys_B, None, positions_P=positions_P)
 
     def _below_the_last(
         self, ids_BL: jax.Array, keys_B: jax.Array | None, layout: Layout | None
@@ -186,7 +186,7 @@ class Encoder(nn.Module):
         segment_BL = _segments(ids_BL != vocabulary.PAD, layout)
         x_BLD = self.embed(ids_BL, keys_B, layout)
         for layer in self.layers[:-1]:
-            x_BLD = layer(x_BLD, segment_BL, keys_B)
+            x_BLD = layer(x_BLD, segment_BL, keys_B, None)
         return x_BLD, segment_BL
 
     def embed(
@@ -220,7 +220,7 @@ class Encoder(nn.Module):
         states = []
         segment_BL = _segments(visible_BL, layout)
         for layer in self.layers:
-            x_BLD = layer(x_BLD, segment_BL, keys_B)
+            x_BLD = layer(x_BLD, segment_BL, keys_B, None)
             states.append(x_BLD)
         return tuple(states)
 
@@ -260,8 +260,11 @@ class MaskedLM(nn.Module):
         states_PD = nn.gelu(self.transform(states_PD), approximate=False)
         states_PD = self.transform_norm(states_PD)
         table_VD = self.encoder.word_embeddings.embedding.astype(states_PD.dtype)
-        logits_PV = jnp.einsum("pd,vd->pv", states_PD, table_VD, preferred_element_type=jnp.float32)
-        return logits_PV + self.decoder_bias[None]
+        with jax.named_scope("head"):
+            logits_PV = jnp.einsum(
+                "pd,vd->pv", states_PD, table_VD, preferred_element_type=jnp.float32
+            )
+            return logits_PV + self.decoder_bias[None]
 
 
 class Classifier(nn.Module):
@@ -309,6 +312,14 @@ def param_shapes(config: ModelConfig, tokens: TokensConfig, num_classes: int | N
     else:
         model = Classifier(config, tokens, num_classes)
     return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+
+
+def _layer_class(remat: str) -> type[Layer]:
+    """Returns `Layer`, or one that computes its values again in the backward pass."""
+    if remat == "none":
+        return Layer
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    return nn.remat(Layer, policy=policy, static_argnums=(4,))  # num_queries
 
 
 def _segments(visible_BL: jax.Array, layout: Layout | None) -> jax.Array:

@@ -12,6 +12,7 @@ import numpy as np
 
 from cmgems_jax import config_checks
 from cmgems_jax.config import Config
+from cmgems_jax.model import attention, hardware
 from cmgems_jax.pretraining import checkpoints, faults, run_inputs, steps
 from cmgems_jax.pretraining.steps import TrainState
 from cmgems_jax.runtime import outputs, parallel, run_log
@@ -57,6 +58,7 @@ def examine(config: Config, workdir: Path | str) -> list[Finding]:
     check("packages", _packages)
     check("devices", _devices)
     check("config", lambda: _config(config, workdir))
+    check("attention", lambda: _attention(config))
     check("genome", lambda: _genome(config, workdir))
     check("pmi", lambda: _pmi(config, workdir))
     if all(finding.is_well for finding in findings):
@@ -78,6 +80,19 @@ def _devices() -> str:
     memory = (device.memory_stats() or {}).get("bytes_limit")
     text = f"{jax.device_count()} x {device.device_kind} ({jax.default_backend()})"
     return text + (f", {memory / 2**30:.1f} GiB each" if memory else "")
+
+
+def _attention(config: Config) -> str:
+    """Returns which form of attention runs; a fused kernel is tried on the device."""
+    if config.model.attention_dropout:
+        return (
+            f"plain in training: model.attention_dropout={config.model.attention_dropout} "
+            "drops weights, which no fused kernel does"
+        )
+    way = hardware.resolve(config.model).attention
+    if way not in (attention.CUDNN, attention.SPLASH):
+        return way
+    return f"{way}: agrees with the plain form here, and windows of a row do not meet"
 
 
 def _config(config: Config, workdir: Path) -> str:

@@ -22,7 +22,7 @@ from cmgems_jax.masking import rows as masked_rows
 from cmgems_jax.masking import strategies as masking_strategies
 from cmgems_jax.masking.curriculum import CurriculumState
 from cmgems_jax.masking.rows import MaskedBatch, Rows
-from cmgems_jax.model import bert
+from cmgems_jax.model import bert, hardware
 from cmgems_jax.pretraining import optimizer
 from cmgems_jax.runtime import parallel
 from cmgems_jax.windows.packing import Batch
@@ -143,6 +143,7 @@ def _accumulated(
     return jax.lax.scan(add, zeros, parts)[0]
 
 
+@jax.named_scope("optimizer")
 def _updated(
     state: TrainState, grads: dict, hard: jax.Array, transform: optax.GradientTransformation
 ) -> TrainState:
@@ -277,12 +278,31 @@ def init_state(
     )
 
 
-def make(config: Config, ranks_V: np.ndarray) -> tuple[TrainState, Callable, Callable]:
-    """Returns the initial state (replicated), the train program and the eval program."""
-    model = bert.MaskedLM(config.model, config.tokens)
+def programs(
+    config: Config, ranks_V: np.ndarray, devices: parallel.Devices = None
+) -> tuple[Callable[[], TrainState], Callable, Callable]:
+    """Returns what makes the initial state, the train program and the eval program.
+
+    Args:
+      config: the run's config.
+      ranks_V: int32 (4**k,), PMI ranks.
+      devices: to compile for; None = all that are at hand.
+    """
+    platform = hardware.platform_of(devices) if devices else None
+    network = hardware.resolve(config.model, platform)
+    model = bert.MaskedLM(network, config.tokens)
     transform = optimizer.make(config)
     shared = {"model": model, "ranks_V": ranks_V, "config": config}
     train = functools.partial(train_step, transform=transform, **shared)
     evaluate = functools.partial(eval_step, **shared)
-    state = parallel.replicate(init_state(config, model, transform))
-    return state, parallel.train_program(train), parallel.eval_program(evaluate)
+    return (
+        functools.partial(init_state, config, model, transform),
+        parallel.train_program(train, devices),
+        parallel.eval_program(evaluate, devices),
+    )
+
+
+def make(config: Config, ranks_V: np.ndarray) -> tuple[TrainState, Callable, Callable]:
+    """Returns the initial state (replicated), the train program and the eval program."""
+    init, train, evaluate = programs(config, ranks_V)
+    return parallel.replicate(init()), train, evaluate

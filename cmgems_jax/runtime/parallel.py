@@ -14,7 +14,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -28,6 +28,7 @@ from cmgems_jax.runtime import roll_call
 AXIS = "data"
 AGREE_EVERY = 10  # steps between two questions of several processes whether to stop
 T = TypeVar("T")
+Devices = Sequence[jax.Device] | None  # of a program; None = all that are at hand
 
 _MIN_CONNECT_S = 60  # for jax itself, once all processes have answered the roll-call
 _SHUTDOWN_S = 60  # that a process which ends waits for the others
@@ -222,16 +223,21 @@ def to_host(tree: Any) -> Any:
     return jax.tree.map(np.asarray, jax.device_get(tree))
 
 
-def train_program(step: Callable) -> Callable:
+def train_program(step: Callable, devices: Devices = None) -> Callable:
     """Returns `step(state, batch) -> (state, metrics)` over all devices; the state is donated."""
     return jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        donate_argnums=0,
+        devices=devices,
     )
 
 
-def eval_program(step: Callable) -> Callable:
+def eval_program(step: Callable, devices: Devices = None) -> Callable:
     """Returns `step(state, batch, which) -> sums` over all devices."""
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=None)
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=None, devices=devices)
 
 
 def check_devices() -> None:
