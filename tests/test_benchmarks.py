@@ -3,9 +3,8 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
 
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess:

@@ -26,8 +26,8 @@ from cmgems_jax.config import (
     TokensConfig,
 )
 from cmgems_jax.errors import InputError
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("[!_]*.py"))
 
 

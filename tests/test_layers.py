@@ -3,11 +3,11 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
+
 PACKAGE = "cmgems_jax"
 # In reading order: a room imports only from rooms above its own line.
 ROOMS = """

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from random_classifier import MODEL, make_classifier, slow_ids, slow_logits
 
 from cmgems_jax.config import Config, TokensConfig
 from cmgems_jax.downstream.finetuning.classifier import load_classifier, save_classifier
@@ -18,8 +17,9 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.model import bert
 from cmgems_jax.pretraining import checkpoints, optimizer, steps
+from tests.downstream.random_classifier import MODEL, make_classifier, slow_ids, slow_logits
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 WINDOW, STRIDE = 22, 10  # bases: 20 3-mers, and half of them
 ENCODE = jax.jit(bert.Encoder(MODEL, TokensConfig(k=3)).apply)  # compiled once a length
 

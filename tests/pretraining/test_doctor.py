@@ -8,7 +8,7 @@ from cmgems_jax import config as config_lib
 from cmgems_jax.pretraining import doctor, run_inputs
 from cmgems_jax.runtime import outputs
 from cmgems_jax.windows import dataset, synthetic_genome
-from tests.test_pretrain import small_config
+from tests.pretraining.test_pretrain import small_config
 
 
 @pytest.fixture

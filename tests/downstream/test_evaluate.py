@@ -17,7 +17,7 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.windows import synthetic_genome
-from tests.test_pretrain import small_config
+from tests.pretraining.test_pretrain import small_config
 
 SHOTS, NUM_DRAWS = 4, 2
 LINES = 2 * 2 + 3  # model and untrained in two modes; two regressions, majority

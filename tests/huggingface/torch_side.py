@@ -1,7 +1,7 @@
-"""What torch and transformers say of an export; run by tests/test_torch.py under their Python.
+"""What torch and transformers say of an export; run by test_torch.py under their Python.
 
-    python tests/torch_side.py ask FOLDER     # FOLDER/{masked_lm,classifier,cases.json}
-    python tests/torch_side.py make FOLDER    # an old-style checkpoint with DNABERT's vocabulary
+    python torch_side.py ask FOLDER     # FOLDER/{masked_lm,classifier,cases.json}
+    python torch_side.py make FOLDER    # an old-style checkpoint with DNABERT's vocabulary
 
 Needs torch and transformers only, nothing of the package.
 """

@@ -24,9 +24,9 @@ from cmgems_jax.pretraining import checkpoints
 from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.runtime import parallel, roll_call, run_log
 from cmgems_jax.windows import synthetic_genome
-from tests.test_pretrain import lines
+from tests.helpers import ROOT
+from tests.pretraining.test_pretrain import lines
 
-ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 240  # of a whole run; it takes about 10
 START = f'#!/usr/bin/env bash\nexec "{sys.executable}"'
 
@@ -86,7 +86,7 @@ def config_file(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("input")
     synthetic_genome.write_genome(folder / "small.fa", 40_000, seed=1)
     (folder / "config.py").write_text(
-        "from tests.test_pretrain import small_config\n\n\n"
+        "from tests.pretraining.test_pretrain import small_config\n\n\n"
         f"def get_config():\n    return small_config({str(folder / 'small.fa')!r})\n"
     )
     return folder / "config.py"

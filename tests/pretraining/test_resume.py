@@ -15,9 +15,9 @@ import pytest
 from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.runtime import parallel, run_log
 from cmgems_jax.windows import synthetic_genome
-from tests.test_pretrain import lines, small_config
+from tests.helpers import ROOT
+from tests.pretraining.test_pretrain import lines, small_config
 
-ROOT = Path(__file__).parents[1]
 NUM_KILLS = 20
 NUM_STEPS = 150
 EVAL_EVERY = 10
@@ -53,7 +53,8 @@ def test_a_run_killed_again_and_again_ends_in_the_same_state_and_metrics(
     """Bit for bit, the curriculum's switch included; no line missing and none twice."""
     fasta, folder, state = unbroken
     workdir = tmp_path / "run"
-    program = [sys.executable, "-m", "tests.kill_repeatedly", workdir, fasta, name, str(kills)]
+    module = "tests.pretraining.kill_repeatedly"
+    program = [sys.executable, "-m", module, workdir, fasta, name, str(kills)]
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),

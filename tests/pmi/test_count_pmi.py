@@ -13,8 +13,7 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.pmi import command as pmi_command
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.windows import synthetic_genome
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from cmgems_jax.pretraining import steps
 from cmgems_jax.runtime import parallel
 from cmgems_jax.windows import packing
 from cmgems_jax.windows.packing import EMPTY, Batch
-from tests.test_steps import RANKS, on_device, random_batch, shard, small_config
+from tests.pretraining.test_steps import RANKS, on_device, random_batch, shard, small_config
 
 STRATEGIES = ("random", "genemask", "global")
 

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,8 @@ from cmgems_jax.pretraining import optimizer, steps
 from cmgems_jax.runtime import parallel
 from cmgems_jax.windows import packing
 from cmgems_jax.windows.packing import Batch
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 RANKS = np.random.default_rng(0).permutation(4096).astype(np.int32) + 1
 
 
@@ -223,8 +222,7 @@ def test_accumulation_in_parts_gives_the_same_update(max_predictions):
 _PROGRAM = """
 import json, sys
 import numpy as np
-sys.path.insert(0, "tests")
-import test_steps as t
+from tests.pretraining import test_steps as t
 config = t.small_config(batch_size=16)
 state, train, _ = t.steps.make(config, t.RANKS)
 counts = []

@@ -11,6 +11,7 @@ import pytest
 
 from cmgems_jax.errors import InputError
 from cmgems_jax.runtime import outputs
+from tests.helpers import ROOT
 
 SCHEMA = pa.schema([("record", pa.string()), ("start", pa.int64()), ("p", pa.float32())])
 ROWS = [("a", 0, 0.25), ("a", 10, 1e-9), ("b", 2**40, 0.1234567)]
@@ -113,7 +114,7 @@ def test_what_a_killed_process_left_is_removed_and_named_and_nothing_else(tmp_pa
         "hidden = outputs.hidden_folder(pathlib.Path(sys.argv[1]))\nhidden.__enter__()\nos._exit(9)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "data")]
-    dead = subprocess.run(command, cwd=Path(__file__).parents[1], timeout=120, check=False)
+    dead = subprocess.run(command, cwd=ROOT, timeout=120, check=False)
     assert dead.returncode == 9
     (left,) = tmp_path.iterdir()
     (left / "shard").write_text("half a data set")

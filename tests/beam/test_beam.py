@@ -26,8 +26,8 @@ from cmgems_jax.pmi import command as pmi_command
 from cmgems_jax.pmi import corpus
 from cmgems_jax.windows import cutting, dataset
 from cmgems_jax.windows import files as window_files
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 GENOMES = ROOT.parent / "shared" / "data" / "genome"
 PROCESSES = Beam("DirectRunner", ("direct_num_workers=2",))
 # One worker in this process: sees what a test changes in a module.

@@ -23,7 +23,7 @@ from cmgems_jax.model import bert
 from cmgems_jax.pretraining import checkpoints, pretrained
 from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.windows import synthetic_genome
-from tests.test_pretrain import small_config
+from tests.pretraining.test_pretrain import small_config
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_a_card_names_the_licence_that_was_chosen(run, exported, tmp_path):
 
 
 def test_an_export_has_a_pooler_that_passes_the_state_of_cls_on(exported):
-    """So that transformers draws none at random; tests/test_torch.py loads it."""
+    """So that transformers draws none at random; test_torch.py loads it."""
     tensors = safetensors.numpy.load_file(exported / load.SAFETENSORS)
     np.testing.assert_array_equal(tensors["bert.pooler.dense.weight"], np.eye(16))
     np.testing.assert_array_equal(tensors["bert.pooler.dense.bias"], np.zeros(16))

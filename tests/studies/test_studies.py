@@ -31,14 +31,14 @@ from cmgems_jax.report import page
 from cmgems_jax.runtime import outputs
 from cmgems_jax.studies import arms, reuse, runs, study, study_report
 from cmgems_jax.windows import dataset, synthetic_genome
-from tests.test_pretrain import small_config
+from tests.helpers import ROOT
+from tests.pretraining.test_pretrain import small_config
 
-ROOT = Path(__file__).parents[1]
 ARMS = ("random", "cm_gems")
 PRESET = """
 import sys
 sys.path.insert(0, {root!r})
-from tests.test_pretrain import small_config
+from tests.pretraining.test_pretrain import small_config
 
 def get_config():
     return small_config("none")

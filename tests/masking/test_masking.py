@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import slow_masking as slow
 
 from cmgems_jax.masking import corruption, ranking, strategies
+from tests.masking import slow_masking as slow
 
 STRIDE_ONE = [(3, 1, 70), (4, 1, 70), (5, 1, 70), (6, 1, 70), (7, 1, 70)]
 STRIDED = [(3, 3, 70), (4, 3, 70), (5, 2, 70), (6, 2, 70), (7, 5, 70)]

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from random_classifier import make_classifier, slow_logits
 
 from cmgems_jax.config import TokensConfig
 from cmgems_jax.downstream.motifs import attribution
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
+from tests.downstream.random_classifier import make_classifier, slow_logits
 
 
 def random_bases(*shape: int, seed: int = 0) -> np.ndarray:

@@ -8,8 +8,8 @@ import jax
 import pytest
 
 from cmgems_jax.pretraining import compile_cache
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 # Compiles something that takes longer than what is not kept; prints how often it was found.
 PROGRAM = """
 import sys

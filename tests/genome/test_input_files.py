@@ -10,8 +10,7 @@ import pytest
 from cmgems_jax.config import Config, DataConfig, PmiConfig
 from cmgems_jax.genome import input_files
 from cmgems_jax.runtime import command
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.pretraining import pretrained
 from cmgems_jax.pretraining.pretrained import Pretrained
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 MOTIF, LENGTH, K = "TATAAAAG", 40, 4
 MODEL = ModelConfig(
     num_layers=1, hidden_size=32, num_heads=4, feedforward_size=64, num_positions=64, dropout=0.0,

@@ -1,6 +1,6 @@
 """Starts one run again and again and kills it each time; the last start is left to finish.
 
-    python -m tests.kill_repeatedly WORKDIR FASTA SIGNAL KILLS
+    python -m tests.pretraining.kill_repeatedly WORKDIR FASTA SIGNAL KILLS
 
 The runs are forked children of one process, which saves the imports. Prints
 {"kills": [{"status", "saving"}, ...], "last": status} as JSON.
@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 
 from cmgems_jax.pretraining import loop as pretraining_loop
-from tests import test_resume
+from tests.pretraining import test_resume
 
 EARLY_SHARE = 0.15  # of the kills come while the process starts and compiles
 

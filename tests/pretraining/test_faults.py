@@ -18,11 +18,11 @@ from cmgems_jax.pretraining import checkpoints, faults, steps
 from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.runtime import parallel, run_lock
 from cmgems_jax.windows import packing, synthetic_genome
-from tests.test_pretrain import records, small_config
+from tests.helpers import ROOT
+from tests.pretraining.test_pretrain import records, small_config
 
 # tensorstore's other reads fail after orbax has left the loop, when a checkpoint is damaged.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-ROOT = Path(__file__).parents[1]
 SAVE = checkpoints.save
 
 
@@ -254,7 +254,7 @@ def save_on_a_full_disk(disk: Path, manager, state, config, unlogged, *, wait: b
 _OOM = """
 import resource, sys
 from cmgems_jax.pretraining import loop as pretrain
-from tests.test_pretrain import small_config
+from tests.pretraining.test_pretrain import small_config
 from pathlib import Path
 config = small_config(Path(sys.argv[1]), batch_size=60_000)
 config.model.feedforward_size = 4096

@@ -24,8 +24,8 @@ from cmgems_jax.huggingface import export
 from cmgems_jax.model import bert
 from cmgems_jax.pretraining import checkpoints, pretrained
 from cmgems_jax.windows import synthetic_genome
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 PYTHONS = [path for path in os.environ.get("TORCH_PYTHON", "").split(",") if path]
 REAL_DNA = ROOT.parent / "shared" / "data" / "genome" / "lambda.fa.gz"
 NUM_SEQUENCES, POSITIONS, K = 64, 512, 6
@@ -92,8 +92,8 @@ def asked(request, exports) -> tuple[Path, dict]:
 
 
 def run_torch(python: str, *arguments: object) -> None:
-    """Runs tests/torch_side.py, without network."""
-    command = [python, str(ROOT / "tests" / "torch_side.py"), *map(str, arguments)]
+    """Runs torch_side.py, without network."""
+    command = [python, str(Path(__file__).with_name("torch_side.py")), *map(str, arguments)]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     environment.pop("PYTHONPATH", None)
     subprocess.run(command, check=True, timeout=300, env=environment)
