@@ -3,6 +3,7 @@
 #
 #   bash launch/test.sh [pytest arguments]
 #   bash launch/test.sh tests/masking -k spans
+#   bash launch/test.sh --thorough  # runs are killed 20 times instead of 5
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"

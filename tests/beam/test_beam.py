@@ -8,8 +8,6 @@ import gzip
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,7 @@ from cmgems_jax.pmi import command as pmi_command
 from cmgems_jax.pmi import corpus
 from cmgems_jax.windows import cutting, dataset
 from cmgems_jax.windows import files as window_files
-from tests.helpers import ROOT
+from tests.helpers import ROOT, run_python
 
 GENOMES = ROOT.parent / "shared" / "data" / "genome"
 PROCESSES = Beam("DirectRunner", ("direct_num_workers=2",))
@@ -278,10 +276,7 @@ def test_options_without_a_runner_are_bad_input(name, tmp_path):
         "count_pmi": ["--fasta=x.fa", f"--output={tmp_path}/out"],
         "prepare_data": ["--config=configs/demo.py", f"--data_dir={tmp_path}/out"],
     }[name]
-    result = subprocess.run(
-        [sys.executable, "-m", f"launch.{name}", *flags, "--beam_options=a=1"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    result = run_python("-m", f"launch.{name}", *flags, "--beam_options=a=1")
     assert result.returncode == 2
     assert result.stderr == "error: --beam_options: give --beam_runner too\n"
 

@@ -14,21 +14,16 @@ from cmgems_jax.downstream.evaluation import evaluate, methods
 from cmgems_jax.downstream.evaluation import report as evaluation_report
 from cmgems_jax.downstream.evaluation.evaluate import Settings
 from cmgems_jax.errors import InputError
-from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.pretraining.pretrained import Pretrained
-from cmgems_jax.windows import synthetic_genome
-from tests.pretraining.test_pretrain import small_config
 
 SHOTS, NUM_DRAWS = 4, 2
 LINES = 2 * 2 + 3  # model and untrained in two modes; two regressions, majority
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> tuple[Path, Path]:
+def inputs(unbroken, tmp_path_factory) -> tuple[Path, Path]:
     """A pretraining run's folder, and a task: class 1 is rich in G and C."""
     folder = tmp_path_factory.mktemp("inputs")
-    synthetic_genome.write_genome(folder / "small.fa", 40_000, seed=1)
-    pretraining_loop.pretrain(small_config(folder / "small.fa"), folder / "run")
     rng = np.random.default_rng(0)
     (folder / "task").mkdir()
     for split, num_rows in (("train", 100), ("test", 40)):
@@ -37,7 +32,7 @@ def inputs(tmp_path_factory) -> tuple[Path, Path]:
             share = [0.1, 0.1, 0.4, 0.4] if number % 2 else [0.4, 0.4, 0.1, 0.1]
             rows.append(f"{''.join(rng.choice(list('ATCG'), 24, p=share))}\t{number % 2}\n")
         (folder / "task" / f"{split}.tsv").write_text("sequence\tlabel\n" + "".join(rows))
-    return folder / "run", folder / "task"
+    return unbroken[0], folder / "task"
 
 
 def settings(task: Path, **changes: object) -> Settings:

@@ -1,7 +1,5 @@
 """End to end: a classifier trained on a planted motif leads back to it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,7 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.pretraining import pretrained
 from cmgems_jax.pretraining.pretrained import Pretrained
-from tests.helpers import ROOT
+from tests.helpers import run_python
 
 MOTIF, LENGTH, K = "TATAAAAG", 40, 4
 MODEL = ModelConfig(
@@ -100,10 +98,7 @@ def test_the_command_writes_table_logos_meme_regions_and_maps(classifier, held_o
         f"--checkpoint={tmp_path / 'fine'}", f"--positives={tmp_path / 'p.fa'}",
         f"--negatives={tmp_path / 'n.fa'}", f"--output={output}", "--mutagenesis=r3",
     ]  # fmt: skip
-    found = subprocess.run(
-        [sys.executable, "-m", "launch.motifs", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    found = run_python("-m", "launch.motifs", *arguments)
     assert found.returncode == 0, found.stderr
     assert "200 positives (class planted), 200 negatives" in found.stdout
     options = pyarrow.csv.ParseOptions(delimiter="\t")

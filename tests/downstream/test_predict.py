@@ -1,7 +1,6 @@
 """Predictions and embeddings of FASTA files: those of each record alone, in order."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -18,7 +17,7 @@ from cmgems_jax.genome import vocabulary
 from cmgems_jax.model import bert
 from cmgems_jax.pretraining import checkpoints, optimizer, steps
 from tests.downstream.random_classifier import MODEL, make_classifier, slow_ids, slow_logits
-from tests.helpers import ROOT
+from tests.helpers import run_python
 
 WINDOW, STRIDE = 22, 10  # bases: 20 3-mers, and half of them
 ENCODE = jax.jit(bert.Encoder(MODEL, TokensConfig(k=3)).apply)  # compiled once a length
@@ -296,8 +295,7 @@ def test_the_encoder_comes_from_a_pretraining_run_or_from_a_classifier(classifie
 
 def command(name: str, *arguments: object) -> subprocess.CompletedProcess:
     """Runs `python -m launch.NAME`."""
-    program = [sys.executable, "-m", f"launch.{name}", *map(str, arguments)]
-    return subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return run_python("-m", f"launch.{name}", *arguments)
 
 
 def test_the_commands_write_their_files_and_print_shapes(classifier, tmp_path):

@@ -13,7 +13,7 @@ from cmgems_jax.downstream.finetuning import subspace
 from cmgems_jax.errors import InputError
 from cmgems_jax.model import bert
 from cmgems_jax.pretraining import checkpoints
-from tests.downstream.test_finetune import DRAWS, ENCODER, TEST, TINY, TRAIN
+from tests.downstream.small_task import DRAWS, ENCODER, TEST, TINY, TRAIN
 
 
 @pytest.mark.parametrize("size", [1, 2, 8, 64, 1024])

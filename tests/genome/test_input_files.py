@@ -1,8 +1,6 @@
 """Paths as they are typed: on the command line, in configs and in code."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ import pytest
 from cmgems_jax.config import Config, DataConfig, PmiConfig
 from cmgems_jax.genome import input_files
 from cmgems_jax.runtime import command
-from tests.helpers import ROOT
+from tests.helpers import run_python
 
 
 @pytest.fixture
@@ -77,13 +75,7 @@ def test_a_leading_tilde_is_the_home_folder_in_every_flag(folder, typed, expande
 
 def test_a_command_reads_and_writes_below_the_home_folder(folder):
     flags = ['--fasta=~/a.fa, "~/E.coli, complete genome.fa"', "--k=3", "--output=~/counts"]
-    done = subprocess.run(
-        [sys.executable, "-m", "launch.count_pmi", *flags],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_python("-m", "launch.count_pmi", *flags, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "counts" / "pmi.csv").is_file() and not (folder / "~").exists()
     assert done.stdout.startswith("16 bases in 2 contigs")
@@ -96,13 +88,7 @@ def test_no_command_waits_for_a_pipe(folder):
         ("count_pmi", ["--counts=pipe", "--output=out"]),
         ("doctor", ["--config=pipe"]),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", f"launch.{module}", *flags],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        done = run_python("-m", f"launch.{module}", *flags, cwd=folder)
         assert done.returncode == 2
         assert done.stderr.startswith("error: pipe: is a pipe, not a regular file; expected ")
         assert done.stderr.count("\n") == 1

@@ -21,18 +21,12 @@ from cmgems_jax.genome import vocabulary
 from cmgems_jax.huggingface import export, hub, load, tokenizer
 from cmgems_jax.model import bert
 from cmgems_jax.pretraining import checkpoints, pretrained
-from cmgems_jax.pretraining import loop as pretraining_loop
-from cmgems_jax.windows import synthetic_genome
-from tests.pretraining.test_pretrain import small_config
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(unbroken, tmp_path_factory) -> Path:
     """A small pretraining run."""
-    folder = tmp_path_factory.mktemp("run")
-    synthetic_genome.write_genome(folder / "small.fa", 40_000, seed=1)
-    pretraining_loop.pretrain(small_config(folder / "small.fa"), folder / "mine")
-    return folder / "mine"
+    return shutil.copytree(unbroken[0], tmp_path_factory.mktemp("run") / "mine")
 
 
 @pytest.fixture(scope="module")

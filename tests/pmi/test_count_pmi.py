@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.pmi import command as pmi_command
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.windows import synthetic_genome
-from tests.helpers import ROOT
+from tests.helpers import run_python
 
 
 @pytest.fixture(scope="module")
@@ -177,10 +175,7 @@ def test_counts_of_another_k_are_refused(fasta, tmp_path):
 
 
 def test_the_command_prints_one_line_and_exits_with_2_on_bad_input(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-m", "launch.count_pmi", "--fasta=none.fa", f"--output={tmp_path}/out"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    result = run_python("-m", "launch.count_pmi", "--fasta=none.fa", f"--output={tmp_path}/out")
     assert result.returncode == 2
     assert result.stderr == "error: none.fa: no such file\n"
     assert not list(tmp_path.iterdir())

@@ -15,13 +15,28 @@ import time
 import warnings
 from pathlib import Path
 
+from cmgems_jax.config import Config
 from cmgems_jax.pretraining import loop as pretraining_loop
-from tests.pretraining import test_resume
+from tests.helpers import small_config
 
-EARLY_SHARE = 0.15  # of the kills come while the process starts and compiles
+EVAL_EVERY = 10
+STEPS_PER_KILL = 8  # a kill comes within a few steps behind the one where it is due
+EARLY_EVERY = 6  # the second of so many kills comes while the process starts and compiles
 
 
-def start(workdir: Path, fasta: Path) -> int:
+def config(fasta: Path, num_kills: int) -> Config:
+    """Returns a run whose curriculum switches at step 20, saved after every step."""
+    return small_config(
+        fasta,
+        num_steps=STEPS_PER_KILL * num_kills + 2 * EVAL_EVERY,
+        eval_every=EVAL_EVERY,
+        checkpoint_every=1,
+        log_every=1,
+        keep_checkpoints=2,
+    )
+
+
+def start(workdir: Path, config: Config) -> int:
     """Forks a run whose output goes to a log beside its folder; returns its process."""
     child = os.fork()
     if child:
@@ -31,27 +46,43 @@ def start(workdir: Path, fasta: Path) -> int:
     os.dup2(log, 2)
     status = 0
     try:
-        pretraining_loop.pretrain(test_resume.config(fasta), workdir)
+        pretraining_loop.pretrain(config, workdir)
     except SystemExit as stop:
         status = stop.code
     os._exit(status)
 
 
-def kill_once(workdir: Path, fasta: Path, name: str, chance: random.Random) -> dict | int:
-    """Returns how the killed run ended, or the status of one that ended by itself."""
-    metrics = workdir / "metrics.jsonl"
-    lines_before = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
-    early = chance.random() < EARLY_SHARE
-    child = start(workdir, fasta)
-    while not early:
+def saved_step(workdir: Path) -> int:
+    """Returns the step of the newest checkpoint, or 0."""
+    names = [path.name for path in (workdir / "checkpoints").glob("*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def is_saving(workdir: Path) -> bool:
+    """Returns whether a checkpoint is half written."""
+    return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
+
+
+def kill_once(
+    workdir: Path, config: Config, name: str, number: int, chance: random.Random
+) -> dict | int:
+    """Returns how the killed run ended, or the status of one that ended by itself.
+
+    Every other kill waits for a checkpoint to be half written.
+    """
+    is_early = number % EARLY_EVERY == 1
+    due = max(STEPS_PER_KILL * number + 1, saved_step(workdir) + 2)
+    child = start(workdir, config)
+    while not is_early and saved_step(workdir) < due:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return status
-        if metrics.exists() and metrics.read_bytes().count(b"\n") > lines_before + 1:
-            break
         time.sleep(0.005)
-    time.sleep(chance.uniform(0.0, 4.0 if early else 0.4))
-    saving = any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
+    time.sleep(chance.uniform(0.0, 2.0 if is_early else 0.2))
+    deadline = time.monotonic() + 5
+    while number % 2 == 0 and not is_saving(workdir) and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    saving = is_saving(workdir)
     for _ in range(3):  # after the first, a signal changes nothing
         os.kill(child, getattr(signal, name))
         time.sleep(0.01)
@@ -61,13 +92,13 @@ def kill_once(workdir: Path, fasta: Path, name: str, chance: random.Random) -> d
 
 def main(workdir: Path, fasta: Path, name: str, num_kills: int) -> None:
     """Kills and at last lets live."""
-    chance, kills = random.Random(7), []
+    run, chance, kills = config(fasta, num_kills), random.Random(7), []
     while len(kills) < num_kills:
-        outcome = kill_once(workdir, fasta, name, chance)
+        outcome = kill_once(workdir, run, name, len(kills), chance)
         if not isinstance(outcome, dict):
             break
         kills.append(outcome)
-    last = os.waitpid(start(workdir, fasta), 0)[1]
+    last = os.waitpid(start(workdir, run), 0)[1]
     print(json.dumps({"kills": kills, "last": last}))
 
 

@@ -12,74 +12,20 @@ import jax
 import numpy as np
 import pytest
 
-from cmgems_jax.config import (
-    Config,
-    CurriculumConfig,
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TokensConfig,
-)
+from cmgems_jax.config import CurriculumConfig, OptimizerConfig, TokensConfig
 from cmgems_jax.errors import InputError
 from cmgems_jax.pretraining import checkpoints, progress
 from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.runtime import parallel, run_log, signals
 from cmgems_jax.windows import batches, dataset, synthetic_genome
+from tests.helpers import lines, records, small_config
 
 TRAIN_FIELDS = {
     "loss", "learning_rate", "grad_norm", "stage", "mask_budget", "masked_fraction",
     "nats_per_hidden_base", "bases_per_second", "dropped_positions", "padding",
     "windows_without_mask",
 }  # fmt: skip
-TIMES = {
-    "bases_per_second", "seconds_by_part", "total_seconds", "input_wait_seconds", "device_hours",
-    "starts",
-}  # fmt: skip
-
 READ_S = 0.2  # of a batch, where reading is slow
-
-
-def small_config(fasta: Path, **changes: object) -> Config:
-    """Returns 12 steps of a k=3 model with evaluations at 3, 6, 9, 12."""
-    settings = {
-        "num_steps": 12, "batch_size": 8, "log_every": 2, "eval_every": 3, "eval_windows": 20,
-        "checkpoint_every": 6, "tokens": TokensConfig(k=3),
-        "data": DataConfig(fasta=str(fasta), num_tokens=32),
-        "curriculum": CurriculumConfig(threshold=0.9, threshold_kind="relative"),
-        "model": ModelConfig(
-            num_layers=1, hidden_size=16, num_heads=2, feedforward_size=32, num_positions=32,
-            dropout=0.1, attention_dropout=0.0,
-        ),
-        "optimizer": OptimizerConfig(peak_lr=1e-2, warmup_steps=2),
-    }  # fmt: skip
-    return Config(**{**settings, **changes})
-
-
-def records(workdir: Path, kind: str) -> list[dict]:
-    """Returns the records of one kind."""
-    return [record for record in run_log.read(workdir / "metrics.jsonl") if record["kind"] == kind]
-
-
-def lines(workdir: Path) -> list[dict]:
-    """Returns the metrics without what depends on the clock."""
-    every = run_log.read(workdir / "metrics.jsonl")
-    return [{n: v for n, v in line.items() if n not in TIMES} for line in every]
-
-
-@pytest.fixture(scope="module")
-def genome(tmp_path_factory) -> Path:
-    """A small genome of several contigs."""
-    path = tmp_path_factory.mktemp("genome") / "small.fa"
-    synthetic_genome.write_genome(path, 40_000, seed=1)
-    return path
-
-
-@pytest.fixture(scope="module")
-def unbroken(genome, tmp_path_factory):
-    """A whole run: its folder and last state."""
-    workdir = tmp_path_factory.mktemp("unbroken")
-    state = pretraining_loop.pretrain(small_config(genome), workdir)
-    return workdir, parallel.to_host(state)
 
 
 def test_a_run_leaves_its_config_environment_metrics_curves_and_checkpoints(unbroken):
@@ -163,14 +109,20 @@ def test_rates_and_parts_are_of_the_wall_time_with_the_wait_for_input(
     assert summary["device_hours"] * 3600 == pytest.approx(device_s, abs=0.1)
 
 
-def test_the_clock_goes_on_in_a_resumed_run(unbroken, genome, tmp_path):
+@pytest.fixture(scope="module")
+def resumed(unbroken, genome, tmp_path_factory):
+    """The run resumed from step 6, the switch: its folder, the clock it resumed from, its state."""
+    copy = without_last_checkpoint(unbroken[0], tmp_path_factory.mktemp("resumed"))
+    clock = json.loads(unlogged_file(copy, 6).read_text())["clock"]
+    state = pretraining_loop.pretrain(small_config(genome), copy)
+    return copy, clock, parallel.to_host(state)
+
+
+def test_the_clock_goes_on_in_a_resumed_run(resumed):
     """The seconds are those of all twelve steps, whichever start did them."""
-    workdir, _ = unbroken
-    copy = without_last_checkpoint(workdir, tmp_path)
-    kept = json.loads(unlogged_file(copy, 6).read_text())["clock"]
+    workdir, kept, _ = resumed
     assert (kept["timed_steps"], kept["starts"]) == (6, 1)
-    pretraining_loop.pretrain(small_config(genome), copy)
-    (summary,) = records(copy, "summary")
+    (summary,) = records(workdir, "summary")
     assert (summary["timed_steps"], summary["starts"]) == (12, 2)
     for part, seconds in kept["seconds_by_part"].items():
         assert summary["seconds_by_part"][part] >= seconds - 0.01
@@ -240,15 +192,18 @@ def test_a_run_is_bound_to_its_windows_and_not_to_a_path(unbroken, genome, tmp_p
         pretraining_loop.pretrain(other, workdir)
 
 
-@pytest.mark.parametrize("kept", [6, None])
-def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(unbroken, genome, tmp_path, kept):
-    """From step 6, which is the switch, and from nothing but metrics of lost steps."""
+def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(unbroken, resumed):
+    jax.tree.map(np.testing.assert_array_equal, resumed[2], unbroken[1])
+    assert lines(resumed[0]) == lines(unbroken[0])
+
+
+def test_a_run_that_lost_every_checkpoint_equals_the_unbroken_one(unbroken, genome, tmp_path):
+    """From nothing but metrics of lost steps."""
     workdir, state = unbroken
     copy = without_last_checkpoint(workdir, tmp_path)
-    if kept is None:
-        shutil.rmtree(copy / checkpoints.FOLDER / "6")
-    resumed = pretraining_loop.pretrain(small_config(genome), copy)
-    jax.tree.map(np.testing.assert_array_equal, parallel.to_host(resumed), state)
+    shutil.rmtree(copy / checkpoints.FOLDER / "6")
+    again = pretraining_loop.pretrain(small_config(genome), copy)
+    jax.tree.map(np.testing.assert_array_equal, parallel.to_host(again), state)
     assert lines(copy) == lines(workdir)
 
 

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -23,9 +22,8 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.pretraining import checkpoints
 from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.runtime import parallel, roll_call, run_log
-from cmgems_jax.windows import synthetic_genome
-from tests.helpers import ROOT
-from tests.pretraining.test_pretrain import lines
+from tests import helpers
+from tests.helpers import ROOT, lines
 
 TIMEOUT_S = 240  # of a whole run; it takes about 10
 START = f'#!/usr/bin/env bash\nexec "{sys.executable}"'
@@ -46,21 +44,11 @@ def started(flags: Sequence[Sequence[str]], num_devices: int = 1):
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
         "MPLBACKEND": "agg",
     }
-    processes = []
-    try:
-        for own in flags:
-            command = [sys.executable, "-m", "launch.pretrain", *own]
-            processes.append(
-                subprocess.Popen(
-                    command, cwd=ROOT, env=environment, text=True,
-                    stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                )
-            )  # fmt: skip
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+    command = [sys.executable, "-m", "launch.pretrain"]
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(helpers.started([*command, *own], env=environment)) for own in flags
+        ]
 
 
 def outcomes(flags: Sequence[Sequence[str]], num_devices: int = 1) -> list[tuple[int, str, str]]:
@@ -81,13 +69,12 @@ def two_processes(run_flags: Sequence[str], timeout_s: int = 60) -> list[list[st
 
 
 @pytest.fixture(scope="module")
-def config_file(tmp_path_factory) -> Path:
-    """test_pretrain's run of 12 steps with a checkpoint at 6, on a genome of its own."""
+def config_file(genome, tmp_path_factory) -> Path:
+    """The run of `small_config`."""
     folder = tmp_path_factory.mktemp("input")
-    synthetic_genome.write_genome(folder / "small.fa", 40_000, seed=1)
     (folder / "config.py").write_text(
-        "from tests.pretraining.test_pretrain import small_config\n\n\n"
-        f"def get_config():\n    return small_config({str(folder / 'small.fa')!r})\n"
+        "from tests.helpers import small_config\n\n\n"
+        f"def get_config():\n    return small_config({str(genome)!r})\n"
     )
     return folder / "config.py"
 
@@ -237,12 +224,11 @@ def test_the_slurm_script_starts_all_tasks_and_queues_a_stopped_run_again(config
         "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
     }  # fmt: skip
     flags = [*run_flags(config_file, workdir), "--config.num_steps=100000"]
-    result = subprocess.run(
-        ["bash", ROOT / "launch" / "slurm.sh", *flags],
-        env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
-    )  # fmt: skip
-    assert result.returncode == pretraining_loop.EXIT_STOPPED, result.stderr
-    assert re.search(r"saved step \d+ after SIGTERM", result.stdout)
+    script = ["bash", ROOT / "launch" / "slurm.sh", *flags]
+    with helpers.started(script, env=environment) as process:
+        stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == pretraining_loop.EXIT_STOPPED, stderr
+    assert re.search(r"saved step \d+ after SIGTERM", stdout)
     assert (tmp_path / "scontrol.txt").read_text() == "requeue 1\n"
 
 

@@ -13,7 +13,7 @@ from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pretraining import checkpoints, run_inputs
 from cmgems_jax.runtime import outputs
 from cmgems_jax.windows import dataset, synthetic_genome
-from tests.pretraining.test_pretrain import small_config
+from tests.helpers import small_config
 
 
 @pytest.fixture

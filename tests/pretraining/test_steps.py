@@ -2,9 +2,6 @@
 
 import functools
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -20,51 +17,8 @@ from cmgems_jax.pretraining import optimizer, steps
 from cmgems_jax.runtime import parallel
 from cmgems_jax.windows import packing
 from cmgems_jax.windows.packing import Batch
-from tests.helpers import ROOT
-
-RANKS = np.random.default_rng(0).permutation(4096).astype(np.int32) + 1
-
-
-def small_config(**changes: object) -> Config:
-    """Returns a config of a model that compiles in seconds."""
-    model = ModelConfig(
-        num_layers=1, hidden_size=32, num_heads=2, feedforward_size=64, num_positions=64,
-        dropout=0.1, attention_dropout=0.0,
-    )  # fmt: skip
-    settings = {
-        "num_steps": 20, "batch_size": 16, "accumulation_steps": 2, "eval_every": 5,
-        "data": DataConfig(num_tokens=64), "model": model,
-        "optimizer": OptimizerConfig(peak_lr=1e-2, warmup_steps=2),
-    }  # fmt: skip
-    return Config(**{**settings, **changes})
-
-
-def random_batch(config: Config, seed: int = 0) -> Batch:
-    """Returns packed rows of random windows, full or short by the config's share."""
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(6, config.window_bases, 4 * config.batch_size)
-    lengths[rng.random(len(lengths)) < config.data.full_length_share] = config.window_bases
-    bases = rng.integers(0, 4, (len(lengths), config.window_bases)).astype(np.uint8)
-    bases[np.arange(config.window_bases) >= lengths[:, None]] = vocabulary.PADDING
-    index = packing.pack(lengths, config).rows(rng)[: config.batch_size]
-    assert len(index) == config.batch_size
-    nothing = np.full((1, config.window_bases), vocabulary.PADDING, np.uint8)
-    return Batch(np.concatenate([bases, nothing])[index], index)  # the last one is EMPTY's
-
-
-def sharded(config: Config, seed: int = 0) -> Batch:
-    """Returns the random batch as the train program takes it."""
-    return shard(random_batch(config, seed), config.accumulation_steps)
-
-
-def shard(batch: Batch, accumulation_steps: int = 1) -> Batch:
-    """Returns rows split over the devices."""
-    return Batch(*(parallel.shard(x, accumulation_steps) for x in batch))
-
-
-def on_device(batch: Batch) -> Batch:
-    """Returns the batch as jax's arrays."""
-    return Batch(*(jnp.asarray(x) for x in batch))
+from tests.helpers import run_python
+from tests.random_batches import RANKS, on_device, random_batch, shard, sharded, small_config
 
 
 def masks(config: Config, which: int, strategies: tuple[str, ...], *, batch: Batch | None = None):
@@ -78,9 +32,10 @@ def masks(config: Config, which: int, strategies: tuple[str, ...], *, batch: Bat
 
 @pytest.fixture(scope="module")
 def cm_gems():
-    """Returns config, and the programs on 4 devices."""
+    """Returns config, the first state on the host, and the programs on 4 devices."""
     config = small_config()
-    return config, *steps.make(config, RANKS)
+    state, train, evaluate = steps.make(config, RANKS)
+    return config, parallel.to_host(state), train, evaluate
 
 
 def test_ids_begin_with_cls_and_end_with_sep_behind_the_last_token():
@@ -136,8 +91,8 @@ def test_the_mask_of_a_sequence_does_not_depend_on_the_batch_around_it():
 
 def test_the_compiled_step_holds_one_conditional_with_both_strategies_inside(cm_gems):
     """Not a select: only the branch that is taken runs. `lowest` bisects in a loop in each."""
-    config, state, train, _ = cm_gems
-    program = train.lower(state, sharded(config)).compile().as_text()
+    config, start, train, _ = cm_gems
+    program = train.lower(parallel.replicate(start), sharded(config)).compile().as_text()
     assert program.count(" conditional(") == 1
     fixed = small_config(curriculum=CurriculumConfig(name="fixed"))
     state, train, _ = steps.make(fixed, RANKS)
@@ -145,8 +100,8 @@ def test_the_compiled_step_holds_one_conditional_with_both_strategies_inside(cm_
 
 
 def test_training_lowers_the_loss_and_advances_the_state(cm_gems):
-    config, _, train, _ = cm_gems
-    state, _, _ = steps.make(config, RANKS)
+    config, start, train, _ = cm_gems
+    state = parallel.replicate(start)
     key = np.asarray(state.key)
     losses = []
     for _ in range(12):
@@ -159,10 +114,10 @@ def test_training_lowers_the_loss_and_advances_the_state(cm_gems):
 
 
 def test_the_stage_in_the_state_decides_what_the_step_masks(cm_gems):
-    config, _, train, _ = cm_gems
+    config, start, train, _ = cm_gems
     hidden = {}
     for stage in (curriculum.EASY, curriculum.HARD):
-        state, _, _ = steps.make(config, RANKS)
+        state = parallel.replicate(start)
         after = parallel.replicate(state.curriculum.replace(stage=np.array(stage, np.int32)))
         state, metrics = train(state.replace(curriculum=after), sharded(config))
         assert float(metrics["hard"]) == stage
@@ -175,13 +130,13 @@ def test_cm_step_masks_a_hard_batch_by_the_hard_budget():
     """By the law of `cm_step` step 0 is easy, and one behind the last is hard."""
     settings = CurriculumConfig(name="cm_step", budget_schedule="by_stage", hard_budget=0.4)
     config = small_config(accumulation_steps=1, curriculum=settings)
-    _, train, _ = steps.make(config, RANKS)
+    start, train, _ = steps.make(config, RANKS)
+    start = parallel.to_host(start)
     for step, hard, budget, (least, most) in (
         (0, 0, 0.15, (0.1, 0.2)),
         (config.num_steps, 1, 0.4, (0.2, 0.45)),
     ):
-        state, _, _ = steps.make(config, RANKS)
-        state = state.replace(step=parallel.replicate(np.array(step, np.int32)))
+        state = parallel.replicate(start.replace(step=np.array(step, np.int32)))
         _, metrics = train(state, sharded(config))
         assert float(metrics["hard"]) == hard
         assert float(metrics["budget"]) == pytest.approx(budget)
@@ -190,15 +145,15 @@ def test_cm_step_masks_a_hard_batch_by_the_hard_budget():
 
 def test_every_device_holds_the_same_state_after_steps(cm_gems):
     """pmap accepts out_axes=None for values that differ: only the shards show it."""
-    config, _, train, _ = cm_gems
-    state, _, _ = steps.make(config, RANKS)
+    config, start, train, _ = cm_gems
+    state = parallel.replicate(start)
     for seed in range(3):
         state, _ = train(state, sharded(config, seed))
     for leaf in jax.tree.leaves(state):
-        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        shards = [np.asarray(piece.data) for piece in leaf.addressable_shards]
         assert len(shards) == jax.device_count()
-        for shard in shards[1:]:
-            np.testing.assert_array_equal(shard, shards[0])
+        for other in shards[1:]:
+            np.testing.assert_array_equal(other, shards[0])
 
 
 @pytest.mark.parametrize("max_predictions", [0, 3])
@@ -222,16 +177,19 @@ def test_accumulation_in_parts_gives_the_same_update(max_predictions):
 _PROGRAM = """
 import json, sys
 import numpy as np
-from tests.pretraining import test_steps as t
-config = t.small_config(batch_size=16)
-state, train, _ = t.steps.make(config, t.RANKS)
+import jax
+from cmgems_jax.pretraining import steps
+from cmgems_jax.runtime import parallel
+from tests.random_batches import RANKS, sharded, small_config
+config = small_config(batch_size=16)
+state, train, _ = steps.make(config, RANKS)
 counts = []
 for seed in range(5):
-    state, metrics = train(state, t.sharded(config, seed))
+    state, metrics = train(state, sharded(config, seed))
     names = ("predicted", "eligible", "hidden_covered", "dropped_positions")
     counts.append([float(metrics[name]) for name in names])
-np.savez(sys.argv[1], *t.jax.tree.leaves(t.parallel.to_host(state.params)))
-print(json.dumps({"devices": t.jax.device_count(), "counts": counts}))
+np.savez(sys.argv[1], *jax.tree.leaves(parallel.to_host(state.params)))
+print(json.dumps({"devices": jax.device_count(), "counts": counts}))
 """
 
 
@@ -240,14 +198,8 @@ def test_one_device_and_eight_give_the_same_parameters_after_five_steps(tmp_path
     reports, params = [], []
     for devices in (1, 8):
         output = tmp_path / f"{devices}.npz"
-        environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "PYTHONPATH": str(ROOT),
-        }
-        result = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, str(output)],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False,
-        )  # fmt: skip
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        result = run_python("-c", _PROGRAM, output, XLA_FLAGS=flags)
         assert result.returncode == 0, result.stderr
         reports.append(json.loads(result.stdout.splitlines()[-1]))
         params.append(np.load(output))
@@ -260,8 +212,8 @@ def test_one_device_and_eight_give_the_same_parameters_after_five_steps(tmp_path
 
 
 def test_an_evaluation_is_the_same_each_time_and_changes_no_state(cm_gems):
-    config, _, _, evaluate = cm_gems
-    state, _, _ = steps.make(config, RANKS)
+    config, start, _, evaluate = cm_gems
+    state = parallel.replicate(start)
     batch = shard(random_batch(config))
     first = evaluate(state, batch, np.int32(1))
     second = evaluate(state, batch, np.int32(1))
@@ -273,8 +225,8 @@ def test_an_evaluation_is_the_same_each_time_and_changes_no_state(cm_gems):
 
 def test_the_loss_of_an_evaluation_equals_a_sum_of_log_probabilities(cm_gems):
     """Against a plain log-softmax over every position; tolerance: float32 sums."""
-    config, _, _, evaluate = cm_gems
-    state, _, _ = steps.make(config, RANKS)
+    config, start, _, evaluate = cm_gems
+    state = parallel.replicate(start)
     batch = random_batch(config)
     sums = evaluate(state, shard(batch), np.int32(0))
     host = parallel.to_host(state)
@@ -296,8 +248,8 @@ def test_the_loss_of_an_evaluation_equals_a_sum_of_log_probabilities(cm_gems):
 
 
 def test_rows_of_padding_add_nothing(cm_gems):
-    config, _, _, evaluate = cm_gems
-    state, _, _ = steps.make(config, RANKS)
+    config, start, _, evaluate = cm_gems
+    state = parallel.replicate(start)
     rows = np.full((16, 2, config.window_bases), vocabulary.PADDING, np.uint8)
     index = np.full((16, 2), packing.EMPTY, np.int32)
     sums = evaluate(state, shard(Batch(rows, index)), np.int32(1))
@@ -320,8 +272,13 @@ def test_windows_without_a_mask_are_those_without_a_center(strategy, tokens_per_
     assert abs(sums["unmasked_windows"] / 1_000 - share) < 5 * np.sqrt(share * (1 - share) / 1_000)
 
 
-@pytest.mark.parametrize("name", ["cm_gems", "fixed", "hard_to_easy"])
-@pytest.mark.parametrize("num_tokens, windows_per_row", [(64, 1), (64, 2), (512, 1), (512, 2)])
+@pytest.mark.parametrize(
+    "name, num_tokens, windows_per_row",
+    [
+        ("cm_gems", 64, 1), ("cm_gems", 64, 2), ("cm_gems", 512, 1), ("cm_gems", 512, 2),
+        ("fixed", 64, 1), ("fixed", 512, 2), ("hard_to_easy", 64, 2), ("hard_to_easy", 512, 1),
+    ],
+)  # fmt: skip
 def test_the_room_for_predictions_is_not_reached_and_not_wasteful(
     name, num_tokens, windows_per_row
 ):
@@ -331,13 +288,14 @@ def test_the_room_for_predictions_is_not_reached_and_not_wasteful(
         data=DataConfig(num_tokens=num_tokens, windows_per_row=windows_per_row),
     )  # fmt: skip
     batch = random_batch(config)
+    program = jax.jit(
+        functools.partial(
+            masked_rows.mask_batch, strategies=curriculum.strategies(config.curriculum),
+            ranks_V=jnp.asarray(RANKS), config=config,
+        )
+    )  # fmt: skip
     for which in (0, 1):
-        masked = jax.jit(
-            functools.partial(
-                masked_rows.mask_batch, strategies=curriculum.strategies(config.curriculum),
-                ranks_V=jnp.asarray(RANKS), config=config,
-            )
-        )(jax.random.key(1), batch, which, jnp.float32(0.15)).masked  # fmt: skip
+        masked = program(jax.random.key(1), batch, which, jnp.float32(0.15)).masked
         for num_rows in (1, 50):
             num_masked = masked.reshape(2_000 // num_rows, -1).sum(axis=1)
             assert num_masked.max() <= masked_rows.max_predictions(config, num_rows)

@@ -1,8 +1,6 @@
 """Results are whole or not there; what stood before stays until they are."""
 
 import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +9,7 @@ import pytest
 
 from cmgems_jax.errors import InputError
 from cmgems_jax.runtime import outputs
-from tests.helpers import ROOT
+from tests.helpers import run_python
 
 SCHEMA = pa.schema([("record", pa.string()), ("start", pa.int64()), ("p", pa.float32())])
 ROWS = [("a", 0, 0.25), ("a", 10, 1e-9), ("b", 2**40, 0.1234567)]
@@ -113,8 +111,7 @@ def test_what_a_killed_process_left_is_removed_and_named_and_nothing_else(tmp_pa
         "import os, pathlib, sys\nfrom cmgems_jax.runtime import outputs\n"
         "hidden = outputs.hidden_folder(pathlib.Path(sys.argv[1]))\nhidden.__enter__()\nos._exit(9)"
     )
-    command = [sys.executable, "-c", program, str(tmp_path / "data")]
-    dead = subprocess.run(command, cwd=ROOT, timeout=120, check=False)
+    dead = run_python("-c", program, tmp_path / "data")
     assert dead.returncode == 9
     (left,) = tmp_path.iterdir()
     (left / "shard").write_text("half a data set")

@@ -12,7 +12,6 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -31,14 +30,13 @@ from cmgems_jax.report import page
 from cmgems_jax.runtime import outputs
 from cmgems_jax.studies import arms, reuse, runs, study, study_report
 from cmgems_jax.windows import dataset, synthetic_genome
-from tests.helpers import ROOT
-from tests.pretraining.test_pretrain import small_config
+from tests.helpers import ROOT, small_config, started
 
 ARMS = ("random", "cm_gems")
 PRESET = """
 import sys
 sys.path.insert(0, {root!r})
-from tests.pretraining.test_pretrain import small_config
+from tests.helpers import small_config
 
 def get_config():
     return small_config("none")
@@ -192,10 +190,9 @@ def test_masks_of_the_hard_strategy_are_described_at_its_own_budget(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> tuple[Path, Path, Path]:
+def inputs(genome, tmp_path_factory) -> tuple[Path, Path, Path]:
     """A genome, a task (class 1 is rich in G and C), a preset file."""
     folder = tmp_path_factory.mktemp("study_inputs")
-    synthetic_genome.write_genome(folder / "small.fa", 40_000, seed=1)
     rng = np.random.default_rng(0)
     (folder / "task").mkdir()
     for split in ("train", "test"):
@@ -205,7 +202,7 @@ def inputs(tmp_path_factory) -> tuple[Path, Path, Path]:
             rows.append(f"{''.join(rng.choice(list('ATCG'), 24, p=share))}\t{number % 2}\n")
         (folder / "task" / f"{split}.tsv").write_text("sequence\tlabel\n" + "".join(rows))
     (folder / "preset.py").write_text(PRESET.format(root=str(ROOT)))
-    return folder / "small.fa", folder / "task", folder / "preset.py"
+    return genome, folder / "task", folder / "preset.py"
 
 
 def small_plan(inputs: tuple[Path, Path, Path], **changes: object) -> study.Plan:
@@ -415,24 +412,17 @@ def test_a_folder_with_other_files_is_refused(inputs, tmp_path):
         study.run(small_plan(inputs), tmp_path)
 
 
-def command(inputs: tuple[Path, Path, Path], output: Path) -> subprocess.Popen:
+def command(inputs: tuple[Path, Path, Path], output: Path):
     """Starts the small study as a user would."""
     fasta, task, preset = inputs
-    return subprocess.Popen(
+    return started(
         [
             *(sys.executable, "-m", "launch.study", "--study=strategy", f"--preset={preset}"),
             *(f"--fasta={fasta}", f"--tasks={task}", "--shots=4", "--draws=3", "--test_rows=0"),
             *(f"--arms={','.join(ARMS)}", f"--output={output}"),
         ],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            "PYTHONUNBUFFERED": "1",
-            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
-        },
-        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
         stderr=subprocess.STDOUT,
-        text=True,
     )
 
 
@@ -441,8 +431,7 @@ def test_two_processes_share_the_arms_and_a_killed_one_ends_in_the_same_tables(
 ):
     """One of two is killed once its second run has begun; the other does what is left."""
     output = tmp_path / "out"
-    one, two = command(inputs, output), command(inputs, output)
-    try:
+    with command(inputs, output) as one, command(inputs, output) as two:
         begun = 0
         for line in one.stdout:
             begun += line.startswith("== ")
@@ -450,11 +439,6 @@ def test_two_processes_share_the_arms_and_a_killed_one_ends_in_the_same_tables(
                 break
         one.send_signal(signal.SIGKILL)
         told, _ = two.communicate(timeout=240)
-    finally:
-        for process in (one, two):
-            process.kill()
-            process.wait()
-            process.stdout.close()
     assert two.returncode == 0, told
     names = ("results", "summary", "differences", "masks", "baselines", "baseline_summary")
     for name in names:

@@ -1,6 +1,7 @@
 """A packed row: nothing lost, little wasted, and every window as if it were alone."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from cmgems_jax.pretraining import steps
 from cmgems_jax.runtime import parallel
 from cmgems_jax.windows import packing
 from cmgems_jax.windows.packing import EMPTY, Batch
-from tests.pretraining.test_steps import RANKS, on_device, random_batch, shard, small_config
+from tests.random_batches import RANKS, on_device, random_batch, shard, small_config
 
 STRATEGIES = ("random", "genemask", "global")
 
@@ -95,15 +96,15 @@ def test_windows_lie_behind_each_other_and_empty_ones_take_no_room(lengths):
     assert layout.position[0, : len(window)].tolist() == position
 
 
-def masked_batch(config: Config, batch: Batch, strategy: str) -> masked_rows.MaskedBatch:
-    """Returns the masks of one strategy."""
+def masker(config: Config, strategy: str) -> Callable[[Batch], masked_rows.MaskedBatch]:
+    """Returns the program that masks a batch by one strategy; compiled once a shape."""
     draw = functools.partial(
         masked_rows.mask_batch,
         strategies=(strategy, strategy),
         ranks_V=jnp.asarray(RANKS),
         config=config,
     )
-    return jax.jit(draw)(jax.random.key(3), batch, jnp.int32(0), jnp.float32(0.15))
+    return jax.jit(lambda batch: draw(jax.random.key(3), batch, jnp.int32(0), jnp.float32(0.15)))
 
 
 def spread_params(config: Config) -> dict:
@@ -123,7 +124,8 @@ def test_masks_and_logits_of_a_packed_window_are_those_of_the_window_alone(
     data = DataConfig(num_tokens=64, windows_per_row=windows_per_row, full_length_share=0.2)
     config = small_config(batch_size=8, data=data)
     batch = random_batch(config, seed=windows_per_row)
-    masked = masked_batch(config, batch, strategy)
+    mask = masker(config, strategy)
+    masked = mask(batch)
     rows = masked_rows.lay_in_rows(masked)
     model, params = bert.MaskedLM(config.model, config.tokens), spread_params(config)
 
@@ -135,7 +137,7 @@ def test_masks_and_logits_of_a_packed_window_are_those_of_the_window_alone(
 
     packed_logits, num_behind = np.asarray(logits(rows.corrupted, rows.layout)), 0
     for row, place in zip(*np.nonzero(batch.index != EMPTY), strict=True):
-        alone = masked_batch(config, Batch(*(x[row, place][None, None] for x in batch)), strategy)
+        alone = mask(Batch(*(x[row, place][None, None] for x in batch)))
         for name in ("ids", "corrupted", "masked", "dropped"):
             one, other = (getattr(m, name) for m in (masked, alone))
             np.testing.assert_array_equal(one[row, place], other[0, 0], err_msg=name)
@@ -155,17 +157,27 @@ def test_masks_and_logits_of_a_packed_window_are_those_of_the_window_alone(
     np.testing.assert_array_equal(np.asarray(rows.ids)[is_padding], vocabulary.PAD)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_an_update_from_packed_rows_is_that_from_the_same_windows_one_a_row(seed):
-    """Sums exactly; parameters to float32 sums in another order, through AdamW."""
-    results = []
+@pytest.fixture(scope="module")
+def programs() -> dict:
+    """The config, first state and programs by windows a row; without dropout, drawn by row."""
+    made = {}
     for windows_per_row in (2, 1):
         config = small_config(data=DataConfig(num_tokens=64, windows_per_row=windows_per_row))
-        config.model.dropout = 0.0  # drawn by row
+        config.model.dropout = 0.0
+        state, train, evaluate = steps.make(config, RANKS)
+        made[windows_per_row] = config, parallel.to_host(state), train, evaluate
+    return made
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_update_from_packed_rows_is_that_from_the_same_windows_one_a_row(programs, seed):
+    """Sums exactly; parameters to float32 sums in another order, through AdamW."""
+    results = []
+    for windows_per_row, (config, start, train, _) in programs.items():
         batch = random_batch(small_config(), seed)
         if windows_per_row == 1:
             batch = Batch(*(x.reshape(-1, 1, *x.shape[2:]) for x in batch))
-        state, train, _ = steps.make(config, RANKS)
+        state = parallel.replicate(start)
         for _ in range(2):
             state, metrics = train(state, shard(batch, config.accumulation_steps))
         results.append((parallel.to_host(state.params), jax.device_get(metrics)))
@@ -180,13 +192,12 @@ def test_an_update_from_packed_rows_is_that_from_the_same_windows_one_a_row(seed
 
 
 @pytest.mark.parametrize("which", range(3))
-def test_an_evaluation_of_packed_rows_is_that_of_the_same_windows_one_a_row(which):
+def test_an_evaluation_of_packed_rows_is_that_of_the_same_windows_one_a_row(programs, which):
     sums = []
-    for windows_per_row in (2, 1):
-        config = small_config(data=DataConfig(num_tokens=64, windows_per_row=windows_per_row))
+    for windows_per_row, (_, start, _, evaluate) in programs.items():
         batch = random_batch(small_config())
         batch = Batch(*(x.reshape(-1, windows_per_row, *x.shape[2:]) for x in batch))
-        state, _, evaluate = steps.make(config, RANKS)
+        state = parallel.replicate(start)
         sums.append(jax.device_get(evaluate(state, shard(batch), np.int32(which))))
     for name in ("predicted", "eligible", "hidden_covered", "bases", "dropped_positions"):
         assert sums[0][name] == sums[1][name], name
@@ -196,7 +207,7 @@ def test_an_evaluation_of_packed_rows_is_that_of_the_same_windows_one_a_row(whic
 def test_attention_with_dropout_stays_within_the_window_too():
     """At a rate so small that nothing is dropped: the explicit attention, against the fused one."""
     config = small_config(curriculum=CurriculumConfig(name="fixed"))
-    rows = masked_rows.lay_in_rows(masked_batch(config, on_device(random_batch(config)), "random"))
+    rows = masked_rows.lay_in_rows(masker(config, "random")(on_device(random_batch(config))))
     params, found = spread_params(config), []
     keys = jax.random.split(jax.random.key(2), len(rows.ids))
     everywhere = jnp.arange(rows.ids.size, dtype=jnp.int32)
