@@ -2,7 +2,8 @@
 # Runs ruff and pytest in the repository's own environment, which it makes on first use.
 #
 #   bash launch/test.sh [pytest arguments]
-#   bash launch/test.sh tests/test_masking.py -k spans
+#   bash launch/test.sh tests/masking -k spans
+#   bash launch/test.sh --thorough  # runs are killed 20 times instead of 5
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"

@@ -1,23 +1,13 @@
 """The benchmark that waits for an accelerator runs in its small form."""
 
-import os
 import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT, run_python
 
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess:
     """Runs a benchmark in a process of its own, on one device."""
-    return subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_python("-m", f"benchmarks.{name}", *arguments, XLA_FLAGS="")
 
 
 def test_the_program_for_accelerators_runs_on_a_cpu_in_its_small_form(tmp_path):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 import runpy
 import shutil
@@ -26,8 +25,8 @@ from cmgems_jax.config import (
     TokensConfig,
 )
 from cmgems_jax.errors import InputError
+from tests.helpers import ROOT, run_python
 
-ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("[!_]*.py"))
 
 
@@ -35,28 +34,15 @@ def pretrain(
     *arguments: str, config: Path | str = "configs/demo.py"
 ) -> subprocess.CompletedProcess:
     """Runs the command in a process of its own, on one device."""
-    return subprocess.run(
-        [sys.executable, "-m", "launch.pretrain", f"--config={config}", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_python("-m", "launch.pretrain", f"--config={config}", *arguments, XLA_FLAGS="")
 
 
 def elsewhere(
     folder: Path, module: str, *arguments: str, package: Path = ROOT
 ) -> subprocess.CompletedProcess:
     """Runs a module, or a program behind -c, in a folder that is not the repository's."""
-    return subprocess.run(
-        [sys.executable, *(["-m"] if module != "-c" else []), module, *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(package), "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    flag = ["-m"] if module != "-c" else []
+    return run_python(*flag, module, *arguments, cwd=folder, PYTHONPATH=str(package))
 
 
 @pytest.mark.parametrize("name", ["demo", "dnabert6", "logo6"])

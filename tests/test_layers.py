@@ -1,13 +1,11 @@
 """The import direction of the package's rooms, and that importing them does nothing."""
 
 import ast
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT, run_python
+
 PACKAGE = "cmgems_jax"
 # In reading order: a room imports only from rooms above its own line.
 ROOMS = """
@@ -62,25 +60,29 @@ def test_launch_files_are_short(path):
     assert num_lines <= MAX_LAUNCH_LINES, f"{path.name} has {num_lines} lines: move code down"
 
 
-IMPORTS = [
-    " ".join(".".join(p.relative_to(ROOT).with_suffix("").parts) for p in FILES),
-    # Each in a process of its own: they define the same flags.
-    *(f"launch.{path.stem}" for path in sorted((ROOT / "launch").glob("*.py"))),
-]
+IMPORTS = """
+import importlib, os, sys
 
-
-@pytest.mark.parametrize("names", IMPORTS, ids=["package", *IMPORTS[1:]])
-def test_importing_starts_no_backend_and_no_tensorflow(names):
-    program = f"""
-import importlib, sys
-for name in {names.split()!r}:
+def check(name):
     importlib.import_module(name)
     started = "jax" in sys.modules and sys.modules["jax"]._src.xla_bridge.backends_are_initialized()
-    assert not started, f"importing {{name}} starts a jax backend"
-    assert "tensorflow" not in sys.modules, f"importing {{name}} imports tensorflow"
-    assert "torch" not in sys.modules, f"importing {{name}} imports torch"
+    assert not started, f"importing {name} starts a jax backend"
+    assert "tensorflow" not in sys.modules, f"importing {name} imports tensorflow"
+    assert "torch" not in sys.modules, f"importing {name} imports torch"
+
+package, launchers = (names.split() for names in sys.argv[1:])
+for name in package:
+    check(name)
+for name in launchers:
+    if not (child := os.fork()):  # each in a process of its own: they define the same flags
+        check(name)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, name
 """
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+
+
+def test_importing_starts_no_backend_and_no_tensorflow():
+    package = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES)
+    launchers = (f"launch.{path.stem}" for path in sorted((ROOT / "launch").glob("*.py")))
+    result = run_python("-c", IMPORTS, " ".join(package), " ".join(launchers))
     assert result.returncode == 0, result.stderr

@@ -1,0 +1,256 @@
+"""A suite from end to end: the same draws for all, resumed where stopped, honest tables."""
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cmgems_jax.downstream.evaluation import evaluate, methods
+from cmgems_jax.downstream.evaluation import report as evaluation_report
+from cmgems_jax.downstream.evaluation.evaluate import Settings
+from cmgems_jax.errors import InputError
+from cmgems_jax.pretraining.pretrained import Pretrained
+
+SHOTS, NUM_DRAWS = 4, 2
+LINES = 2 * 2 + 3  # model and untrained in two modes; two regressions, majority
+
+
+@pytest.fixture(scope="module")
+def inputs(unbroken, tmp_path_factory) -> tuple[Path, Path]:
+    """A pretraining run's folder, and a task: class 1 is rich in G and C."""
+    folder = tmp_path_factory.mktemp("inputs")
+    rng = np.random.default_rng(0)
+    (folder / "task").mkdir()
+    for split, num_rows in (("train", 100), ("test", 40)):
+        rows = []
+        for number in range(num_rows):
+            share = [0.1, 0.1, 0.4, 0.4] if number % 2 else [0.4, 0.4, 0.1, 0.1]
+            rows.append(f"{''.join(rng.choice(list('ATCG'), 24, p=share))}\t{number % 2}\n")
+        (folder / "task" / f"{split}.tsv").write_text("sequence\tlabel\n" + "".join(rows))
+    return unbroken[0], folder / "task"
+
+
+def settings(task: Path, **changes: object) -> Settings:
+    """Returns a few-shot suite of one own task."""
+    chosen = {"tasks": (str(task),), "shots": (SHOTS,), "num_draws": NUM_DRAWS, **changes}
+    return Settings("fewshot", **chosen)
+
+
+@pytest.fixture(scope="module")
+def finished(inputs, tmp_path_factory) -> tuple[pd.DataFrame, Path]:
+    """The suite's results and its folder."""
+    run, task = inputs
+    output = tmp_path_factory.mktemp("suite") / "out"
+    return evaluate.evaluate([run], Path("."), output, settings(task)), output
+
+
+def test_every_line_has_every_draw_and_every_metric(finished):
+    results, output = finished
+    assert len(results) == LINES * NUM_DRAWS
+    assert set(results.draw) == set(range(NUM_DRAWS))
+    assert results[["accuracy", "macro_f1", "mcc", "auroc"]].notna().all(axis=None)
+    pd.testing.assert_frame_equal(pd.read_csv(output / "results.csv"), results)
+    for name in ("summary.csv", "report.md", "suite.json", "environment.json"):
+        assert (output / name).stat().st_size
+    assert (output / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_manifest_names_the_rows_of_every_draw(finished, inputs):
+    manifest = json.loads((finished[1] / "draws" / f"task_{SHOTS}.json").read_text())
+    lines = (inputs[1] / "train.tsv").read_text().splitlines()
+    assert len(manifest["rows"]) == NUM_DRAWS
+    for rows in manifest["rows"]:
+        labels = [lines[row - 1].split("\t")[1] for row in rows]
+        assert sorted(labels) == ["0"] * SHOTS + ["1"] * SHOTS
+
+
+def test_a_finished_suite_runs_nothing_again(finished, inputs, monkeypatch):
+    results, output = finished
+    monkeypatch.setattr(evaluate, "_run", None)
+    again = evaluate.evaluate([inputs[0]], Path("."), output, settings(inputs[1]))
+    pd.testing.assert_frame_equal(again, results)
+
+
+def test_a_stopped_suite_runs_what_is_missing_and_ends_with_the_same_numbers(
+    finished, inputs, tmp_path
+):
+    results, output = finished
+    shutil.copy(output / "suite.json", tmp_path)
+    kept = results[results["mode"] != methods.BASELINE]
+    kept.to_csv(tmp_path / "results.csv", index=False)
+    again = evaluate.evaluate([inputs[0]], Path("."), tmp_path, settings(inputs[1]))
+    columns = [name for name in results if name != "seconds"]
+    pd.testing.assert_frame_equal(again[columns], results[columns])
+
+
+def test_fewer_test_rows_are_the_same_for_every_line_and_said(inputs, tmp_path):
+    """With 10 rows every accuracy is a multiple of a tenth."""
+    chosen = settings(inputs[1], modes=("probe",), test_rows=10)
+    results = evaluate.evaluate([inputs[0]], Path("."), tmp_path, chosen)
+    np.testing.assert_allclose(results.accuracy, results.accuracy.round(1), atol=1e-12)
+    assert "scored on 10 of 40 test rows" in (tmp_path / "report.md").read_text()
+
+
+def test_draws_in_groups_give_the_same_numbers_and_are_kept_as_they_come(
+    finished, inputs, tmp_path
+):
+    """Of a suite stopped after its first group, that group's seconds are those that it took."""
+    together = finished[0].iloc[:NUM_DRAWS]
+    together.iloc[:1].assign(seconds=7.0).to_csv(tmp_path / "results.csv", index=False)
+    chosen = settings(inputs[1], modes=("finetune",), draws_at_once=1, baselines=False)
+    grouped = evaluate.evaluate([inputs[0]], Path("."), tmp_path, chosen)
+    assert list(grouped.seconds == 7.0) == [True] + [False] * (NUM_DRAWS - 1)
+    columns = ["model", "mode", "shots", "draw"]
+    pd.testing.assert_frame_equal(grouped[columns], together[columns])
+    np.testing.assert_allclose(grouped.auroc, together.auroc, atol=0.01)
+
+
+def test_a_set_without_train_stays_marked_when_the_suite_goes_on_with_others(inputs, tmp_path):
+    run, task = inputs
+    shutil.copytree(task, tmp_path / "bare")
+    (tmp_path / "bare" / "train.tsv").rename(tmp_path / "bare" / "dev.tsv")
+    for folder in (tmp_path / "bare", task):
+        chosen = settings(folder, modes=("probe",), baselines=False)
+        evaluate.evaluate([run], Path("."), tmp_path / "out", chosen)
+    sections = (tmp_path / "out" / "report.md").read_text().split("\n## ")
+    marked = [text.partition(":")[0] for text in sections if "trained on dev" in text]
+    assert marked == ["bare"] and any(text.startswith("task:") for text in sections)
+
+
+def test_another_learning_rate_stands_beside_the_published_one(finished, inputs, tmp_path):
+    """The folder goes on, and only the new lines are run."""
+    results, output = finished
+    shutil.copytree(output, tmp_path / "out")
+    chosen = settings(inputs[1], modes=("finetune",), peak_lr=1e-9)
+    again = evaluate.evaluate([inputs[0]], Path("."), tmp_path / "out", chosen)
+    new = again[again["mode"] == "finetune, lr 1e-09"]
+    assert len(again) == len(results) + len(new) and len(new) == 2 * NUM_DRAWS
+    published = again[again["mode"] == "finetune"]
+    assert not np.allclose(new.auroc, published.auroc)
+
+
+def test_results_of_other_settings_are_refused(finished, inputs):
+    with pytest.raises(InputError, match="num_draws: 2 before, 3 now"):
+        evaluate.evaluate([inputs[0]], Path("."), finished[1], settings(inputs[1], num_draws=3))
+
+
+def test_another_step_or_other_rows_are_refused_with_a_table(
+    finished, inputs, tmp_path, monkeypatch
+):
+    """A copy of the same rows in another folder is the same task, and the suite goes on."""
+    (run, task), (results, output) = inputs, finished
+    monkeypatch.setattr(evaluate, "_run", None)
+    copy = tmp_path / "elsewhere" / "task"
+    shutil.copytree(task, copy)
+    again = evaluate.evaluate([run], Path("."), output, settings(copy))
+    pd.testing.assert_frame_equal(again, results)
+    text = (copy / "test.tsv").read_text().replace("\t0\n", "\t1\n", 1)
+    (copy / "test.tsv").write_text(text)
+    with pytest.raises(InputError, match=r"\n  rows of task, 4 shots: .*'folder': .*elsewhere"):
+        evaluate.evaluate([run], Path("."), output, settings(copy))
+    (model,) = evaluate._load([run])
+    later = dataclasses.replace(model, step=model.step + 1)
+    monkeypatch.setattr(evaluate, "_load", lambda _: [later])
+    with pytest.raises(InputError, match=rf"\n  models: .*'step': {model.step}.*{later.step}"):
+        evaluate.evaluate([run], Path("."), output, settings(task))
+
+
+def test_bad_input_leaves_no_settings_behind(inputs, tmp_path):
+    """One row is too long for the model: found before anything is written."""
+    run, task = inputs
+    shutil.copytree(task, tmp_path / "task")
+    with (tmp_path / "task" / "test.tsv").open("a") as file:
+        file.write("ACGT" * 100 + "\t1\n")
+    with pytest.raises(InputError, match="give --long_sequences=truncate or window"):
+        evaluate.evaluate([run], Path("."), tmp_path / "out", settings(tmp_path / "task"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_without_results_bind_nobody(inputs, tmp_path):
+    models = evaluate._load([inputs[0]])
+    for num_draws in (2, 3):
+        chosen = settings(inputs[1], num_draws=num_draws)
+        evaluate._check_same(tmp_path, chosen, [inputs[0]], models, {})
+    assert json.loads((tmp_path / "suite.json").read_text())["num_draws"] == 3
+
+
+def test_results_of_an_earlier_version_go_on_with_a_word(finished, inputs, tmp_path, capsys):
+    """It recorded the checkpoint's path alone, and knew fewer settings."""
+    shutil.copytree(finished[1], tmp_path / "out")
+    path = tmp_path / "out" / "suite.json"
+    new = ("models", "tasks", "metric", "sequence_column", "label_column")
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({name: saved[name] for name in saved if name not in new}))
+    evaluate.evaluate([inputs[0]], Path("."), tmp_path / "out", settings(inputs[1]))
+    assert "its results are taken to be of these" in capsys.readouterr().out
+    assert json.loads(path.read_text()) == saved
+
+
+def test_folders_named_1_and_na_are_done_once(inputs, tmp_path):
+    run, task = inputs
+    shutil.copytree(run, tmp_path / "1")
+    shutil.copytree(task, tmp_path / "NA")
+    chosen = settings(tmp_path / "NA", modes=("probe",), baselines=False)
+    for _ in range(2):
+        results = evaluate.evaluate([tmp_path / "1"], Path("."), tmp_path / "out", chosen)
+    assert len(results) == NUM_DRAWS
+    assert set(results.model) == {"1"} and set(results.task) == {"NA"}
+
+
+@pytest.mark.parametrize("names", [("untrained",), ("a", "a", "a_2")])
+def test_two_models_of_one_name_are_refused(names, monkeypatch):
+    models = iter([Pretrained(None, {}, name) for name in names])
+    monkeypatch.setattr(evaluate.pretrained, "load", lambda _: next(models))
+    with pytest.raises(InputError, match="two lines of the tables would be called"):
+        evaluate._load([Path(name) for name in names])
+
+
+def test_a_task_of_another_suite_is_refused_before_any_file(inputs, tmp_path):
+    with pytest.raises(InputError, match="prom_cor"):
+        evaluate.evaluate(
+            [inputs[0]], Path("."), tmp_path / "out", settings(inputs[1], tasks=("prom_cor",))
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_draws_that_are_the_whole_pool_have_no_interval_and_nothing_is_bold(inputs, tmp_path):
+    """50 rows a class of 50: every draw is the same, and so is every score."""
+    chosen = settings(inputs[1], modes=("probe",), shots=(50,), num_draws=6)
+    results = evaluate.evaluate([inputs[0]], Path("."), tmp_path, chosen)
+    assert (results.overlap == 1).all()
+    tables = (tmp_path / "report.md").read_text().partition("\n## ")[2]
+    assert "**" not in tables and not re.search(r"\d \[", tables)
+    means = pd.read_csv(tmp_path / "summary.csv")
+    assert means.mcc.notna().all() and means.mcc_low.isna().all()
+
+
+def test_results_of_an_earlier_version_are_reported_over_draws_alone_and_said(finished, tmp_path):
+    results, output = finished
+    report = (output / "report.md").read_text()
+    assert re.search(r"\d\.\d+ \[.*\]", report) and "draws only" not in report
+    old = results.drop(columns="overlap")
+    evaluation_report.write(old, {}, tmp_path, first=results.model[0])
+    report = (tmp_path / "report.md").read_text()
+    assert evaluation_report.EARLIER in report and "] (draws only)" in report
+
+
+def test_differences_are_paired_by_draw_and_their_interval_is_students():
+    """By hand: differences .1, .2, .3 have mean .2, sd .1, and t(2) at 97.5 % is 4.3027."""
+    shared = {"task": "t", "shots": 10, "metric": "mcc"}
+    own, other = [0.5, 0.7, 0.9], [0.4, 0.5, 0.6]
+    rows = [
+        {"model": name, "mode": "probe", "draw": draw, "mcc": value, **shared}
+        for name, values in (("mine", own), ("theirs", other))
+        for draw, value in enumerate(values)
+    ]
+    (row,) = evaluation_report.differences(pd.DataFrame(rows[::-1]), "mine").to_dict("records")
+    assert (row["model"], row["mode"], row["other_mode"]) == ("theirs", "probe", "probe")
+    half = 4.302652 * 0.1 / np.sqrt(3)
+    np.testing.assert_allclose(
+        [row["difference"], row["low"], row["high"]], [0.2, 0.2 - half, 0.2 + half], rtol=1e-6
+    )

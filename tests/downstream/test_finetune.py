@@ -1,0 +1,282 @@
+"""Fine-tuning: draws side by side, batches, the choice of the epoch, long sequences, recipes."""
+
+import dataclasses
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import sklearn.metrics
+
+from cmgems_jax.downstream.finetuning import loop as finetuning_loop
+from cmgems_jax.downstream.finetuning import position_limit, recipes
+from cmgems_jax.downstream.finetuning import steps as draw_steps
+from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.model import bert
+from cmgems_jax.pretraining import optimizer
+from tests.downstream.small_task import (
+    DRAWS,
+    ENCODER,
+    TEST,
+    TINY,
+    TRAIN,
+    examples,
+    small_encoder,
+)
+
+
+@pytest.fixture(scope="module")
+def side_by_side() -> np.ndarray:
+    """The probabilities of five draws on four devices: two of them have two draws."""
+    return finetuning_loop.finetune(ENCODER, TRAIN, DRAWS, TEST, 2, TINY, seed=3)
+
+
+def test_draws_side_by_side_equal_draws_one_at_a_time(side_by_side):
+    """Up to float32's order of summation: six updates of 1e-3 move the logits by about 0.1."""
+    assert side_by_side.shape == (5, 30, 2)
+    assert side_by_side.dtype == np.float32
+    alone = [
+        finetuning_loop.finetune(ENCODER, TRAIN, DRAWS[[n]], TEST, 2, TINY, seed=3, first_draw=n)
+        for n in (0, 4)
+    ]
+    np.testing.assert_allclose(side_by_side[[0, 4]], np.concatenate(alone), atol=1e-5)
+    spread = side_by_side.std(axis=0).max()
+    assert spread > 1e-3  # so draws do differ by far more than the tolerance
+
+
+def test_all_draws_and_epochs_run_in_one_compiled_program_and_so_do_later_calls(caplog):
+    """No program is compiled twice (for another placement, say), and none again."""
+    recipe = dataclasses.replace(TINY, peak_lr=2e-3)  # of no other test
+    for seed in (0, 1):
+        with jax.log_compiles():
+            finetuning_loop.finetune(ENCODER, TRAIN, DRAWS, TEST, 2, recipe, seed=seed)
+        compiled = [text for text in caplog.messages if text.startswith("Compiling")]
+        assert len(compiled) == len(set(compiled))
+        assert bool(compiled) == (seed == 0)
+        caplog.clear()
+
+
+def test_another_seed_gives_other_classifiers(side_by_side):
+    other = finetuning_loop.finetune(ENCODER, TRAIN, DRAWS, TEST, 2, TINY, seed=4)
+    assert np.abs(other - side_by_side).max() > 1e-3
+
+
+def test_every_epoch_shows_every_row_of_a_draw_once_in_an_order_of_its_own():
+    recipe = finetuning_loop.Recipe(peak_lr=1e-3, num_epochs=3, batch_size=4)
+    windows = position_limit.cut(TRAIN.bases_NM, ENCODER.config, "error", source="x")
+    epochs = list(finetuning_loop._epochs(DRAWS, windows, recipe, 0, np.arange(5)))
+    assert [rows.shape for rows in epochs] == [(5, 3, 4)] * 3
+    orders = []
+    for rows_DSB in epochs:
+        for draw, rows in enumerate(rows_DSB.reshape(5, -1)):
+            assert list(rows[10:]) == [draw_steps.NO_ROW] * 2
+            assert sorted(rows[:10]) == sorted(DRAWS[draw])
+            orders.append(tuple(rows[:10]))
+    assert len(set(orders)) == 15
+
+
+def test_max_steps_ends_the_last_epoch_early():
+    recipe = finetuning_loop.Recipe(peak_lr=1e-3, num_epochs=3, batch_size=4, max_steps=5)
+    windows = position_limit.cut(TRAIN.bases_NM, ENCODER.config, "error", source="x")
+    epochs = list(finetuning_loop._epochs(DRAWS, windows, recipe, 0, np.arange(5)))
+    assert [rows.shape[1] for rows in epochs] == [3, 2]
+    assert recipe.num_steps(10) == 5
+
+
+def slow_training(draw: int, seed: int, num_epochs: int, batch_size: int, peak_lr: float) -> dict:
+    """One draw without vmap, padding or chunks: a plain loop over its rows."""
+    config, rows = ENCODER.config, DRAWS[draw]
+    model = bert.Classifier(config.model, config.tokens, 2)
+    key = jax.random.fold_in(jax.random.key(seed), draw)
+    head = model.init(jax.random.fold_in(key, 0), jnp.zeros((1, 16)), method=model.head)
+    params = {"encoder": ENCODER.params, **head["params"]}
+    total = num_epochs * 3
+    transform = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(
+            lambda step: peak_lr * (total - step) / total, weight_decay=0.01,
+            mask=optimizer.decay_mask,
+        ),
+    )  # fmt: skip
+    state = transform.init(params)
+
+    ids = [[2, *vocabulary.tokenize(bases, 3), 3] for bases in TRAIN.bases_NM]
+    ids_NL, truth_NC = jnp.array(ids, jnp.int32), jax.nn.one_hot(TRAIN.labels_N, 2)
+
+    def loss(params: dict, chosen: jax.Array) -> jax.Array:
+        logits = model.apply({"params": params}, ids_NL[chosen])
+        return -(jax.nn.log_softmax(logits) * truth_NC[chosen]).sum(axis=1).mean()
+
+    @jax.jit
+    def update(params: dict, state: tuple, chosen: jax.Array) -> tuple:
+        grads = jax.grad(loss)(params, chosen)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = transform.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for epoch in range(num_epochs):
+        order = rows[np.random.default_rng((seed, draw, epoch)).permutation(len(rows))]
+        for start in range(0, len(order), batch_size):
+            params, state = update(params, state, order[start : start + batch_size])
+    return params
+
+
+def test_a_training_equals_a_plain_loop_that_has_a_last_batch_of_two_rows():
+    """Ten rows in batches of four: the mean of the last is over two. float32 tolerance."""
+    recipe = finetuning_loop.Recipe(peak_lr=1e-2, num_epochs=2, batch_size=4, dropout=0.0)
+    trained = finetuning_loop.train_draws(ENCODER, TRAIN, DRAWS[:2], 2, recipe, seed=7)
+    expected = slow_training(1, 7, 2, 4, 1e-2)
+    # Adam divides by the gradient's size, so tiny gradients' rounding shows: 2 % of a step.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), trained.of_draw(1), expected
+    )
+
+
+def test_a_separable_task_is_learnt_and_the_loss_falls():
+    recipe = finetuning_loop.Recipe(peak_lr=1e-2, num_epochs=10, batch_size=8)
+    draws = np.array([np.arange(60), np.arange(60)])
+    trained = finetuning_loop.train_draws(ENCODER, TRAIN, draws, 2, recipe, seed=0)
+    assert (trained.losses_DE[:, 0] > 0.5).all()
+    assert (trained.losses_DE[:, -1] < 0.1).all()
+    said = finetuning_loop.probabilities(trained, TEST)
+    accuracy = (said.argmax(axis=2) == TEST.labels_N).mean(axis=1)
+    assert (accuracy > 0.95).all()
+    np.testing.assert_allclose(said.sum(axis=2), 1, atol=1e-6)
+
+
+def test_dev_keeps_each_draws_epoch_of_the_least_loss():
+    """The dev labels are swapped, so that what has been learnt the least is the best."""
+    recipe = finetuning_loop.Recipe(peak_lr=1e-2, num_epochs=6, batch_size=4)
+    dev = examples(30, seed=2)
+    dev.labels_N = 1 - dev.labels_N
+    trained = finetuning_loop.train_draws(
+        ENCODER, TRAIN, DRAWS, 2, recipe, seed=0, dev=dev, metric="accuracy"
+    )
+    said = finetuning_loop.probabilities(trained, dev)
+    losses_D = [sklearn.metrics.log_loss(dev.labels_N, said_NC) for said_NC in said]
+    accuracy_D = (said.argmax(axis=2) == dev.labels_N).mean(axis=1)
+    assert trained.dev_losses_DE.shape == trained.dev_scores_DE.shape == (5, 6)
+    np.testing.assert_allclose(losses_D, trained.dev_losses_DE.min(axis=1), rtol=1e-5)  # float32
+    assert (trained.dev_losses_DE.min(axis=1) < trained.dev_losses_DE[:, -1]).any()
+    best_D = trained.dev_losses_DE.argmin(axis=1)
+    np.testing.assert_allclose(accuracy_D, trained.dev_scores_DE[np.arange(5), best_D])
+
+
+def test_the_later_epoch_wins_a_tie_and_a_metric_that_is_no_number_is_recorded():
+    """Two draws: one's losses are 2, 1, 1 times ln 2, the other's 1, 1, 2."""
+    labels_N, bits = np.zeros(4, np.int32), [[2, 1], [1, 1], [1, 2]]
+    best = finetuning_loop._Best(2)
+    for epoch, bits_D in enumerate(bits):
+        right_D = 2.0 ** -np.array(bits_D)
+        said_DNC = np.tile(np.stack([right_D, 1 - right_D], axis=1)[:, None], (1, 4, 1))
+        state = types.SimpleNamespace(
+            params={"epoch": np.full((1, 2), epoch)},
+            programs=types.SimpleNamespace(
+                keep_better=lambda old, new, take: {
+                    "epoch": np.where(take, new["epoch"], old["epoch"])
+                }
+            ),
+        )
+        best.offer(state, said_DNC, labels_N, "auroc")
+    assert best.params["epoch"].tolist() == [[2, 1]]
+    np.testing.assert_allclose(np.column_stack(best.losses) / np.log(2), np.transpose(bits))
+    assert np.isnan(best.scores).all()
+
+
+def test_sequences_beyond_the_positions_are_refused_with_a_count():
+    with pytest.raises(InputError, match=r"small\.tsv: 60 of 60 .* longer than 12 bases"):
+        finetuning_loop.finetune(small_encoder(12), TRAIN, DRAWS, TEST, 2, TINY, seed=0)
+
+
+def test_long_sequences_are_seen_in_windows_and_the_count_is_printed(capsys):
+    recipe = dataclasses.replace(TINY, num_epochs=1)
+    said = finetuning_loop.finetune(
+        small_encoder(12), TRAIN, DRAWS[:1], TEST, 2, recipe, seed=0, long_sequences="window"
+    )
+    assert said.shape == (1, 30, 2)
+    np.testing.assert_allclose(said.sum(axis=2), 1, atol=1e-6)
+    assert "30 of 30 sequences are longer than 12 bases: seen in windows" in capsys.readouterr().out
+
+
+def test_the_epochs_of_a_long_sequence_take_its_windows_in_turn():
+    recipe = finetuning_loop.Recipe(peak_lr=1e-3, num_epochs=4, batch_size=3)
+    windows = position_limit.Windows(np.zeros((5, 4)), np.array([0, 1, 4]), np.array([1, 3, 1]))
+    epochs = finetuning_loop._epochs(np.array([[0, 1, 2]]), windows, recipe, 0, np.arange(1))
+    assert [sorted(rows.ravel()) for rows in epochs] == [[0, 1, 4], [0, 2, 4], [0, 3, 4], [0, 1, 4]]
+
+
+def test_truncation_keeps_the_beginning(capsys):
+    config = small_encoder(12).config
+    windows = position_limit.cut(TRAIN.bases_NM, config, "truncate", source="x")
+    np.testing.assert_array_equal(windows.bases_WM, TRAIN.bases_NM[:, :12])
+    assert "60 of 60 sequences are longer than 12 bases: cut off there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("num_positions", "num_tokens"), [(12, 512), (40, 12)])
+def test_windows_cover_a_sequence_and_end_with_it(num_positions, num_tokens):
+    """They hold 10 k-mers, 12 bases: of the positions, those that pretraining has seen."""
+    config = small_encoder(num_positions).config
+    config.data.num_tokens = num_tokens
+    assert position_limit.max_tokens(config, "window") == 12
+    assert position_limit.max_tokens(config, "error") == num_positions
+    bases = np.full((3, 30), vocabulary.PADDING, np.uint8)
+    bases[0, :30], bases[1, :5], bases[2, :13] = np.arange(30) % 4, 1, np.arange(13) % 4
+    windows = position_limit.cut(bases, config, "window", source="x")
+    assert list(windows.count_N) == [3, 1, 2]
+    assert list(windows.first_N) == [0, 3, 4]
+    expected = [bases[0, 0:12], bases[0, 9:21], bases[0, 18:30], bases[1, :12], bases[2, :12],
+                bases[2, 1:13]]  # fmt: skip
+    np.testing.assert_array_equal(windows.bases_WM, expected)
+    values = np.array([[1.0], [2.0], [6.0], [5.0], [1.0], [2.0]], np.float32)
+    np.testing.assert_array_equal(position_limit.mean(values, windows), [[3.0], [5.0], [1.5]])
+
+
+def test_positions_that_pretraining_never_saw_are_warned_of_once(capsys):
+    config = small_encoder(40).config
+    config.data.num_tokens = 10
+    windows = position_limit.cut(TRAIN.bases_NM, config, "error", source="small.tsv")
+    for _ in range(2):
+        position_limit.warn_of_new_positions(windows, config, source="small.tsv")
+    assert capsys.readouterr().out.count("16 tokens, but the model was pretrained on 10") == 1
+
+
+@pytest.mark.parametrize(
+    ("shots", "expected"),
+    [(10, (1e-4, 20, 5)), (100, (1e-4, 20, 5)), (500, (5e-5, 5, 15)), (1000, (5e-5, 5, 15))],
+)
+def test_few_shot_recipes_are_the_published_ones(shots, expected):
+    recipe = finetuning_loop.fewshot_recipe(shots)
+    assert (recipe.peak_lr, recipe.num_epochs, recipe.batch_size) == expected
+    assert (recipe.warmup_share, recipe.weight_decay, recipe.dropout) == (0.1, 0.01, 0.1)
+    assert (recipe.clip_norm, recipe.max_steps) == (1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "warmup", "max_steps"),
+    [
+        ("EMP/H3", 3, 50, 0), ("prom/prom_core_all", 4, 50, 0), ("prom/prom_core_tata", 10, 50, 0),
+        ("prom/prom_300_notata", 4, 50, 0), ("prom/prom_300_tata", 10, 50, 0),
+        ("splice/reconstructed", 5, 50, 0), ("virus/covid", 9, 50, 0), ("mouse/2", 5, 30, 1_000),
+        ("tf/4", 3, 30, 0),
+    ],
+)  # fmt: skip
+def test_gue_recipes_are_the_published_ones(name, epochs, warmup, max_steps):
+    recipe = finetuning_loop.gue_recipe(name)
+    assert (recipe.peak_lr, recipe.batch_size) == (3e-5, 32)
+    assert (recipe.num_epochs, recipe.warmup_steps, recipe.max_steps) == (epochs, warmup, max_steps)
+
+
+def test_a_set_without_a_published_recipe_is_named():
+    with pytest.raises(InputError, match="'mine': no published recipe"):
+        finetuning_loop.gue_recipe("mine")
+
+
+def test_the_rate_warms_up_over_a_tenth_and_falls_to_zero():
+    """20 rows, 20 epochs in batches of 5: 80 steps, 8 of warm-up."""
+    recipe = finetuning_loop.fewshot_recipe(10)
+    assert recipe.num_steps(20) == 80
+    assert recipe.num_warmup_steps(80) == 8
+    assert recipes.Recipe(1e-3, 1, 32, warmup_steps=50).num_warmup_steps(20) == 10
