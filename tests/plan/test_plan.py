@@ -18,7 +18,7 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.plan import hlo, plan
 from cmgems_jax.plan import targets as plan_targets
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FIELDS = {
     *("target", "devices", "fits", "largest_batch_size", "attention", "compile_seconds"),
     *("seconds_per_step", "hours", "cycles", "collectives", "memory"),
