@@ -3,9 +3,9 @@
     python -m launch.embed --checkpoint=DIR --fasta=X.fa.gz --output=out.npz
     python -m launch.embed --checkpoint=DIR --fasta=X.fa.gz --output=out.parquet --pooling=cls
 
-mean and cls: arrays (npz) or columns (parquet) `ids` and `embeddings`, one row a
+mean and cls: arrays (npz) or columns (parquet) `ids` and `embeddings`, one row per
 record. tokens: npz with one array (k-mers, D) under each record's name; parquet
-with one row a k-mer. A record longer than the model takes is cut into overlapping
+with one row per k-mer. A record longer than the model takes is cut into overlapping
 windows; each k-mer counts once, from the window where it stands farther from the edge.
 """
 
@@ -38,7 +38,7 @@ def main() -> None:
     from cmgems_jax.downstream.inference import embed
 
     embed.embed(
-        embed.load(Path(_CHECKPOINT.value)),
+        embed.load_embedder(Path(_CHECKPOINT.value)),
         _FASTA.value,
         Path(_OUTPUT.value),
         pooling=_POOLING.value,

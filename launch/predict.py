@@ -28,7 +28,7 @@ _WINDOW = flags.DEFINE_integer(
 _STRIDE = flags.DEFINE_integer(
     "stride", None, "Bases between the starts of windows; default: half a window."
 )
-_WINDOWS = flags.DEFINE_bool("windows", False, "One row a window in place of one a record.")
+_WINDOWS = flags.DEFINE_bool("windows", False, "One row per window in place of one per record.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower_bound=1)
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cmgems_jax import terminal
 from cmgems_jax.errors import InputError, TrainingError
 from cmgems_jax.runtime import roll_call
 
@@ -232,6 +233,66 @@ def train_program(step: Callable) -> Callable:
 def eval_program(step: Callable) -> Callable:
     """Returns `step(state, batch, which) -> sums` over all devices."""
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=None)
+
+
+def rows_program(function: Callable, params: Any) -> Callable:
+    """Returns `function(params, *rows)` as a program of host rows, split over the local devices.
+
+    Args:
+      function: of arrays (B, ...) and giving such; compiled once per shape of the rows.
+      params: replicated.
+
+    Returns:
+      `(*rows) -> outputs` on the host; B is a multiple of the local devices, see
+      `whole_batch`.
+    """
+    split = jax.pmap(
+        lambda params, rows: function(params, *rows), axis_name=AXIS, in_axes=(None, 0)
+    )
+    params = replicate(params)
+
+    def join(output: jax.Array) -> np.ndarray:
+        return np.asarray(output).reshape(-1, *output.shape[2:])
+
+    def program(*rows: np.ndarray) -> Any:
+        return jax.tree.map(join, split(params, [shard(array)[:, 0] for array in rows]))
+
+    return program
+
+
+def whole_batch(batch_size: int) -> int:
+    """Returns the size rounded up to a multiple of the local devices."""
+    num_devices = jax.local_device_count()
+    return -(-batch_size // num_devices) * num_devices
+
+
+def map_rows(
+    program: Callable[[np.ndarray], np.ndarray],
+    rows_N: np.ndarray,
+    *,
+    batch_size: int,
+    description: str,
+) -> np.ndarray:
+    """Returns the program's outputs (N, ...) for all sequences, with a progress bar.
+
+    Args:
+      program: of (B, ...) on the host, such as `rows_program`'s; always of one B.
+      rows_N: (N, ...), a row per sequence; the last batch is filled up with the last row.
+      batch_size: B.
+      description: of the bar.
+    """
+    num_rows = len(rows_N)
+    outputs_N = None
+    with terminal.bar(total=num_rows, desc=description, unit="sequences") as bar:
+        for start in range(0, num_rows, batch_size):
+            num_new = min(batch_size, num_rows - start)
+            filled = np.minimum(np.arange(start, start + batch_size), num_rows - 1)
+            output_B = program(rows_N[filled])
+            if outputs_N is None:  # once: features of many rows fill the memory
+                outputs_N = np.empty((num_rows, *output_B.shape[1:]), output_B.dtype)
+            outputs_N[start : start + num_new] = output_B[:num_new]
+            bar.update(num_new)
+    return outputs_N
 
 
 def check_devices() -> None:
