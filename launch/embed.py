@@ -18,19 +18,12 @@ from cmgems_jax.runtime import command
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Work folder of a pretraining run, or a classifier's.", required=True
 )
-_FASTA = command.define_paths(
-    "fasta", None, "FASTA (plain, gzip, bgzip) or .2bit files.", required=True
-)
 _OUTPUT = flags.DEFINE_string("output", None, "File to make, .npz or .parquet.", required=True)
 _POOLING = flags.DEFINE_enum(
     "pooling", "mean", ["mean", "cls", "tokens"],
     "mean: over the k-mers without ambiguous letters. cls: the state of [CLS]. tokens: all.",
 )  # fmt: skip
-_WINDOW = flags.DEFINE_integer("window", None, "Bases of a window; default: the longest.")
-_STRIDE = flags.DEFINE_integer(
-    "stride", None, "Bases between the starts of windows; default: half a window."
-)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower_bound=1)
+_WINDOW_FLAGS = command.define_window_flags()
 
 
 def main() -> None:
@@ -39,12 +32,9 @@ def main() -> None:
 
     embed.embed(
         embed.load_embedder(Path(_CHECKPOINT.value)),
-        _FASTA.value,
-        Path(_OUTPUT.value),
+        output=Path(_OUTPUT.value),
         pooling=_POOLING.value,
-        window=_WINDOW.value,
-        stride=_STRIDE.value,
-        batch_size=_BATCH_SIZE.value,
+        **_WINDOW_FLAGS(),
     )
 
 

@@ -236,15 +236,12 @@ def eval_program(step: Callable) -> Callable:
 
 
 def rows_program(function: Callable, params: Any) -> Callable:
-    """Returns `function(params, *rows)` as a program of host rows, split over the local devices.
+    """Returns `(*rows) -> outputs` of host arrays, computed on all local devices.
 
     Args:
-      function: of arrays (B, ...) and giving such; compiled once per shape of the rows.
-      params: replicated.
-
-    Returns:
-      `(*rows) -> outputs` on the host; B is a multiple of the local devices, see
-      `whole_batch`.
+      function: `(params, *rows) -> outputs`, arrays (B, ...); compiled once per shape. B
+        is a multiple of the local devices (`whole_batch`), each of which takes a share.
+      params: any tree; each device has a copy.
     """
     split = jax.pmap(
         lambda params, rows: function(params, *rows), axis_name=AXIS, in_axes=(None, 0)
@@ -273,12 +270,12 @@ def map_rows(
     batch_size: int,
     description: str,
 ) -> np.ndarray:
-    """Returns the program's outputs (N, ...) for all sequences, with a progress bar.
+    """Returns the outputs (N, ...) of a program for N >= 1 sequences, with a progress bar.
 
     Args:
-      program: of (B, ...) on the host, such as `rows_program`'s; always of one B.
-      rows_N: (N, ...), a row per sequence; the last batch is filled up with the last row.
-      batch_size: B.
+      program: of host arrays (B, ...), such as `rows_program` gives.
+      rows_N: (N, ...), a row per sequence.
+      batch_size: B; the last batch is filled up, so that one program is compiled.
       description: of the bar.
     """
     num_rows = len(rows_N)
