@@ -79,7 +79,7 @@ def test_the_motif_comes_first_and_scores_fall_on_it(classifier, held_out):
 def test_the_substitutions_that_matter_are_in_the_planted_site(classifier, held_out):
     pair, start_N = held_out
     num_inside = 0
-    changes = attribution.mutagenesis_of(classifier, 1, batch_size=128)
+    changes = attribution.mutagenesis(classifier, 1, batch_size=128)
     for row in np.flatnonzero(pair.is_positive_N)[:10]:
         change_M4 = changes(pair.bases_NM[row])
         strongest = np.argsort(change_M4.min(axis=1))[:4]

@@ -248,11 +248,9 @@ def rows_program(function: Callable, params: Any) -> Callable:
     )
     params = replicate(params)
 
-    def join(output: jax.Array) -> np.ndarray:
-        return np.asarray(output).reshape(-1, *output.shape[2:])
-
     def program(*rows: np.ndarray) -> Any:
-        return jax.tree.map(join, split(params, [shard(array)[:, 0] for array in rows]))
+        outputs = split(params, [shard(array)[:, 0] for array in rows])
+        return jax.tree.map(lambda out: np.asarray(out).reshape(-1, *out.shape[2:]), outputs)
 
     return program
 
@@ -282,13 +280,12 @@ def map_rows(
     outputs_N = None
     with terminal.bar(total=num_rows, desc=description, unit="sequences") as bar:
         for start in range(0, num_rows, batch_size):
-            num_new = min(batch_size, num_rows - start)
             filled = np.minimum(np.arange(start, start + batch_size), num_rows - 1)
-            output_B = program(rows_N[filled])
+            output_B = program(rows_N[filled])[: num_rows - start]
             if outputs_N is None:  # once: features of many rows fill the memory
                 outputs_N = np.empty((num_rows, *output_B.shape[1:]), output_B.dtype)
-            outputs_N[start : start + num_new] = output_B[:num_new]
-            bar.update(num_new)
+            outputs_N[start : start + batch_size] = output_B
+            bar.update(len(output_B))
     return outputs_N
 
 
