@@ -3,9 +3,9 @@
     python -m launch.embed --checkpoint=DIR --fasta=X.fa.gz --output=out.npz
     python -m launch.embed --checkpoint=DIR --fasta=X.fa.gz --output=out.parquet --pooling=cls
 
-mean and cls: arrays (npz) or columns (parquet) `ids` and `embeddings`, one row a
+mean and cls: arrays (npz) or columns (parquet) `ids` and `embeddings`, one row per
 record. tokens: npz with one array (k-mers, D) under each record's name; parquet
-with one row a k-mer. A record longer than the model takes is cut into overlapping
+with one row per k-mer. A record longer than the model takes is cut into overlapping
 windows; each k-mer counts once, from the window where it stands farther from the edge.
 """
 
@@ -18,19 +18,12 @@ from cmgems_jax.runtime import command
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Work folder of a pretraining run, or a classifier's.", required=True
 )
-_FASTA = command.define_paths(
-    "fasta", None, "FASTA (plain, gzip, bgzip) or .2bit files.", required=True
-)
 _OUTPUT = flags.DEFINE_string("output", None, "File to make, .npz or .parquet.", required=True)
 _POOLING = flags.DEFINE_enum(
     "pooling", "mean", ["mean", "cls", "tokens"],
     "mean: over the k-mers without ambiguous letters. cls: the state of [CLS]. tokens: all.",
 )  # fmt: skip
-_WINDOW = flags.DEFINE_integer("window", None, "Bases of a window; default: the longest.")
-_STRIDE = flags.DEFINE_integer(
-    "stride", None, "Bases between the starts of windows; default: half a window."
-)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower_bound=1)
+_WINDOW_FLAGS = command.define_window_flags()
 
 
 def main() -> None:
@@ -38,13 +31,10 @@ def main() -> None:
     from cmgems_jax.downstream.inference import embed
 
     embed.embed(
-        embed.load(Path(_CHECKPOINT.value)),
-        _FASTA.value,
-        Path(_OUTPUT.value),
+        embed.load_embedder(Path(_CHECKPOINT.value)),
+        output=Path(_OUTPUT.value),
         pooling=_POOLING.value,
-        window=_WINDOW.value,
-        stride=_STRIDE.value,
-        batch_size=_BATCH_SIZE.value,
+        **_WINDOW_FLAGS(),
     )
 
 

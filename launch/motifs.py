@@ -17,9 +17,7 @@ from absl import flags
 
 from cmgems_jax.runtime import command
 
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Folder of a fine-tuned classifier.", required=True
-)
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Classifier's folder.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)
 _POSITIVES = command.define_paths("positives", [], "FASTA files of the class.")
 _NEGATIVES = command.define_paths("negatives", [], "FASTA files of other sequences.")
@@ -51,9 +49,9 @@ def main() -> None:
     else:
         pair = contrast.from_fasta(_POSITIVES.value, _NEGATIVES.value)
     pair = contrast.limit(pair, _LIMIT.value)
-    motif_report.make(
+    motif_report.write_motifs(
         trained, pair, label, Path(_OUTPUT.value),
-        enrichment.Settings(width=_LENGTH.value, num_sd=_NUM_SD.value, alpha=_ALPHA.value),
+        enrichment.MotifSettings(width=_LENGTH.value, num_sd=_NUM_SD.value, alpha=_ALPHA.value),
         mapped=motif_report.rows_to_map(pair, _MUTAGENESIS.value), batch_size=_BATCH_SIZE.value,
     )  # fmt: skip
 

@@ -18,18 +18,9 @@ from cmgems_jax.runtime import command
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a fine-tuned classifier.", required=True
 )
-_FASTA = command.define_paths(
-    "fasta", None, "FASTA (plain, gzip, bgzip) or .2bit files.", required=True
-)
 _OUTPUT = flags.DEFINE_string("output", None, "File to make, .tsv or .parquet.", required=True)
-_WINDOW = flags.DEFINE_integer(
-    "window", None, "Bases of a window; default: the longest that the classifier takes."
-)
-_STRIDE = flags.DEFINE_integer(
-    "stride", None, "Bases between the starts of windows; default: half a window."
-)
-_WINDOWS = flags.DEFINE_bool("windows", False, "One row a window in place of one a record.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower_bound=1)
+_EACH_WINDOW = flags.DEFINE_bool("windows", False, "One row per window in place of one per record.")
+_WINDOW_FLAGS = command.define_window_flags()
 
 
 def main() -> None:
@@ -39,12 +30,9 @@ def main() -> None:
 
     predict.predict(
         classifier.load_classifier(Path(_CHECKPOINT.value)),
-        _FASTA.value,
-        Path(_OUTPUT.value),
-        window=_WINDOW.value,
-        stride=_STRIDE.value,
-        batch_size=_BATCH_SIZE.value,
-        each_window=_WINDOWS.value,
+        output=Path(_OUTPUT.value),
+        each_window=_EACH_WINDOW.value,
+        **_WINDOW_FLAGS(),
     )
 
 

@@ -118,6 +118,23 @@ def define_start_flags() -> Callable[[], dict[str, Any]]:
     return lambda: {name: flag.value for name, flag in defined.items()}
 
 
+def define_window_flags() -> Callable[[], dict[str, Any]]:
+    """Defines what sequences a model sees, and how; returns a function of the values, by name."""
+    defined = {
+        "fasta": define_paths(
+            "fasta", None, "FASTA (plain, gzip, bgzip) or .2bit files.", required=True
+        ),
+        "window": flags.DEFINE_integer(
+            "window", None, "Bases of a window; default: the longest that the model takes."
+        ),
+        "stride": flags.DEFINE_integer(
+            "stride", None, "Bases between the starts of windows; default: half a window."
+        ),
+        "batch_size": flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower_bound=1),
+    }
+    return lambda: {name: flag.value for name, flag in defined.items()}
+
+
 def define_column_flags() -> Callable[[], dict[str, str]]:
     """Defines the flags of a task's columns; returns a function of their values, by field."""
     defined = {

@@ -22,6 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cmgems_jax import terminal
 from cmgems_jax.errors import InputError, TrainingError
 from cmgems_jax.runtime import roll_call
 
@@ -238,6 +239,60 @@ def train_program(step: Callable, devices: Devices = None) -> Callable:
 def eval_program(step: Callable, devices: Devices = None) -> Callable:
     """Returns `step(state, batch, which) -> sums` over all devices."""
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=None, devices=devices)
+
+
+def rows_program(function: Callable, params: Any) -> Callable:
+    """Returns `(*rows) -> outputs` of host arrays, computed on all local devices.
+
+    Args:
+      function: `(params, *rows) -> outputs`, arrays (B, ...); compiled once per shape. B
+        is a multiple of the local devices (`whole_batch`), each of which takes a share.
+      params: any tree; each device has a copy.
+    """
+    split = jax.pmap(
+        lambda params, rows: function(params, *rows), axis_name=AXIS, in_axes=(None, 0)
+    )
+    params = replicate(params)
+
+    def program(*rows: np.ndarray) -> Any:
+        outputs = split(params, [shard(array)[:, 0] for array in rows])
+        return jax.tree.map(lambda out: np.asarray(out).reshape(-1, *out.shape[2:]), outputs)
+
+    return program
+
+
+def whole_batch(batch_size: int) -> int:
+    """Returns the size rounded up to a multiple of the local devices."""
+    num_devices = jax.local_device_count()
+    return -(-batch_size // num_devices) * num_devices
+
+
+def map_rows(
+    program: Callable[[np.ndarray], np.ndarray],
+    rows_N: np.ndarray,
+    *,
+    batch_size: int,
+    description: str,
+) -> np.ndarray:
+    """Returns the outputs (N, ...) of a program for N >= 1 sequences, with a progress bar.
+
+    Args:
+      program: of host arrays (B, ...), such as `rows_program` gives.
+      rows_N: (N, ...), a row per sequence.
+      batch_size: B; the last batch is filled up, so that one program is compiled.
+      description: of the bar.
+    """
+    num_rows = len(rows_N)
+    outputs_N = None
+    with terminal.bar(total=num_rows, desc=description, unit="sequences") as bar:
+        for start in range(0, num_rows, batch_size):
+            filled = np.minimum(np.arange(start, start + batch_size), num_rows - 1)
+            output_B = program(rows_N[filled])[: num_rows - start]
+            if outputs_N is None:  # once: features of many rows fill the memory
+                outputs_N = np.empty((num_rows, *output_B.shape[1:]), output_B.dtype)
+            outputs_N[start : start + batch_size] = output_B
+            bar.update(len(output_B))
+    return outputs_N
 
 
 def check_devices() -> None:

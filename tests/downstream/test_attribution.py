@@ -89,7 +89,7 @@ def test_for_small_embedding_differences_scores_are_minus_the_mean_mutagenesis()
     classifier.params["encoder"]["word_embeddings"]["embedding"] = jnp.asarray(table)
     bases_M = random_bases(20)
     score_M = attribution.base_scores(classifier, bases_M[None], 1)[0]
-    change_M = attribution.mutagenesis(classifier, bases_M, 1).sum(axis=1) / 3
+    change_M = attribution.mutagenesis(classifier, 1)(bases_M).sum(axis=1) / 3
     scale = np.abs(score_M).max()
     np.testing.assert_allclose(score_M / scale, -change_M / scale, atol=0.03)
 
@@ -97,7 +97,7 @@ def test_for_small_embedding_differences_scores_are_minus_the_mean_mutagenesis()
 def test_mutagenesis_is_the_change_of_log_odds_of_every_mutant():
     classifier = make_classifier(num_classes=3)
     bases_M = vocabulary.encode("ATCGGATTNC")
-    found = attribution.mutagenesis(classifier, bases_M, 0, batch_size=8)
+    found = attribution.mutagenesis(classifier, 0, batch_size=8)(bases_M)
     assert found.shape == (10, 4) and found.dtype == np.float32
     reference = slow_log_odds(classifier, bases_M, 0)
     for place in range(10):
@@ -139,4 +139,4 @@ def test_a_sequence_that_the_classifier_does_not_take_is_refused(length):
     with pytest.raises(InputError, match=message):
         attribution.base_scores(classifier, bases_NM, 1)
     with pytest.raises(InputError, match=f"{length} bases; the classifier takes"):
-        attribution.mutagenesis(classifier, bases_NM[1, :length], 1)
+        attribution.mutagenesis(classifier, 1)(bases_NM[1, :length])

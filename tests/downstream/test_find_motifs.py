@@ -12,7 +12,7 @@ from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier, save_
 from cmgems_jax.downstream.motifs import attribution, contrast, motifs
 from cmgems_jax.downstream.motifs import report as motif_report
 from cmgems_jax.downstream.motifs.contrast import Contrast
-from cmgems_jax.downstream.motifs.enrichment import Settings
+from cmgems_jax.downstream.motifs.enrichment import MotifSettings
 from cmgems_jax.downstream.tasks.store import Examples
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
@@ -64,7 +64,7 @@ def held_out() -> tuple[Contrast, np.ndarray]:
 def test_the_motif_comes_first_and_scores_fall_on_it(classifier, held_out):
     pair, start_N = held_out
     scores_NM = attribution.base_scores(classifier, pair.bases_NM, 1)
-    found, _, _ = motifs.find(pair.bases_NM, pair.is_positive_N, scores_NM, Settings())
+    found, _, _ = motifs.find_motifs(pair.bases_NM, pair.is_positive_N, scores_NM, MotifSettings())
     assert MOTIF in found[0].consensus
     assert found[0].q < 1e-20 and found[0].positives > 160
     place_M = np.arange(LENGTH)
@@ -77,7 +77,7 @@ def test_the_motif_comes_first_and_scores_fall_on_it(classifier, held_out):
 def test_the_substitutions_that_matter_are_in_the_planted_site(classifier, held_out):
     pair, start_N = held_out
     num_inside = 0
-    changes = attribution.mutagenesis_of(classifier, 1, batch_size=128)
+    changes = attribution.mutagenesis(classifier, 1, batch_size=128)
     for row in np.flatnonzero(pair.is_positive_N)[:10]:
         change_M4 = changes(pair.bases_NM[row])
         strongest = np.argsort(change_M4.min(axis=1))[:4]
@@ -120,7 +120,7 @@ def test_the_command_writes_table_logos_meme_regions_and_maps(classifier, held_o
     header, *lines = open_lines(output / "mutagenesis" / "r3.tsv")
     assert header.split("\t") == ["position_0based", "reference", "A", "C", "G", "T"]
     assert [int(line.split("\t")[0]) for line in lines] == list(range(len(lines)))
-    change_M4 = attribution.mutagenesis(classifier, pair.bases_NM[3], 1, batch_size=128)
+    change_M4 = attribution.mutagenesis(classifier, 1, batch_size=128)(pair.bases_NM[3])
     values = np.array([line.split("\t")[2:] for line in lines], float)
     np.testing.assert_allclose(values, change_M4[:, [0, 2, 3, 1]], atol=1e-3)  # six digits of 10
 
@@ -142,24 +142,24 @@ def test_which_sequences_are_mapped_is_said_by_name_or_number(held_out):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Settings(width=3), "--motif_length=3: expected 4 to 12"),
-        (Settings(width=13), "--motif_length=13: expected 4 to 12"),
-        (Settings(num_sd=-1), "--num_sd=-1: expected 0 to 10"),
-        (Settings(alpha=2), "--alpha=2: expected 0 to 1"),
+        (MotifSettings(width=3), "--motif_length=3: expected 4 to 12"),
+        (MotifSettings(width=13), "--motif_length=13: expected 4 to 12"),
+        (MotifSettings(num_sd=-1), "--num_sd=-1: expected 0 to 10"),
+        (MotifSettings(alpha=2), "--alpha=2: expected 0 to 1"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(
     classifier, held_out, tmp_path, settings, message
 ):
     with pytest.raises(InputError, match=message):
-        motif_report.make(classifier, held_out[0], 1, tmp_path / "out", settings)
+        motif_report.write_motifs(classifier, held_out[0], 1, tmp_path / "out", settings)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_with_other_files_is_refused_before_the_scoring(classifier, held_out, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"holds other files \(thesis.tex\)"):
-        motif_report.make(classifier, held_out[0], 1, tmp_path, Settings())
+        motif_report.write_motifs(classifier, held_out[0], 1, tmp_path, MotifSettings())
 
 
 def test_sequences_longer_than_the_classifier_takes_are_refused(classifier, held_out, tmp_path):
@@ -167,5 +167,5 @@ def test_sequences_longer_than_the_classifier_takes_are_refused(classifier, held
     longer = np.concatenate([pair.bases_NM, pair.bases_NM], axis=1)
     wrong = contrast.Contrast(longer, pair.is_positive_N, pair.names)
     with pytest.raises(InputError, match="sequence 1: 80 bases; the classifier takes 4 to 40"):
-        motif_report.make(classifier, wrong, 1, tmp_path / "out", Settings())
+        motif_report.write_motifs(classifier, wrong, 1, tmp_path / "out", MotifSettings())
     assert not list(tmp_path.iterdir())

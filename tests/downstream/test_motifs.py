@@ -9,7 +9,7 @@ from scipy import stats
 from cmgems_jax.downstream.motifs import enrichment, motifs
 from cmgems_jax.downstream.motifs import figures as motif_figures
 from cmgems_jax.downstream.motifs import report as motif_report
-from cmgems_jax.downstream.motifs.enrichment import Settings
+from cmgems_jax.downstream.motifs.enrichment import MotifSettings
 from cmgems_jax.genome import vocabulary
 
 MOTIF = "TATAAAAG"
@@ -34,7 +34,7 @@ def planted(num: int = 400, length: int = 60, seed: int = 0) -> tuple[np.ndarray
 
 def test_a_planted_motif_is_found_whole_and_alone():
     bases_NM, is_positive_N, scores_NM = planted()
-    found, regions_R3, _ = motifs.find(bases_NM, is_positive_N, scores_NM, Settings())
+    found, regions_R3, _ = motifs.find_motifs(bases_NM, is_positive_N, scores_NM, MotifSettings())
     assert [motif.consensus for motif in found] == [MOTIF]
     assert found[0].q < 1e-20 and found[0].seed in MOTIF
     assert found[0].num_sites > 120 and len(regions_R3) > 180
@@ -47,7 +47,7 @@ def test_two_planted_motifs_are_told_apart():
     other = vocabulary.encode("GGCCAATC")
     for row in range(100):
         bases_NM[row, 2:10], scores_NM[row, 2:10] = other, 4
-    found, _, _ = motifs.find(bases_NM, is_positive_N, scores_NM, Settings())
+    found, _, _ = motifs.find_motifs(bases_NM, is_positive_N, scores_NM, MotifSettings())
     assert sorted(motif.consensus for motif in found) == sorted([MOTIF, "GGCCAATC"])
 
 
@@ -57,13 +57,13 @@ def test_labels_by_chance_give_no_motif_in_most_draws():
     num_false = 0
     for seed in range(20):
         shuffled_N = np.random.default_rng(seed).permutation(is_positive_N)
-        num_false += bool(motifs.find(bases_NM, shuffled_N, scores_NM, Settings())[0])
+        num_false += bool(motifs.find_motifs(bases_NM, shuffled_N, scores_NM, MotifSettings())[0])
     assert num_false <= 4  # the binomial probability of more is 0.3 %
 
 
 def test_motifs_of_the_negatives_are_not_reported():
     bases_NM, is_positive_N, scores_NM = planted()
-    assert not motifs.find(bases_NM, ~is_positive_N, scores_NM, Settings())[0]
+    assert not motifs.find_motifs(bases_NM, ~is_positive_N, scores_NM, MotifSettings())[0]
 
 
 def test_sequences_of_any_length_and_ambiguous_letters_are_taken():
@@ -72,7 +72,7 @@ def test_sequences_of_any_length_and_ambiguous_letters_are_taken():
     bases_NM[2, 30:] = PADDING
     bases_NM[3] = vocabulary.AMBIGUOUS
     scores_NM[2, 30:] = 1e6  # what is behind a sequence counts for nothing
-    found, regions_R3, _ = motifs.find(bases_NM, is_positive_N, scores_NM, Settings())
+    found, regions_R3, _ = motifs.find_motifs(bases_NM, is_positive_N, scores_NM, MotifSettings())
     assert found[0].consensus == MOTIF
     assert (regions_R3[regions_R3[:, 0] == 2, 2] <= 30).all()
 
@@ -83,7 +83,7 @@ def test_regions_are_the_stretches_above_mean_plus_deviation():
     scores_NM[0, 30:32] = 1.0  # too short
     scores_NM[1, 0:5] = 1.0
     scores_NM[1, 36:40] = 1.0
-    found = enrichment.high_regions(scores_NM, np.array([40, 40, 40]), Settings())
+    found = enrichment.high_regions(scores_NM, np.array([40, 40, 40]), MotifSettings())
     assert found.tolist() == [[0, 10, 16], [1, 0, 5], [1, 36, 40]]  # nothing in a flat sequence
 
 
@@ -91,7 +91,7 @@ def test_of_a_long_region_the_best_part_is_kept():
     scores_NM = np.zeros((1, 100))
     scores_NM[0, 20:50] = 1.0
     scores_NM[0, 30:40] = 2.0
-    settings = Settings(max_region=10, num_sd=0.5)
+    settings = MotifSettings(max_region=10, num_sd=0.5)
     assert enrichment.high_regions(scores_NM, np.array([100]), settings).tolist() == [[0, 30, 40]]
 
 
@@ -108,7 +108,7 @@ def test_the_tests_are_fishers_and_benjamini_hochbergs_over_sequences_not_occurr
     bases_NM = rng.integers(0, 4, (60, 50)).astype(np.uint8)
     bases_NM[rng.random((60, 50)) < 0.02] = vocabulary.AMBIGUOUS
     is_positive_N = rng.random(60) < 0.4
-    settings = Settings(width=4, min_share=0.05)
+    settings = MotifSettings(width=4, min_share=0.05)
     codes_NS = enrichment.kmer_codes(bases_NM, 4)
     inside_NS = rng.random(codes_NS.shape) < 0.3
     found = enrichment.enrich(codes_NS, inside_NS, is_positive_N, settings)
@@ -199,7 +199,7 @@ def test_frequencies_information_and_consensus_follow_their_definitions():
 
 def test_meme_format_holds_every_motif_in_the_order_acgt(tmp_path):
     bases_NM, is_positive_N, scores_NM = planted()
-    found, _, tests = motifs.find(bases_NM, is_positive_N, scores_NM, Settings())
+    found, _, tests = motifs.find_motifs(bases_NM, is_positive_N, scores_NM, MotifSettings())
     motif_report.write_meme(found, len(tests.p_K), bases_NM, tmp_path / "m.meme")
     lines = (tmp_path / "m.meme").read_text().splitlines()
     assert lines[0] == "MEME version 4" and "ALPHABET= ACGT" in lines
@@ -219,20 +219,20 @@ def test_meme_format_holds_every_motif_in_the_order_acgt(tmp_path):
 def test_positions_of_a_map_begin_with_0_and_are_those_of_its_letters():
     axes, norm = Figure().subplots(), TwoSlopeNorm(0, -1, 1)
     bases_P = vocabulary.encode("ACGTACGTACGTACGT")
-    motif_figures._draw_cells(axes, np.zeros((16, 4)), bases_P, 80, 80, norm)
+    motif_figures._plot_cells(axes, np.zeros((16, 4)), bases_P, 80, 80, norm)
     letters = {text.get_position()[0]: text.get_text() for text in axes.texts}
     assert letters == dict(enumerate("ACGTACGTACGTACGT", 80))
     assert axes.get_xticks().tolist() == [80, 90]
 
 
-def test_logo_and_map_are_drawn_for_every_shape(tmp_path):
+def test_logo_and_map_are_plotted_for_every_shape(tmp_path):
     bases_NM, is_positive_N, scores_NM = planted()
-    found, _, _ = motifs.find(bases_NM, is_positive_N, scores_NM, Settings())
-    motif_figures.draw_logo(found[0], "a motif", tmp_path / "logo.png")
+    found, _, _ = motifs.find_motifs(bases_NM, is_positive_N, scores_NM, MotifSettings())
+    motif_figures.plot_logo(found[0], tmp_path / "logo.png")
     for length in (1, 40, 130):
         bases_M = np.resize(bases_NM[0], length).copy()
         bases_M[0] = vocabulary.AMBIGUOUS
         change_M4 = np.zeros((length, 4), np.float32)
-        motif_figures.draw_mutagenesis(change_M4, bases_M, "a map", tmp_path / f"{length}.png")
+        motif_figures.plot_mutagenesis(change_M4, bases_M, "a map", tmp_path / f"{length}.png")
     for path in tmp_path.iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")

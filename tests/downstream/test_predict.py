@@ -282,15 +282,15 @@ def save_pretraining(workdir: Path) -> dict:
 
 def test_the_encoder_comes_from_a_pretraining_run_or_from_a_classifier(classifier, tmp_path):
     params = save_pretraining(tmp_path / "run")
-    pretrained = embed.load(tmp_path / "run")
+    pretrained = embed.load_embedder(tmp_path / "run")
     assert pretrained.max_tokens == 22 and pretrained.config.tokens.k == 3
     jax.tree.map(np.testing.assert_array_equal, pretrained.params, params)
     save_classifier(tmp_path / "fine", classifier, task="t", recipe={}, source="run")
-    fine = embed.load(tmp_path / "fine")
+    fine = embed.load_embedder(tmp_path / "fine")
     assert fine.max_tokens == classifier.max_tokens
     jax.tree.map(np.testing.assert_array_equal, fine.params, classifier.params["encoder"])
     with pytest.raises(InputError, match="no such folder"):
-        embed.load(tmp_path / "none")
+        embed.load_embedder(tmp_path / "none")
 
 
 def command(name: str, *arguments: object) -> subprocess.CompletedProcess:
@@ -321,7 +321,7 @@ def test_paths_may_be_text_and_a_single_file_is_a_list_of_one(classifier, tmp_pa
     predict.predict(load_classifier("fine"), "a.fa", "text.tsv")
     predict.predict(load_classifier(Path("fine")), [Path("a.fa")], Path("path.tsv"))
     assert Path("text.tsv").read_bytes() == Path("path.tsv").read_bytes()
-    embed.embed(embed.load("fine"), "a.fa", "text.npz")
+    embed.embed(embed.load_embedder("fine"), "a.fa", "text.npz")
     assert np.load("text.npz")["ids"].tolist() == ["r0", "r1"]
 
 

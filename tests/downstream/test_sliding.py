@@ -8,7 +8,7 @@ import pytest
 
 from cmgems_jax.config import TokensConfig
 from cmgems_jax.downstream.inference import sliding
-from cmgems_jax.downstream.inference.sliding import Cut
+from cmgems_jax.downstream.inference.sliding import Tiling
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 
@@ -23,11 +23,11 @@ def random_bases(num: int, seed: int = 0) -> np.ndarray:
 def test_every_kmer_of_a_record_belongs_to_one_window_and_stands_as_in_the_record(
     token_stride, step
 ):
-    cut = Cut(k=3, token_stride=token_stride, window_tokens=8, step_tokens=step)
+    tiling = Tiling(k=3, token_stride=token_stride, window_tokens=8, step_tokens=step)
     for num_bases in (3, 4, 10, 11, 12, 26, 27, 28, 29, 30, 31, 97):
         bases = random_bases(num_bases)
         whole = vocabulary.tokenize(bases, 3, token_stride)
-        found, windows = [], list(sliding.windows_of("x", bases, cut))
+        found, windows = [], list(sliding.windows_of("x", bases, tiling))
         for window in windows:
             ids = vocabulary.tokenize(window.bases, 3, token_stride)
             assert len(ids) <= 8
@@ -38,19 +38,19 @@ def test_every_kmer_of_a_record_belongs_to_one_window_and_stands_as_in_the_recor
         np.testing.assert_array_equal(np.concatenate(found), whole)
         assert [window.is_last for window in windows] == [False] * (len(windows) - 1) + [True]
         if len(whole) > 8:
-            assert {len(window.bases) for window in windows} == {cut.window_bases}
+            assert {len(window.bases) for window in windows} == {tiling.window_bases}
 
 
 def test_a_kmer_that_two_windows_see_belongs_to_the_one_with_more_context():
-    cut = Cut(k=3, token_stride=1, window_tokens=8, step_tokens=4)
-    first, second = sliding.windows_of("x", random_bases(14), cut)  # 12 k-mers: 0..7 and 4..11
+    tiling = Tiling(k=3, token_stride=1, window_tokens=8, step_tokens=4)
+    first, second = sliding.windows_of("x", random_bases(14), tiling)  # 12 k-mers: 0..7 and 4..11
     assert (first.first_owned, first.end_owned) == (0, 6)
     assert (second.first_owned, second.end_owned) == (2, 8)
 
 
 def test_windows_go_by_half_their_length_where_no_stride_is_given():
-    cut = sliding.make_cut(TokensConfig(k=3), 18, None, None)
-    assert (cut.window_tokens, cut.step_tokens, cut.window_bases) == (16, 8, 18)
+    tiling = sliding.make_tiling(TokensConfig(k=3), 18, None, None)
+    assert (tiling.window_tokens, tiling.step_tokens, tiling.window_bases) == (16, 8, 18)
     for num_tokens, starts in (
         (40, [0, 8, 16, 24]),
         (41, [0, 8, 16, 24, 25]),
@@ -58,9 +58,9 @@ def test_windows_go_by_half_their_length_where_no_stride_is_given():
         (16, [0]),
         (1, [0]),
     ):
-        windows = sliding.windows_of("x", random_bases(num_tokens + 2), cut)
+        windows = sliding.windows_of("x", random_bases(num_tokens + 2), tiling)
         assert [window.start for window in windows] == starts
-        assert sliding.num_windows(num_tokens, cut) == len(starts)
+        assert sliding.num_windows(num_tokens, tiling) == len(starts)
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_windows_go_by_half_their_length_where_no_stride_is_given():
 )
 def test_windows_that_cannot_be_are_refused(window, stride, message):
     with pytest.raises(InputError, match=message):
-        sliding.make_cut(TokensConfig(k=3), 18, window, stride)
+        sliding.make_tiling(TokensConfig(k=3), 18, window, stride)
 
 
 def test_a_stride_that_would_shift_the_tokens_is_refused():
     with pytest.raises(InputError, match="expected a multiple of 3"):
-        sliding.make_cut(TokensConfig(k=3, stride=3), 18, None, 4)
+        sliding.make_tiling(TokensConfig(k=3, stride=3), 18, None, 4)
 
 
 def write(path: Path, text: str) -> list[str]:
@@ -90,11 +90,11 @@ def write(path: Path, text: str) -> list[str]:
 
 
 def test_the_survey_counts_records_windows_and_ambiguous_letters(tmp_path):
-    cut = Cut(k=3, token_stride=1, window_tokens=4, step_tokens=2)
+    tiling = Tiling(k=3, token_stride=1, window_tokens=4, step_tokens=2)
     fasta = write(tmp_path / "a.fa", ">x\nACGTNNACG\n>y\nACG\n")
-    found = sliding.survey(fasta, cut)
+    found = sliding.survey(fasta, tiling)
     assert found == sliding.Survey(2, 4, 12, 2)
-    assert found.num_windows == len(list(sliding.read_windows(fasta, cut)))
+    assert found.num_windows == len(list(sliding.read_windows(fasta, tiling)))
 
 
 @pytest.mark.parametrize(
@@ -109,21 +109,21 @@ def test_the_survey_counts_records_windows_and_ambiguous_letters(tmp_path):
     ],
 )
 def test_bad_records_are_named_before_the_long_work(tmp_path, text, message):
-    cut = Cut(k=3, token_stride=1, window_tokens=4, step_tokens=2)
+    tiling = Tiling(k=3, token_stride=1, window_tokens=4, step_tokens=2)
     with pytest.raises(InputError, match=message):
-        sliding.survey(write(tmp_path / "a.fa", text), cut, needs_known=True)
+        sliding.survey(write(tmp_path / "a.fa", text), tiling, needs_known=True)
 
 
 @pytest.mark.parametrize("token_stride", [1, 3])
 def test_a_known_kmer_is_found_wherever_it_stands(token_stride, monkeypatch):
     """Also where it straddles the parts in which a long record is looked through."""
-    cut = Cut(k=3, token_stride=token_stride, window_tokens=4, step_tokens=2)
+    tiling = Tiling(k=3, token_stride=token_stride, window_tokens=4, step_tokens=2)
     part = token_stride << 16
     for start in (0, part - token_stride, part, 2 * part):
         bases = np.full(2 * part + 100, vocabulary.AMBIGUOUS, np.uint8)
-        assert not sliding._has_known_token(bases, cut)
+        assert not sliding._has_known_token(bases, tiling)
         bases[start : start + 3] = 1
-        assert sliding._has_known_token(bases, cut)
+        assert sliding._has_known_token(bases, tiling)
 
 
 def base_sum(params: dict, bases_BN: jnp.ndarray, owned_B2: jnp.ndarray) -> tuple[jnp.ndarray, ...]:
@@ -134,26 +134,26 @@ def base_sum(params: dict, bases_BN: jnp.ndarray, owned_B2: jnp.ndarray) -> tupl
     return total_B + params["shift"], owned_B2[:, 1] - owned_B2[:, 0], width_B
 
 
-def run(windows, cut: Cut, batch_size: int = 6) -> list:
+def run(windows, tiling: Tiling, batch_size: int = 6) -> list:
     """Returns all windows with their outputs."""
     return list(
         sliding.run_windows(
-            iter(windows), base_sum, {"shift": np.int32(7)}, cut,
+            iter(windows), base_sum, {"shift": np.int32(7)}, tiling,
             batch_size=batch_size, num_windows=len(windows), description="test",
         )
     )  # fmt: skip
 
 
 def test_outputs_come_in_order_whatever_the_lengths_and_the_batch():
-    cut = Cut(k=3, token_stride=1, window_tokens=200, step_tokens=100)
+    tiling = Tiling(k=3, token_stride=1, window_tokens=200, step_tokens=100)
     rng = np.random.default_rng(0)
     windows = [
         window
         for index, length in enumerate(rng.integers(3, 500, 300).tolist())
-        for window in sliding.windows_of(f"r{index}", random_bases(length, index), cut)
+        for window in sliding.windows_of(f"r{index}", random_bases(length, index), tiling)
     ]
     assert len(windows) > sliding.CHUNK_BATCHES * 8  # 4 devices: batches of 8, several chunks
-    found = run(windows, cut)
+    found = run(windows, tiling)
     assert [window for window, _ in found] == windows
     widths = set()
     for window, (total, owned, width) in found:
@@ -164,17 +164,17 @@ def test_outputs_come_in_order_whatever_the_lengths_and_the_batch():
 
 
 def test_windows_are_read_as_they_are_needed_not_all_at_once():
-    cut = Cut(k=3, token_stride=1, window_tokens=40, step_tokens=20)
+    tiling = Tiling(k=3, token_stride=1, window_tokens=40, step_tokens=20)
     num_read = 0
 
     def endless():
         nonlocal num_read
         while True:
             num_read += 1
-            yield next(sliding.windows_of("x", random_bases(20), cut))
+            yield next(sliding.windows_of("x", random_bases(20), tiling))
 
     found = sliding.run_windows(
-        endless(), base_sum, {"shift": np.int32(0)}, cut,
+        endless(), base_sum, {"shift": np.int32(0)}, tiling,
         batch_size=4, num_windows=1, description="test",
     )  # fmt: skip
     next(found)

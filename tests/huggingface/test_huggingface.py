@@ -66,7 +66,7 @@ def test_import_of_an_export_has_the_same_parameters_bit_for_bit(run, exported, 
 def test_what_is_imported_is_read_like_a_run_of_our_own(exported, tmp_path):
     load.import_model(exported, tmp_path / "back")
     (tmp_path / "x.fa").write_text(">one\nACGTTGCAAGCTAGG\n")
-    model = embed.load(tmp_path / "back")
+    model = embed.load_embedder(tmp_path / "back")
     embed.embed(model, [str(tmp_path / "x.fa")], tmp_path / "x.npz")
     assert np.load(tmp_path / "x.npz")["ids"].tolist() == ["one"]
 

@@ -181,7 +181,7 @@ def test_the_cards_lines_give_the_vectors_of_embed(asked, name, source, tmp_path
     assert sum("N" in text for text in texts) == 2
     records = "".join(f">{number}\n{text}\n" for number, text in enumerate(texts))
     (tmp_path / "x.fa").write_text(records)
-    embed.embed(embed.load(folder / source), [str(tmp_path / "x.fa")], tmp_path / "x.npz")
+    embed.embed(embed.load_embedder(folder / source), [str(tmp_path / "x.fa")], tmp_path / "x.npz")
     ours = np.load(tmp_path / "x.npz")["embeddings"]
     np.testing.assert_allclose(facts[name]["vectors"], ours, atol=1e-4)
 

@@ -57,20 +57,13 @@ def features(
     windows = position_limit.cut(bases_NM, config, long_sequences, source=source)
     position_limit.warn_of_new_positions(windows, config, source=source)
     model = bert.Encoder(config.model, config.tokens)
-    program = jax.pmap(
-        functools.partial(pooled_states, model=model), axis_name=parallel.AXIS, in_axes=(None, 0)
+    features_WF = parallel.map_rows(
+        parallel.rows_program(functools.partial(pooled_states, model=model), pretrained.params),
+        windows.bases_WM,
+        batch_size=parallel.whole_batch(min(batch_size, len(windows.bases_WM))),
+        description="features",
     )
-    params = parallel.replicate(pretrained.params)
-    num_rows, num_devices = len(windows.bases_WM), jax.local_device_count()
-    batch_size = -(-min(batch_size, num_rows) // num_devices) * num_devices
-    found_WF = np.empty((num_rows, num_features(config)), np.float32)
-    with terminal.bar(total=num_rows, desc="features", unit="sequences") as bar:
-        for start in range(0, num_rows, batch_size):
-            rows = np.minimum(np.arange(start, start + batch_size), num_rows - 1)
-            pooled = np.asarray(program(params, parallel.shard(windows.bases_WM[rows])[:, 0]))
-            found_WF[rows] = pooled.reshape(batch_size, -1)
-            bar.update(min(batch_size, num_rows - start))
-    return position_limit.mean(found_WF, windows)
+    return position_limit.mean(features_WF, windows)
 
 
 def num_features(config: Config) -> int:

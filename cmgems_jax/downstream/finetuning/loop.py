@@ -29,6 +29,7 @@ from cmgems_jax.downstream.finetuning.subspace import Subspace
 from cmgems_jax.downstream.tasks import metrics
 from cmgems_jax.downstream.tasks.store import Examples
 from cmgems_jax.pretraining.pretrained import Pretrained
+from cmgems_jax.runtime import parallel
 from cmgems_jax.runtime.signals import StopRequest
 
 __all__ = [
@@ -208,17 +209,18 @@ def _ask(trained: Trained, windows: Windows) -> np.ndarray:
     num_windows, num_draws = len(windows.bases_WM), len(trained.losses_DE)
     devices, each = jax.tree.leaves(trained.params)[0].shape[:2]
     num_tokens = position_limit.num_tokens(windows.bases_WM, trained.config)
-    batch = min(max(1, _BATCH_TOKENS // (each * num_tokens)), num_windows)
-    found = []
-    with _progress(num_windows, "predicting", "sequences") as bar:
-        for start in range(0, num_windows, batch):
-            rows = np.minimum(np.arange(start, start + batch), num_windows - 1)
-            bases_BM = side_by_side.share(windows.bases_WM[rows], devices)
-            said = trained.programs.predict(trained.params, bases_BM)
-            found.append(side_by_side.join(said, num_draws))
-            bar.update(min(batch, num_windows - start))
-    said_DWC = np.concatenate(found, axis=1)[:, :num_windows]
-    return np.stack([position_limit.mean(said_WC, windows) for said_WC in said_DWC])
+    batch_size = min(max(1, _BATCH_TOKENS // (each * num_tokens)), num_windows)
+
+    def predict(bases_BM: np.ndarray) -> np.ndarray:
+        shared_BM = side_by_side.share(bases_BM, devices)
+        probabilities = trained.programs.predict(trained.params, shared_BM)
+        return side_by_side.join(probabilities, num_draws).swapaxes(0, 1)
+
+    probabilities_WDC = parallel.map_rows(
+        predict, windows.bases_WM, batch_size=batch_size, description="predicting"
+    )
+    each_draw = probabilities_WDC.swapaxes(0, 1)
+    return np.stack([position_limit.mean(own_WC, windows) for own_WC in each_draw])
 
 
 @dataclasses.dataclass
@@ -302,6 +304,6 @@ def _train_epoch(
     return states, losses_D / (rows_DSB != steps.NO_ROW).sum(axis=(1, 2))
 
 
-def _progress(total: int, description: str, unit: str = "steps") -> tqdm:
+def _progress(total: int, description: str) -> tqdm:
     """Returns a bar with the time left, shown once the work takes seconds."""
-    return terminal.bar(total=total, desc=description, unit=unit)
+    return terminal.bar(total=total, desc=description, unit="steps")

@@ -6,7 +6,7 @@ Axes: B windows, L token positions, T k-mers, D hidden.
 import dataclasses
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -17,7 +17,7 @@ import pyarrow as pa
 from cmgems_jax.config import Config
 from cmgems_jax.downstream.finetuning import classifier
 from cmgems_jax.downstream.inference import sliding
-from cmgems_jax.downstream.inference.sliding import Cut, Survey, Window
+from cmgems_jax.downstream.inference.sliding import Survey, Tiling, Window, WindowOutputs
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
 from cmgems_jax.model import bert
@@ -27,7 +27,6 @@ from cmgems_jax.runtime import outputs
 POOLINGS = ("mean", "cls", "tokens")
 SUFFIXES = (".npz", ".parquet")
 _TOKEN_CHUNK = 2  # batches of states in memory: 100 MB at 32 x 512 x 768
-Found = Iterator[tuple[Window, list[np.ndarray]]]
 
 
 @dataclasses.dataclass
@@ -39,20 +38,17 @@ class Embedder:
     max_tokens: int  # positions of a window at most, [CLS] and [SEP] included
 
 
-def load(path: Path | str) -> Embedder:
-    """Returns the encoder of a pretraining run's or a classifier's folder.
+def load_embedder(path: Path | str) -> Embedder:
+    """Returns the encoder of a pretraining run's or a classifier's folder, else `InputError`.
 
     A pretrained one takes windows as long as those it was pretrained on.
-
-    Raises:
-      InputError: neither.
     """
     path = Path(path)
     if (path / classifier.RECORD).exists():
         trained = classifier.load_classifier(path)
         return Embedder(trained.config, trained.params["encoder"], trained.max_tokens)
-    found = pretrained.load(path)
-    return Embedder(found.config, found.params, found.config.data.num_tokens)
+    encoder = pretrained.load(path)
+    return Embedder(encoder.config, encoder.params, encoder.config.data.num_tokens)
 
 
 def embed(
@@ -72,20 +68,17 @@ def embed(
     so each k-mer counts once. Memory does not grow with the number of records.
 
     Args:
-      embedder: from `load`.
+      embedder: from `load_embedder`.
       fasta: files; ambiguous letters become [UNK] tokens.
       output: .npz or .parquet. mean, cls: arrays (or columns) ids (N,) and embeddings
-        float32 (N, D). tokens: npz has one array float32 (T, D) a record under its
+        float32 (N, D). tokens: npz has one array float32 (T, D) per record under its
         name, row t for the k-mer that starts at base t * tokens.stride; parquet one row
-        a k-mer: record, start_0based, embedding.
+        per k-mer: record, start_0based, embedding.
       pooling: "mean" over the record's k-mers without ambiguous letters; "cls", the
         state of [CLS], mean over windows; "tokens", every k-mer, [UNK] included.
-      window: bases of a window; None = the longest that the model takes.
+      window: bases; None = the longest that the model takes.
       stride: bases between the starts of neighbouring windows; None = half a window.
       batch_size: windows that the model sees at a time.
-
-    Returns:
-      What the files held.
 
     Raises:
       InputError: a bad flag or file; a former output stays as it was.
@@ -93,29 +86,29 @@ def embed(
     fasta, output = input_files.listed(fasta), Path(output)
     outputs.check_file(output, SUFFIXES)
     config = embedder.config
-    cut = sliding.make_cut(config.tokens, embedder.max_tokens, window, stride)
-    survey = sliding.survey(fasta, cut, needs_known=pooling == "mean")
+    tiling = sliding.make_tiling(config.tokens, embedder.max_tokens, window, stride)
+    survey = sliding.survey(fasta, tiling, needs_known=pooling == "mean")
     start_s = time.perf_counter()
-    found = sliding.run_windows(
-        sliding.read_windows(fasta, cut),
+    windows = sliding.run_windows(
+        sliding.read_windows(fasta, tiling),
         _function(config, pooling),
         embedder.params,
-        cut,
+        tiling,
         batch_size=batch_size,
         num_windows=survey.num_windows,
         description="embedding",
         chunk_batches=_TOKEN_CHUNK if pooling == "tokens" else sliding.CHUNK_BATCHES,
     )
-    size = config.model.hidden_size
-    if pooling == "tokens":
-        write = _write_tokens_npz if output.suffix == ".npz" else _write_tokens_parquet
-        shapes = write(found, output, size, cut)
+    size, is_tokens = config.model.hidden_size, pooling == "tokens"
+    if output.suffix == ".parquet":
+        rows = _token_rows(windows, tiling) if is_tokens else _record_rows(windows, size)
+        contents = _write_parquet(rows, output, size, is_tokens)
+    elif is_tokens:
+        contents = _write_tokens(windows, output, size)
     else:
-        rows = _pooled_rows(found, size)
-        write = _write_pooled_npz if output.suffix == ".npz" else _write_pooled_parquet
-        shapes = write(rows, output, size, survey.num_records)
-    print(f"{pooling}: {shapes}")
-    sliding.print_summary(survey, cut, output, time.perf_counter() - start_s)
+        contents = _write_records(_record_rows(windows, size), output, size, survey.num_records)
+    print(f"{pooling}: {contents}")
+    sliding.print_summary(survey, tiling, output, time.perf_counter() - start_s)
     return survey
 
 
@@ -134,11 +127,11 @@ def _function(config: Config, pooling: str) -> Callable[..., tuple[jax.Array, ..
             return states_BLD[:, 0], jnp.ones(len(ids_BL), jnp.int32)
         if pooling == "tokens":
             return (states_BLD[:, 1:-1],)
-        place_L = jnp.arange(ids_BL.shape[1], dtype=jnp.int32) - 1  # the first k-mer follows [CLS]
+        kmer_L = jnp.arange(ids_BL.shape[1], dtype=jnp.int32) - 1  # the first one follows [CLS]
         counts_BL = (
             (ids_BL >= vocabulary.NUM_SPECIAL)
-            & (place_L[None] >= owned_B2[:, :1])
-            & (place_L[None] < owned_B2[:, 1:])
+            & (kmer_L[None] >= owned_B2[:, :1])
+            & (kmer_L[None] < owned_B2[:, 1:])
         )
         sums_BD = jnp.where(counts_BL[:, :, None], states_BLD, 0).sum(axis=1)
         return sums_BD, counts_BL.sum(axis=1, dtype=jnp.int32)
@@ -146,10 +139,10 @@ def _function(config: Config, pooling: str) -> Callable[..., tuple[jax.Array, ..
     return function
 
 
-def _pooled_rows(found: Found, size: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (record, embedding float32 (D,))."""
+def _record_rows(windows: WindowOutputs, size: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (record, its pooled embedding float32 (D,))."""
     sum_D, count = np.zeros(size), 0
-    for window, (window_sum_D, window_count) in found:
+    for window, (window_sum_D, window_count) in windows:
         sum_D += window_sum_D
         count += int(window_count)
         if window.is_last:
@@ -157,69 +150,70 @@ def _pooled_rows(found: Found, size: int) -> Iterator[tuple[str, np.ndarray]]:
             sum_D, count = np.zeros(size), 0
 
 
+def _token_rows(windows: WindowOutputs, tiling: Tiling) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Yields (record, start in bases, state float32 (D,)) of every k-mer."""
+    for window, (states_TD,) in windows:
+        first = window.start + window.first_owned * tiling.token_stride
+        for position, state_D in enumerate(_owned(window, states_TD)):
+            yield window.record, first + position * tiling.token_stride, state_D
+
+
 def _owned(window: Window, states_TD: np.ndarray) -> np.ndarray:
     """Returns the states of the k-mers that belong to the window."""
     return states_TD[window.first_owned : window.end_owned]
 
 
-def _write_pooled_npz(
+def _write_parquet(rows: Iterator[tuple], output: Path, size: int, is_tokens: bool) -> str:
+    """Writes one row per record or k-mer; returns what the file holds, in words."""
+    vector = pa.list_(pa.float32(), size)
+    columns = {"ids": pa.string(), "embeddings": vector}
+    if is_tokens:
+        columns = {"record": pa.string(), "start_0based": pa.int64(), "embedding": vector}
+    num_rows = 0
+    with outputs.table(output, pa.schema(columns)) as add:
+        for row in rows:
+            add(row)
+            num_rows += 1
+    return f"{num_rows:,} rows: {', '.join(columns)} ({size},) float32"
+
+
+def _write_records(
     rows: Iterator[tuple[str, np.ndarray]], output: Path, size: int, num_records: int
 ) -> str:
-    """Streams the rows into an .npz; the ids alone are held in memory."""
+    """Writes the .npz of ids and embeddings; the ids alone are held in memory."""
     ids = []
+
+    def embeddings() -> Iterator[np.ndarray]:
+        for record, embedding_D in rows:
+            ids.append(record)
+            yield embedding_D
+
     with outputs.replaced_file(output) as partial, zipfile.ZipFile(partial, "w") as archive:
-        with archive.open("embeddings.npy", "w", force_zip64=True) as file:
-            header = {"descr": "<f4", "fortran_order": False, "shape": (num_records, size)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for name, embedding_D in rows:
-                ids.append(name)
-                file.write(embedding_D.astype("<f4").tobytes())
+        _write_array(archive, "embeddings", (num_records, size), embeddings())
         with archive.open("ids.npy", "w", force_zip64=True) as file:
             np.lib.format.write_array(file, np.array(ids), allow_pickle=False)
     return f"embeddings ({num_records}, {size}) float32, ids ({num_records},)"
 
 
-def _write_pooled_parquet(
-    rows: Iterator[tuple[str, np.ndarray]], output: Path, size: int, num_records: int
-) -> str:
-    """Writes the columns ids and embeddings."""
-    schema = pa.schema([("ids", pa.string()), ("embeddings", pa.list_(pa.float32(), size))])
-    with outputs.table(output, schema) as add:
-        for row in rows:
-            add(row)
-    return f"{num_records} rows: ids, embeddings ({size},) float32"
-
-
-def _write_tokens_npz(found: Found, output: Path, size: int, cut: Cut) -> str:
-    """Writes one array a record; memory is bounded by the longest record's states."""
-    del cut
-    parts, num_arrays, num_rows = [], 0, 0
+def _write_tokens(windows: WindowOutputs, output: Path, size: int) -> str:
+    """Writes the .npz of one array per record, which alone is held in memory."""
+    parts, num_arrays, num_kmers = [], 0, 0
     with outputs.replaced_file(output) as partial, zipfile.ZipFile(partial, "w") as archive:
-        for window, (states_TD,) in found:
+        for window, (states_TD,) in windows:
             parts.append(_owned(window, states_TD))
-            if not window.is_last:
-                continue
-            with archive.open(f"{window.record}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.concatenate(parts), allow_pickle=False)
-            num_arrays, num_rows = num_arrays + 1, num_rows + sum(map(len, parts))
-            parts = []
-    return f"{num_arrays} arrays (k-mers, {size}) float32, {num_rows:,} k-mers in all"
+            if window.is_last:
+                length = sum(map(len, parts))
+                _write_array(archive, window.record, (length, size), parts)
+                num_arrays, num_kmers, parts = num_arrays + 1, num_kmers + length, []
+    return f"{num_arrays} arrays (k-mers, {size}) float32, {num_kmers:,} k-mers in all"
 
 
-def _write_tokens_parquet(found: Found, output: Path, size: int, cut: Cut) -> str:
-    """Writes one row a k-mer."""
-    schema = pa.schema(
-        [
-            ("record", pa.string()),
-            ("start_0based", pa.int64()),
-            ("embedding", pa.list_(pa.float32(), size)),
-        ]
-    )
-    num_rows = 0
-    with outputs.table(output, schema) as add:
-        for window, (states_TD,) in found:
-            first = window.start + window.first_owned * cut.token_stride
-            for place, state_D in enumerate(_owned(window, states_TD)):
-                add((window.record, first + place * cut.token_stride, state_D))
-                num_rows += 1
-    return f"{num_rows:,} rows: record, start_0based, embedding ({size},) float32"
+def _write_array(
+    archive: zipfile.ZipFile, name: str, shape: tuple[int, int], parts: Iterable[np.ndarray]
+) -> None:
+    """Adds a float32 array to an .npz, part by part."""
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(part.astype("<f4").tobytes())

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.downstream.inference import sliding
-from cmgems_jax.downstream.inference.sliding import Survey, Window
+from cmgems_jax.downstream.inference.sliding import Survey, WindowOutputs
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
 from cmgems_jax.model import bert
@@ -20,9 +20,7 @@ from cmgems_jax.runtime import outputs
 def logits_function(classifier: TrainedClassifier) -> Callable[[dict, jax.Array], jax.Array]:
     """Returns `(params, bases_BN) -> float32 logits (B, C)`.
 
-    Args:
-      classifier: its config and labels; its parameters are an argument, so that
-        they need not be constants of a compiled program.
+    The parameters are an argument, so that they are no constants of a compiled program.
     """
     config = classifier.config
     model = bert.Classifier(config.model, config.tokens, len(classifier.label_names))
@@ -56,80 +54,71 @@ def predict(
       output: .tsv or .parquet with columns record, windows, prediction and p_LABEL for
         each label; with `each_window`: record, start_0based, end_excluded and
         the rest.
-      window: bases of a window; None = as many as the classifier was trained on at most.
+      window: bases; None = as many as the classifier was trained on at most.
       stride: bases between the starts of neighbouring windows; None = half a window.
       batch_size: windows that the model sees at a time.
-      each_window: one row a window in place of one a record.
-
-    Returns:
-      What the files held.
+      each_window: one row per window in place of one per record.
 
     Raises:
       InputError: a bad flag or file; a former output stays as it was.
     """
     fasta, output = input_files.listed(fasta), Path(output)
     outputs.check_file(output, outputs.TABLE_SUFFIXES)
-    cut = sliding.make_cut(classifier.config.tokens, classifier.max_tokens, window, stride)
-    survey = sliding.survey(fasta, cut)
+    tiling = sliding.make_tiling(classifier.config.tokens, classifier.max_tokens, window, stride)
+    survey = sliding.survey(fasta, tiling)
     logits = logits_function(classifier)
 
     def probabilities(params: dict, bases_BN: jax.Array, owned_B2: jax.Array) -> tuple[jax.Array]:
-        del owned_B2  # every window has its say
+        del owned_B2  # the whole window counts
         return (jax.nn.softmax(logits(params, bases_BN)),)
 
     start_s = time.perf_counter()
-    found = sliding.run_windows(
-        sliding.read_windows(fasta, cut),
+    windows = sliding.run_windows(
+        sliding.read_windows(fasta, tiling),
         probabilities,
         classifier.params,
-        cut,
+        tiling,
         batch_size=batch_size,
         num_windows=survey.num_windows,
         description="predicting",
     )
-    rows = _window_rows(found, classifier) if each_window else _record_rows(found, classifier)
+    rows_of = _window_rows if each_window else _record_rows
     with outputs.table(output, _schema(classifier.label_names, each_window)) as add:
-        for row in rows:
+        for row in rows_of(windows, classifier.label_names):
             add(row)
-    sliding.print_summary(survey, cut, output, time.perf_counter() - start_s)
+    sliding.print_summary(survey, tiling, output, time.perf_counter() - start_s)
     return survey
 
 
 def _schema(label_names: Sequence[str], each_window: bool) -> pa.Schema:
     """Names and types of the columns."""
-    place = [("start_0based", pa.int64()), ("end_excluded", pa.int64())] if each_window else []
-    counts = [] if each_window else [("windows", pa.int64())]
+    numbers = ("start_0based", "end_excluded") if each_window else ("windows",)
     return pa.schema(
         [
             ("record", pa.string()),
-            *place,
-            *counts,
+            *((name, pa.int64()) for name in numbers),
             ("prediction", pa.string()),
             *((f"p_{name}", pa.float32()) for name in label_names),
         ]
     )
 
 
-def _window_rows(
-    found: Iterator[tuple[Window, list[np.ndarray]]], classifier: TrainedClassifier
-) -> Iterator[list]:
-    """Yields one row a window."""
-    for window, (probability_C,) in found:
-        name = classifier.label_names[int(probability_C.argmax())]
+def _window_rows(windows: WindowOutputs, label_names: Sequence[str]) -> Iterator[list]:
+    """Yields one row per window."""
+    for window, (probability_C,) in windows:
+        name = label_names[int(probability_C.argmax())]
         end = window.start + len(window.bases)
         yield [window.record, window.start, end, name, *probability_C.tolist()]
 
 
-def _record_rows(
-    found: Iterator[tuple[Window, list[np.ndarray]]], classifier: TrainedClassifier
-) -> Iterator[list]:
-    """Yields one row a record: the mean over its windows."""
-    sum_C, num_windows = np.zeros(len(classifier.label_names)), 0
-    for window, (probability_C,) in found:
+def _record_rows(windows: WindowOutputs, label_names: Sequence[str]) -> Iterator[list]:
+    """Yields one row per record: the mean over its windows."""
+    sum_C, num_windows = np.zeros(len(label_names)), 0
+    for window, (probability_C,) in windows:
         sum_C += probability_C
         num_windows += 1
         if window.is_last:
             mean_C = sum_C / num_windows
-            name = classifier.label_names[int(mean_C.argmax())]
+            name = label_names[int(mean_C.argmax())]
             yield [window.record, num_windows, name, *mean_C.tolist()]
             sum_C, num_windows = np.zeros_like(sum_C), 0

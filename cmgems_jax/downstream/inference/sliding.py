@@ -19,16 +19,16 @@ from cmgems_jax.genome import vocabulary
 from cmgems_jax.runtime import parallel
 
 _MIN_BUCKET = 32  # k-mers; shorter windows are padded to it
-CHUNK_BATCHES = 16  # windows of so many batches are sorted by length together
+CHUNK_BATCHES = 16  # batches whose windows are sorted by length together
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
-    """How records are cut."""
+class Tiling:
+    """How records are cut into windows."""
 
     k: int
     token_stride: int  # bases
-    window_tokens: int  # k-mers a window
+    window_tokens: int  # k-mers per window
     step_tokens: int  # k-mers between the starts of neighbouring windows
 
     @property
@@ -56,6 +56,9 @@ class Window:
     is_last: bool  # of its record
 
 
+WindowOutputs = Iterator[tuple[Window, list[np.ndarray]]]
+
+
 @dataclasses.dataclass
 class Survey:
     """What is in the files, counted before the long work."""
@@ -66,17 +69,16 @@ class Survey:
     num_ambiguous: int = 0
 
 
-def make_cut(tokens: TokensConfig, max_tokens: int, window: int | None, stride: int | None) -> Cut:
-    """Returns how to cut for a model.
+def make_tiling(
+    tokens: TokensConfig, max_tokens: int, window: int | None, stride: int | None
+) -> Tiling:
+    """Returns the windows for a model; raises `InputError` where a flag is out of its range.
 
     Args:
       tokens: of the model.
       max_tokens: positions that the model takes, [CLS] and [SEP] included.
       window: bases; None = as many as the model takes.
       stride: bases between window starts; None = half a window.
-
-    Raises:
-      InputError: a flag is out of its range.
     """
     k, token_stride = tokens.k, tokens.stride
     longest = vocabulary.num_bases(max_tokens - 2, k, token_stride)
@@ -87,7 +89,7 @@ def make_cut(tokens: TokensConfig, max_tokens: int, window: int | None, stride: 
     window_tokens = vocabulary.num_tokens(window or longest, k, token_stride)
     window_bases = vocabulary.num_bases(window_tokens, k, token_stride)
     if stride is None:
-        return Cut(k, token_stride, window_tokens, max(1, window_tokens // 2))
+        return Tiling(k, token_stride, window_tokens, max(1, window_tokens // 2))
     highest = window_tokens * token_stride
     if not 1 <= stride <= highest:
         raise InputError(
@@ -98,112 +100,104 @@ def make_cut(tokens: TokensConfig, max_tokens: int, window: int | None, stride: 
         raise InputError(
             f"--stride={stride}: expected a multiple of {token_stride}, the model's tokens.stride"
         )
-    return Cut(k, token_stride, window_tokens, stride // token_stride)
+    return Tiling(k, token_stride, window_tokens, stride // token_stride)
 
 
-def num_windows(num_tokens: int, cut: Cut) -> int:
+def num_windows(num_tokens: int, tiling: Tiling) -> int:
     """Returns how many windows a record of `num_tokens` k-mers has.
 
     Every k-mer is in a window. The last window ends with the record, so that no
     window of a long record is short.
     """
-    return 1 + -(-max(0, num_tokens - cut.window_tokens) // cut.step_tokens)
+    return 1 + -(-max(0, num_tokens - tiling.window_tokens) // tiling.step_tokens)
 
 
-def windows_of(name: str, bases: np.ndarray, cut: Cut) -> Iterator[Window]:
-    """Yields the windows of one record; k-mers that two see belong to the one with more context.
+def windows_of(name: str, bases: np.ndarray, tiling: Tiling) -> Iterator[Window]:
+    """Yields the windows of one record, uint8 (n,) of at least k bases.
 
-    Args:
-      name: of the record.
-      bases: uint8 (n,), at least k.
-      cut: how to cut.
+    A k-mer that two windows see belongs to the one where it has more context.
     """
-    num_tokens = vocabulary.num_tokens(len(bases), cut.k, cut.token_stride)
-    last_start = max(0, num_tokens - cut.window_tokens)
+    num_tokens = vocabulary.num_tokens(len(bases), tiling.k, tiling.token_stride)
+    last_start = max(0, num_tokens - tiling.window_tokens)
+    starts = [*range(0, last_start, tiling.step_tokens), last_start]
     first = 0
-    for number in range(num_windows(num_tokens, cut)):
-        start = min(number * cut.step_tokens, last_start)
-        end = min(start + cut.window_tokens, num_tokens)
-        is_last = start == last_start
+    for start, following in itertools.zip_longest(starts, starts[1:]):
+        end = min(start + tiling.window_tokens, num_tokens)
         # Two windows share the k-mers from the next one's start on; each takes a half.
-        following = min(start + cut.step_tokens, last_start)
-        end_owned = end if is_last else (following + end) // 2
-        first_base = start * cut.token_stride
-        num_bases = vocabulary.num_bases(end - start, cut.k, cut.token_stride)
+        end_owned = end if following is None else (following + end) // 2
+        first_base = start * tiling.token_stride
+        num_bases = vocabulary.num_bases(end - start, tiling.k, tiling.token_stride)
         yield Window(
             record=name,
             start=first_base,
             bases=bases[first_base : first_base + num_bases],
             first_owned=first - start,
             end_owned=end_owned - start,
-            is_last=is_last,
+            is_last=following is None,
         )
         first = end_owned
 
 
-def survey(paths: Sequence[str], cut: Cut, *, needs_known: bool = False) -> Survey:
+def survey(paths: Sequence[str], tiling: Tiling, *, needs_known: bool = False) -> Survey:
     """Reads the files once, to refuse bad input before the long work and to know its size.
 
-    Args:
-      paths: genome files.
-      cut: how they will be cut.
-      needs_known: refuse records without a k-mer of known bases.
-
     Raises:
-      InputError: a damaged file, a record shorter than k, or as `needs_known` says.
+      InputError: a damaged file, a record shorter than k, or, where `needs_known`, one
+        without a k-mer of known bases.
     """
-    found = Survey()
+    total = Survey()
     for name, bases in genome_files.read_records(paths):
-        num_tokens = vocabulary.num_tokens(len(bases), cut.k, cut.token_stride)
+        num_tokens = vocabulary.num_tokens(len(bases), tiling.k, tiling.token_stride)
         if not num_tokens:
             raise InputError(
                 f"{','.join(paths)}: record '{name}': {len(bases)} bases; expected at least "
-                f"{cut.k}, one k-mer of the model; leave it out"
+                f"{tiling.k}, one k-mer of the model; leave it out"
             )
-        if needs_known and not _has_known_token(bases, cut):
+        if needs_known and not _has_known_token(bases, tiling):
             raise InputError(
-                f"{','.join(paths)}: record '{name}': no {cut.k}-mer without ambiguous letters "
+                f"{','.join(paths)}: record '{name}': no {tiling.k}-mer without ambiguous letters "
                 "(N), so there is nothing to average; leave it out, or give --pooling=cls"
             )
-        found.num_records += 1
-        found.num_windows += num_windows(num_tokens, cut)
-        found.num_bases += len(bases)
-        found.num_ambiguous += int((bases >= vocabulary.AMBIGUOUS).sum())
-    return found
+        total.num_records += 1
+        total.num_windows += num_windows(num_tokens, tiling)
+        total.num_bases += len(bases)
+        total.num_ambiguous += int((bases >= vocabulary.AMBIGUOUS).sum())
+    return total
 
 
-def _has_known_token(bases: np.ndarray, cut: Cut) -> bool:
+def _has_known_token(bases: np.ndarray, tiling: Tiling) -> bool:
     """True where one of the record's k-mers has no ambiguous letter."""
-    step = cut.token_stride << 16  # bases at a time
+    step = tiling.token_stride << 16  # bases at a time
     for start in range(0, len(bases), step):
-        part = bases[start : start + step + cut.k - cut.token_stride]
-        if (vocabulary.tokenize(part, cut.k, cut.token_stride) >= vocabulary.NUM_SPECIAL).any():
+        part = bases[start : start + step + tiling.k - tiling.token_stride]
+        if (
+            vocabulary.tokenize(part, tiling.k, tiling.token_stride) >= vocabulary.NUM_SPECIAL
+        ).any():
             return True
     return False
 
 
-def read_windows(paths: Sequence[str], cut: Cut) -> Iterator[Window]:
+def read_windows(paths: Sequence[str], tiling: Tiling) -> Iterator[Window]:
     """Yields the windows of every record, in the files' order."""
     for name, bases in genome_files.read_records(paths):
-        yield from windows_of(name, bases, cut)
+        yield from windows_of(name, bases, tiling)
 
 
 def run_windows(
     windows: Iterator[Window],
     function: Callable[..., tuple[jax.Array, ...]],
     params: dict,
-    cut: Cut,
+    tiling: Tiling,
     *,
     batch_size: int,
     num_windows: int,
     description: str,
     chunk_batches: int = CHUNK_BATCHES,
-) -> Iterator[tuple[Window, list[np.ndarray]]]:
+) -> WindowOutputs:
     """Yields every window with the model's outputs for it, in order.
 
     Windows of similar length run together, padded to one of a few lengths, so that
-    few programs are compiled and short records cost little. The batch is spread
-    over the local devices.
+    few programs are compiled and short records cost little.
 
     Args:
       windows: to run.
@@ -211,42 +205,36 @@ def run_windows(
         uint8 with `vocabulary.PADDING` behind, owned is int32, the range of k-mers
         that belong to the window.
       params: of the model.
-      cut: how the windows were cut.
-      batch_size: windows a batch, rounded up to a multiple of the local devices.
+      tiling: how the windows were cut.
+      batch_size: windows per batch, rounded up to a multiple of the local devices.
       num_windows: for the progress bar.
       description: for the progress bar.
       chunk_batches: batches whose windows are sorted together, and whose outputs are
         in memory at a time.
     """
-    program = jax.pmap(function, axis_name=parallel.AXIS, in_axes=(None, 0, 0))
-    params = parallel.replicate(params)
-    num_devices = jax.local_device_count()
-    batch_size = -(-batch_size // num_devices) * num_devices
+    program = parallel.rows_program(function, params)
+    batch_size = parallel.whole_batch(batch_size)
     with terminal.bar(total=num_windows, unit="windows", desc=description) as bar:
         while chunk := list(itertools.islice(windows, chunk_batches * batch_size)):
             order = sorted(range(len(chunk)), key=lambda index: len(chunk[index].bases))
             outputs: dict[int, list[np.ndarray]] = {}
             for first in range(0, len(order), batch_size):
-                rows = order[first : first + batch_size]
-                bases_BN, owned_B2 = _pad([chunk[row] for row in rows], batch_size, cut)
-                found = program(
-                    params, *(parallel.shard(array)[:, 0] for array in (bases_BN, owned_B2))
-                )
-                host = [np.asarray(array).reshape(-1, *array.shape[2:]) for array in found]
-                for place, row in enumerate(rows):
-                    outputs[row] = [array[place] for array in host]
-                bar.update(len(rows))
+                batch = order[first : first + batch_size]
+                arrays = program(*_pad([chunk[index] for index in batch], batch_size, tiling))
+                for row, index in enumerate(batch):
+                    outputs[index] = [array_B[row] for array_B in arrays]
+                bar.update(len(batch))
             for index, window in enumerate(chunk):
                 yield window, outputs.pop(index)
 
 
-def _pad(windows: list[Window], batch_size: int, cut: Cut) -> tuple[np.ndarray, np.ndarray]:
+def _pad(windows: list[Window], batch_size: int, tiling: Tiling) -> tuple[np.ndarray, np.ndarray]:
     """Returns bases uint8 (B, N), N one of few lengths, and owned ranges int32 (B, 2)."""
     longest = max(len(window.bases) for window in windows)
     num_bases = next(
         length
-        for bucket in cut.buckets()
-        if (length := vocabulary.num_bases(bucket, cut.k, cut.token_stride)) >= longest
+        for bucket in tiling.buckets()
+        if (length := vocabulary.num_bases(bucket, tiling.k, tiling.token_stride)) >= longest
     )
     bases_BN = np.full((batch_size, num_bases), vocabulary.PADDING, np.uint8)
     owned_B2 = np.zeros((batch_size, 2), np.int32)
@@ -256,7 +244,7 @@ def _pad(windows: list[Window], batch_size: int, cut: Cut) -> tuple[np.ndarray, 
     return bases_BN, owned_B2
 
 
-def print_summary(survey: Survey, cut: Cut, output: object, seconds: float) -> None:
+def print_summary(survey: Survey, tiling: Tiling, output: object, seconds: float) -> None:
     """Prints what was read, how it was cut, and how fast it went."""
     ambiguous = (
         f", {survey.num_ambiguous:,} ambiguous letters ([UNK] tokens)"
@@ -265,8 +253,8 @@ def print_summary(survey: Survey, cut: Cut, output: object, seconds: float) -> N
     )
     print(
         f"{survey.num_records:,} records, {survey.num_bases:,} bases{ambiguous}; "
-        f"{survey.num_windows:,} windows of at most {cut.window_bases} bases, "
-        f"{cut.step_tokens * cut.token_stride} from start to start"
+        f"{survey.num_windows:,} windows of at most {tiling.window_bases} bases, "
+        f"{tiling.step_tokens * tiling.token_stride} from start to start"
     )
     print(
         f"{seconds:,.1f} s, {survey.num_bases / seconds / 1e3:,.1f} kb/s; wrote {output}",

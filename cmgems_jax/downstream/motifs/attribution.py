@@ -1,4 +1,4 @@
-"""What each base does to a classifier's verdict: by input gradients, or by trying every base.
+"""What each base does to a classifier's answer: by input gradients, or by trying every base.
 
 Both speak of the log-odds of a class, log p / (1 - p), which a softmax does not
 saturate. Axes: N sequences, M bases, B batch, L token positions, D hidden, C classes.
@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cmgems_jax import terminal
 from cmgems_jax.config import TokensConfig
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
+from cmgems_jax.downstream.inference import predict
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.model import bert
 from cmgems_jax.runtime import parallel
 
 
@@ -42,7 +41,7 @@ def base_scores(
       classifier: a fine-tuned classifier.
       bases_NM: uint8 (N, M), `vocabulary.PADDING` behind.
       label: index of the class.
-      batch_size: sequences a batch, rounded up to a multiple of the local devices.
+      batch_size: sequences per batch, rounded up to a multiple of the local devices.
 
     Returns:
       float32 (N, M), nats; 0 at padding, and at bases that only k-mers with
@@ -52,8 +51,7 @@ def base_scores(
       InputError: a sequence is longer than the classifier takes.
     """
     check_length(classifier, bases_NM)
-    tokens = classifier.config.tokens
-    model = bert.Classifier(classifier.config.model, tokens, len(classifier.label_names))
+    tokens, logits = classifier.config.tokens, predict.logits_function(classifier)
 
     def scores(params: dict, bases_BM: jax.Array) -> jax.Array:
         ids_BL = vocabulary.model_ids(bases_BM, tokens.k, tokens.stride)
@@ -61,15 +59,19 @@ def base_scores(
 
         def total(shift_BLD: jax.Array) -> jax.Array:
             with nn.intercept_methods(_shifted_embeddings(shift_BLD)):
-                return log_odds(model.apply({"params": params}, ids_BL), label).sum()
+                return log_odds(logits(params, bases_BM), label).sum()
 
         gradient_BLD = jax.grad(total)(jnp.zeros((*ids_BL.shape, table_VD.shape[1])))
         return scores_from_gradients(
             gradient_BLD[:, 1:-1], ids_BL[:, 1:-1], table_VD, bases_BM.shape[1], tokens
         )
 
-    program = _compile(scores, classifier.params)
-    return _map_rows(program, bases_NM, batch_size, "scoring")
+    return parallel.map_rows(
+        parallel.rows_program(scores, classifier.params),
+        bases_NM,
+        batch_size=parallel.whole_batch(batch_size),
+        description="scoring",
+    )
 
 
 def _shifted_embeddings(shift_BLD: jax.Array) -> Callable:
@@ -96,9 +98,9 @@ def scores_from_gradients(
     """Returns the scores of bases from the gradients at the embeddings of their k-mers.
 
     Args:
-      gradient_BTD: float32 (B, T, D), of a scalar with respect to the word embeddings.
-      ids_BT: int32 (B, T), the k-mers; special tokens score nothing.
-      table_VD: float32 (V, D), word embeddings.
+      gradient_BTD: float32, of a scalar with respect to the word embeddings.
+      ids_BT: int32, the k-mers; special tokens score nothing.
+      table_VD: float32, word embeddings.
       num_bases: M of the sequences.
       tokens: k and stride.
 
@@ -108,8 +110,8 @@ def scores_from_gradients(
     k, stride, num_kmers = tokens.k, tokens.stride, ids_BT.shape[1]
     code_BT = jnp.maximum(ids_BT - vocabulary.NUM_SPECIAL, 0)
     score_BM = jnp.zeros((len(ids_BT), num_bases))
-    for place in range(k):
-        step = 4 ** (k - 1 - place)
+    for offset in range(k):
+        step = 4 ** (k - 1 - offset)
         base_BT = code_BT // step % 4
         alternative_4 = step * jnp.arange(4, dtype=jnp.int32)
         others_BT4 = (code_BT - base_BT * step)[:, :, None] + alternative_4[None, None]
@@ -118,53 +120,48 @@ def scores_from_gradients(
         own_BT = jnp.take_along_axis(effect_BT4, base_BT[:, :, None], axis=2)[:, :, 0]
         score_BT = own_BT - (effect_BT4.sum(axis=2) - own_BT) / 3
         score_BT = jnp.where(ids_BT >= vocabulary.NUM_SPECIAL, score_BT, 0)
-        last = place + (num_kmers - 1) * stride
-        score_BM = score_BM.at[:, place : last + 1 : stride].add(score_BT)
+        last = offset + (num_kmers - 1) * stride
+        score_BM = score_BM.at[:, offset : last + 1 : stride].add(score_BT)
     return score_BM
 
 
 def mutagenesis(
-    classifier: TrainedClassifier, bases_M: np.ndarray, label: int, *, batch_size: int = 32
-) -> np.ndarray:
-    """Returns the change of the class log-odds for every substitution of one base.
+    classifier: TrainedClassifier, label: int, *, batch_size: int = 32
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function of one sequence: the effect of every substitution of one base.
+
+    It is compiled once per length.
 
     Args:
       classifier: a fine-tuned classifier.
-      bases_M: uint8 (M,), codes 0..4.
       label: index of the class.
-      batch_size: mutants a batch.
+      batch_size: mutants per batch, rounded up to a multiple of the local devices.
 
     Returns:
-      float32 (M, 4), nats; columns A, T, C, G as in `vocabulary`; 0 at the base that
-      stands there.
-
-    Raises:
-      InputError: the sequence is longer than the classifier takes.
+      `bases_M -> change_M4`. bases_M: uint8 (M,), codes 0..4. change_M4: float32 (M, 4),
+      the change of the class log-odds in nats; columns A, T, C, G as in `vocabulary`; 0
+      at the sequence's own base. It raises `InputError` for a sequence longer than the
+      classifier takes.
     """
-    return mutagenesis_of(classifier, label, batch_size=batch_size)(bases_M)
-
-
-def mutagenesis_of(
-    classifier: TrainedClassifier, label: int, *, batch_size: int = 32
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns `mutagenesis` as a function of the sequence, compiled once for each length."""
-    config = classifier.config
-    model = bert.Classifier(config.model, config.tokens, len(classifier.label_names))
-
-    def verdict(params: dict, bases_BM: jax.Array) -> jax.Array:
-        ids_BL = vocabulary.model_ids(bases_BM, config.tokens.k, config.tokens.stride)
-        return log_odds(model.apply({"params": params}, ids_BL), label)
-
-    program = _compile(verdict, classifier.params)
+    logits = predict.logits_function(classifier)
+    program = parallel.rows_program(
+        lambda params, bases_BM: log_odds(logits(params, bases_BM), label), classifier.params
+    )
 
     def changes(bases_M: np.ndarray) -> np.ndarray:
         check_length(classifier, bases_M[None])
-        place_R, base_R = np.nonzero(bases_M[:, None] != np.arange(4))
-        mutants_RM = np.repeat(bases_M[None], len(place_R) + 1, axis=0)
-        mutants_RM[np.arange(len(place_R)), place_R] = base_R  # the last row stays the reference
-        verdict_R = _map_rows(program, mutants_RM, batch_size, "mutagenesis")
+        position_R, base_R = np.nonzero(bases_M[:, None] != np.arange(4))
+        mutants_RM = np.repeat(bases_M[None], len(position_R) + 1, axis=0)
+        # The last row stays the reference.
+        mutants_RM[np.arange(len(position_R)), position_R] = base_R
+        log_odds_R = parallel.map_rows(
+            program,
+            mutants_RM,
+            batch_size=parallel.whole_batch(batch_size),
+            description="mutagenesis",
+        )
         change_M4 = np.zeros((len(bases_M), 4), np.float32)
-        change_M4[place_R, base_R] = verdict_R[:-1] - verdict_R[-1]
+        change_M4[position_R, base_R] = log_odds_R[:-1] - log_odds_R[-1]
         return change_M4
 
     return changes
@@ -182,36 +179,3 @@ def check_length(classifier: TrainedClassifier, bases_NM: np.ndarray) -> None:
                 f"sequence {row + 1}: {length_N[row]} bases; the classifier takes {tokens.k} to "
                 f"{longest} at a time; cut the sequences, or leave this one out"
             )
-
-
-def _compile(
-    function: Callable[[dict, jax.Array], jax.Array], params: dict
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns `function` of a batch of rows alone, spread over the local devices."""
-    program = jax.pmap(function, axis_name=parallel.AXIS, in_axes=(None, 0))
-    params = parallel.replicate(params)
-
-    def run(rows_BM: np.ndarray) -> np.ndarray:
-        output = np.asarray(program(params, parallel.shard(rows_BM)[:, 0]))
-        return output.reshape(-1, *output.shape[2:])
-
-    return run
-
-
-def _map_rows(
-    program: Callable[[np.ndarray], np.ndarray],
-    rows_NM: np.ndarray,
-    batch_size: int,
-    description: str,
-) -> np.ndarray:
-    """Returns the program's float32 (N, ...) for all rows, in batches of one size."""
-    num_devices = jax.local_device_count()
-    batch_size = -(-batch_size // num_devices) * num_devices
-    found = []
-    with terminal.bar(total=len(rows_NM), unit="sequences", desc=description) as bar:
-        for start in range(0, len(rows_NM), batch_size):
-            part = rows_NM[start : start + batch_size]
-            filled = np.concatenate([part, np.repeat(part[-1:], batch_size - len(part), axis=0)])
-            found.append(program(filled)[: len(part)])
-            bar.update(len(part))
-    return np.concatenate(found)

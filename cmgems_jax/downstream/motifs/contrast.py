@@ -17,27 +17,23 @@ _MIN_SIDE = 5  # sequences; Fisher's test of fewer can show nothing
 
 @dataclasses.dataclass
 class Contrast:
-    """Sequences with a yes or no each."""
+    """Sequences, each positive or negative."""
 
     bases_NM: np.ndarray  # uint8 (N, M), `vocabulary.PADDING` behind
     is_positive_N: np.ndarray  # bool (N,)
-    names: list[str]  # N of them, each once
+    names: list[str]  # (N,), unique
 
 
-def find_label(wanted: str, label_names: Sequence[str]) -> int:
-    """Returns the index of a class by its name; the last one for "".
-
-    Raises:
-      InputError: no such class.
-    """
-    if not wanted:
+def find_label(label: str, label_names: Sequence[str]) -> int:
+    """Returns the index of a class by its name, the last one for ""; else raises `InputError`."""
+    if not label:
         return len(label_names) - 1
-    if wanted not in label_names:
+    if label not in label_names:
         raise InputError(
-            f"--label={wanted}: no such class; the classifier knows {', '.join(label_names)}."
-            f"{did_you_mean(wanted, label_names)}"
+            f"--label={label}: no such class; the classifier knows {', '.join(label_names)}."
+            f"{did_you_mean(label, label_names)}"
         )
-    return list(label_names).index(wanted)
+    return list(label_names).index(label)
 
 
 def from_fasta(positives: genome_files.Paths, negatives: genome_files.Paths) -> Contrast:
@@ -78,7 +74,7 @@ def from_task(
       data_dir: holds fewshot/ and gue/.
       label: index of the class.
       label_names: of the classifier.
-      k: bases a token.
+      k: bases per token.
       sequence_column: of the task's files; "" = a usual name.
       label_column: the same.
 
@@ -96,12 +92,10 @@ def from_task(
 
 
 def limit(contrast: Contrast, num_each: int, seed: int = 0) -> Contrast:
-    """Returns at most `num_each` sequences of either side, drawn by the seed, in their order."""
+    """Returns a random sample of at most `num_each` sequences per side, in their order."""
     rng = np.random.default_rng(seed)
-    rows = [np.flatnonzero(contrast.is_positive_N == side) for side in (True, False)]
-    kept = np.sort(
-        np.concatenate([rng.permutation(part)[: min(num_each, len(part))] for part in rows])
-    )
+    sides = [np.flatnonzero(contrast.is_positive_N == side) for side in (True, False)]
+    kept = np.sort(np.concatenate([rng.permutation(rows)[:num_each] for rows in sides]))
     return Contrast(
         contrast.bases_NM[kept],
         contrast.is_positive_N[kept],

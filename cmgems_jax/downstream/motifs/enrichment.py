@@ -14,11 +14,11 @@ MIN_WIDTH, MAX_WIDTH = 4, 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """How motifs are sought."""
+class MotifSettings:
+    """How motifs are searched for."""
 
     width: int = 6  # bases of the k-mers that are counted and tested
-    num_sd: float = 1.0  # a high score exceeds its sequence's mean by so many of its deviations
+    num_sd: float = 1.0  # by which a high score exceeds its sequence's mean
     min_region: int = 4  # bases; shorter regions are left out
     max_region: int = 30  # bases; of longer ones the best part is kept
     min_share: float = 0.01  # of all sequences must have a k-mer in a region for it to be tested
@@ -28,7 +28,7 @@ class Settings:
 
 @dataclasses.dataclass
 class Enrichment:
-    """One-sided Fisher tests of k-mers, each counted once a sequence."""
+    """One-sided Fisher tests of k-mers, each counted once per sequence."""
 
     codes_K: np.ndarray  # int64, k-mer codes, most significant first
     positives_K: np.ndarray  # int64, positive sequences that hold it
@@ -38,15 +38,17 @@ class Enrichment:
     q_K: np.ndarray  # Benjamini-Hochberg over the K tests
 
 
-def high_regions(scores_NM: np.ndarray, lengths_N: np.ndarray, settings: Settings) -> np.ndarray:
+def high_regions(
+    scores_NM: np.ndarray, lengths_N: np.ndarray, settings: MotifSettings
+) -> np.ndarray:
     """Returns the stretches of high scores: int64 (R, 3), row, start, end (excluded).
 
     A base is high where its score, averaged with its two neighbours', exceeds the mean
     of its sequence by `num_sd` of that sequence's standard deviations.
 
     Args:
-      scores_NM: float (N, M).
-      lengths_N: int (N,), bases of each sequence; what is behind them is not looked at.
+      scores_NM: float.
+      lengths_N: int, bases of each sequence; what is behind them does not count.
       settings: threshold and lengths.
     """
     regions = []
@@ -85,17 +87,18 @@ def starts_in_regions(
 
 
 def enrich(
-    codes_NS: np.ndarray, inside_NS: np.ndarray, is_positive_N: np.ndarray, settings: Settings
+    codes_NS: np.ndarray, inside_NS: np.ndarray, is_positive_N: np.ndarray, settings: MotifSettings
 ) -> Enrichment:
     """Returns the tests of all k-mers that regions of enough sequences hold.
 
     Regions of positives and negatives alike name the candidates: the choice does not
-    look at the labels, so the tests stay valid. A k-mer is then sought in whole sequences.
+    look at the labels, so the tests stay valid. A k-mer then counts wherever it is in a
+    sequence.
 
     Args:
-      codes_NS: int64 (N, S), see `kmer_codes`.
-      inside_NS: bool (N, S), see `starts_in_regions`.
-      is_positive_N: bool (N,).
+      codes_NS: see `kmer_codes`.
+      inside_NS: see `starts_in_regions`.
+      is_positive_N: bool.
       settings: width and the smallest share of the sequences.
     """
     num_codes = 4**settings.width
@@ -106,12 +109,10 @@ def enrich(
     at_least = max(2, settings.min_share * len(codes_NS))
     candidates = in_regions[num_rows >= at_least]
     pairs = _distinct(codes_NS, (codes_NS >= 0) & np.isin(codes_NS, candidates), num_codes)
-    place, positive = (
-        np.searchsorted(candidates, pairs % num_codes),
-        is_positive_N[pairs // num_codes],
-    )
-    positives_K = np.bincount(place[positive], minlength=len(candidates))
-    negatives_K = np.bincount(place[~positive], minlength=len(candidates))
+    candidate = np.searchsorted(candidates, pairs % num_codes)
+    is_positive = is_positive_N[pairs // num_codes]
+    positives_K = np.bincount(candidate[is_positive], minlength=len(candidates))
+    negatives_K = np.bincount(candidate[~is_positive], minlength=len(candidates))
     num_positives, num_all = int(is_positive_N.sum()), len(is_positive_N)
     # The hypergeometric tail is Fisher's exact test for "more than by chance".
     p_K = stats.hypergeom.sf(positives_K - 1, num_all, num_positives, positives_K + negatives_K)
@@ -130,6 +131,6 @@ def enrich(
 
 
 def _distinct(codes_NS: np.ndarray, chosen_NS: np.ndarray, num_codes: int) -> np.ndarray:
-    """Returns row * num_codes + code of the chosen k-mers, once a sequence."""
-    rows, places = np.nonzero(chosen_NS)
-    return np.unique(rows * num_codes + codes_NS[rows, places])
+    """Returns row * num_codes + code of the chosen k-mers, once per sequence."""
+    rows, starts = np.nonzero(chosen_NS)
+    return np.unique(rows * num_codes + codes_NS[rows, starts])

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from cmgems_jax.downstream.motifs.motifs import Motif
 from cmgems_jax.genome import vocabulary
 
-LETTERS = "ACGT"  # rows and columns of what people read
+LETTERS = "ACGT"  # order of rows and columns in figures and files
 ORDER = [vocabulary.ALPHABETS["dna"].index(letter) for letter in LETTERS]
 _COLORS = {"A": "#2a7f4f", "C": "#1b6ca8", "G": "#e09f3e", "T": "#d1495b"}
 _DPI = 130
@@ -20,7 +20,7 @@ _ROW_BASES = 80  # of a map; longer sequences continue below
 _MAX_ROWS = 40
 
 
-def draw_logo(motif: Motif, title: str, path: Path) -> None:
+def plot_logo(motif: Motif, path: Path) -> None:
     """Writes a PNG: letters as tall as their share of the column's information (bits)."""
     frequencies_W4 = motif.frequencies_W4[:, ORDER]
     bits_W = 2 + (frequencies_W4 * np.log2(frequencies_W4)).sum(axis=1)
@@ -30,18 +30,22 @@ def draw_logo(motif: Motif, title: str, path: Path) -> None:
     logomaker.Logo(heights, ax=axes, color_scheme=_COLORS, vpad=0.02, width=0.92)
     axes.set(ylim=(0, 2), yticks=(0, 1, 2), ylabel="bits", xlabel="position (from 0)")
     axes.set_xticks(range(len(heights)))
+    title = (
+        f"{motif.consensus}: {motif.num_sites} sites; found in {motif.positives} positives and "
+        f"{motif.negatives} negatives"
+    )
     axes.set_title(title, loc="left", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=_DPI)
 
 
-def draw_mutagenesis(change_M4: np.ndarray, bases_M: np.ndarray, title: str, path: Path) -> None:
+def plot_mutagenesis(change_M4: np.ndarray, bases_M: np.ndarray, title: str, path: Path) -> None:
     """Writes a PNG: the effect of every substitution, and each base's mean effect above.
 
     Args:
       change_M4: float32 (M, 4), of `attribution.mutagenesis`, columns A, T, C, G.
       bases_M: uint8 (M,), the sequence.
-      title: what is shown.
+      title: of the figure.
       path: the file.
     """
     num_rows = min(_MAX_ROWS, -(-len(bases_M) // _ROW_BASES))
@@ -56,8 +60,8 @@ def draw_mutagenesis(change_M4: np.ndarray, bases_M: np.ndarray, title: str, pat
     for row in range(num_rows):
         part = slice(row * _ROW_BASES, min((row + 1) * _ROW_BASES, len(bases_M)))
         bars, cells = grid[2 * row], grid[2 * row + 1]
-        _draw_means(bars, mean_M[part], part.start, width, mean_M)
-        image = _draw_cells(cells, change_M4[part], bases_M[part], part.start, width, norm)
+        _plot_means(bars, mean_M[part], part.start, width, mean_M)
+        image = _plot_cells(cells, change_M4[part], bases_M[part], part.start, width, norm)
     grid[0].set_title(title, loc="left", fontsize=10)
     grid[-1].set_xlabel("position (bases, from 0); dots: the base that stands there")
     bar = figure.colorbar(image, ax=grid.tolist(), shrink=min(1, 3 / (1.75 * num_rows)), pad=0.01)
@@ -65,12 +69,12 @@ def draw_mutagenesis(change_M4: np.ndarray, bases_M: np.ndarray, title: str, pat
     figure.savefig(path, dpi=_DPI)
 
 
-def _draw_means(
+def _plot_means(
     axes: Axes, mean_P: np.ndarray, start: int, width: int, every_M: np.ndarray
 ) -> None:
-    """Bars: the mean change at each place; below zero where the base supports the class."""
-    places = start + np.arange(len(mean_P))
-    axes.bar(places, mean_P, width=0.85, color=np.where(mean_P < 0, "#1b6ca8", "#d1495b"))
+    """Bars: the mean change at each position; below zero where the base supports the class."""
+    positions = start + np.arange(len(mean_P))
+    axes.bar(positions, mean_P, width=0.85, color=np.where(mean_P < 0, "#1b6ca8", "#d1495b"))
     axes.hlines(0, start - 0.5, start + len(mean_P) - 0.5, color="#6b6b6b", linewidth=0.6)
     low, high = min(0, every_M.min()), max(0, every_M.max())
     margin = 0.05 * max(high - low, 1e-6)
@@ -81,7 +85,7 @@ def _draw_means(
     axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
-def _draw_cells(
+def _plot_cells(
     axes: Axes,
     change_P4: np.ndarray,
     bases_P: np.ndarray,
@@ -89,20 +93,20 @@ def _draw_cells(
     width: int,
     norm: TwoSlopeNorm,
 ) -> object:
-    """Cells: one a substitution; the letters of the sequence above them."""
+    """Cells: one per substitution; the letters of the sequence above them."""
     end = start + len(bases_P)
     image = axes.imshow(
         change_P4[:, ORDER].T, cmap="RdBu_r", norm=norm, aspect="auto", interpolation="nearest",
         extent=(start - 0.5, end - 0.5, 3.5, -0.5),
     )  # fmt: skip
-    for place, base in enumerate(bases_P.tolist(), start):
+    for position, base in enumerate(bases_P.tolist(), start):
         letter = (vocabulary.ALPHABETS["dna"] + "N")[base]
         axes.text(
-            place, -0.62, letter, ha="center", va="bottom", fontsize=7, family="monospace",
+            position, -0.62, letter, ha="center", va="bottom", fontsize=7, family="monospace",
             color=_COLORS.get(letter, "#6b6b6b"), weight="bold",
         )  # fmt: skip
         if letter in LETTERS:
-            axes.plot(place, LETTERS.index(letter), ".", color="#3c3c3c", markersize=2.5)
+            axes.plot(position, LETTERS.index(letter), ".", color="#3c3c3c", markersize=2.5)
     axes.set(xlim=(start - 0.5, start + width - 0.5))
     axes.set_yticks(range(4), list(LETTERS), fontsize=7, family="monospace")
     step = 10 if width > 30 else 5

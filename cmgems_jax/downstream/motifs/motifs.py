@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from cmgems_jax.downstream.motifs import enrichment
-from cmgems_jax.downstream.motifs.enrichment import Enrichment, Settings
+from cmgems_jax.downstream.motifs.enrichment import Enrichment, MotifSettings
 from cmgems_jax.genome import vocabulary
 
 _MAX_SHIFT = 2  # bases between two k-mers of one motif
 _MAX_MERGED = 500  # enriched k-mers, the most significant ones
 _MIN_INFORMATION = 0.25  # bits; columns at the ends with less are cut off
-_PSEUDOCOUNT = 1.0  # sequences drawn from the background, added to every column
+_PSEUDOCOUNT = 1.0  # sequences of the background's composition, added to every column
 _PAIRS = {"AC": "M", "AG": "R", "AT": "W", "CG": "S", "CT": "Y", "GT": "K"}
 
 
@@ -33,17 +33,16 @@ class Motif:
     members: list[tuple[str, int]]  # k-mers and their starts relative to the seed's
     positives: int  # positive sequences with any member
     negatives: int
-    num_sites: int  # that the counts are made of
-    counts_W4: np.ndarray  # int64, bases A, T, C, G of the sites
-    frequencies_W4: np.ndarray  # float64, with a pseudocount; rows sum to 1
+    num_sites: int  # that the frequencies are of
+    frequencies_W4: np.ndarray  # float64, bases A, T, C, G; with a pseudocount; rows sum to 1
     consensus: str  # IUPAC letters
 
 
 def shift_of(kmer: str, other: str) -> int | None:
     """Returns how many bases after `kmer` the other k-mer starts, aligned without gaps.
 
-    They align with one mismatch at most in the same place, or shifted by at most two
-    bases without a mismatch; None otherwise.
+    They align unshifted with one mismatch at most, or shifted by at most two bases
+    without a mismatch; None otherwise.
     """
     if sum(a != b for a, b in zip(kmer, other, strict=True)) <= 1:
         return 0
@@ -58,9 +57,8 @@ def shift_of(kmer: str, other: str) -> int | None:
 def merge(kmers: Sequence[str]) -> list[list[tuple[int, int]]]:
     """Returns groups of k-mers that align: (index, start relative to the group's first).
 
-    Args:
-      kmers: of one width, most significant first. Each joins the first group with a
-        member that it aligns with, or begins a new one.
+    The k-mers are of one width, most significant first. Each joins the first group with
+    a member that it aligns with, or begins a new one.
     """
     groups: list[list[tuple[int, int]]] = []
     for index, kmer in enumerate(kmers):
@@ -83,15 +81,15 @@ def _offset_in(group: list[tuple[int, int]], kmers: Sequence[str], kmer: str) ->
     return None
 
 
-def find(
-    bases_NM: np.ndarray, is_positive_N: np.ndarray, scores_NM: np.ndarray, settings: Settings
+def find_motifs(
+    bases_NM: np.ndarray, is_positive_N: np.ndarray, scores_NM: np.ndarray, settings: MotifSettings
 ) -> tuple[list[Motif], np.ndarray, Enrichment]:
     """Returns the motifs, most significant first, the regions and the tests.
 
     Args:
-      bases_NM: uint8 (N, M), `vocabulary.PADDING` behind.
-      is_positive_N: bool (N,).
-      scores_NM: float (N, M), how much each base speaks for the positive class.
+      bases_NM: uint8, `vocabulary.PADDING` behind.
+      is_positive_N: bool.
+      scores_NM: float, how much each base speaks for the positive class.
       settings: see there.
 
     Returns:
@@ -105,33 +103,29 @@ def find(
     )
     tests = enrichment.enrich(codes_NS, inside_NS, is_positive_N, settings)
     num_enriched = min(int((tests.q_K <= settings.alpha).sum()), _MAX_MERGED)
-    kmers = [_letters(code, settings.width) for code in tests.codes_K[:num_enriched].tolist()]
+    kmers = [
+        vocabulary.decode(vocabulary.detokenize(token, settings.width))
+        for token in tests.codes_K[:num_enriched, None] + vocabulary.NUM_SPECIAL
+    ]
     background_4 = np.bincount(bases_NM[bases_NM < vocabulary.AMBIGUOUS], minlength=4) + 1.0
     background_4 /= background_4.sum()
-    found = []
+    motifs = []
     for group in merge(kmers)[: settings.max_motifs]:
         sites = _sites(codes_NS, inside_NS & is_positive_N[:, None], tests, group)
-        found.append(
+        motifs.append(
             _motif(group, kmers, tests, sites, bases_NM, codes_NS, is_positive_N, background_4)
         )
-    return found, regions_R3, tests
-
-
-def _letters(code: int, width: int) -> str:
-    """Returns the k-mer of a code."""
-    return vocabulary.decode(
-        np.array([code >> 2 * (width - 1 - place) & 3 for place in range(width)])
-    )
+    return motifs, regions_R3, tests
 
 
 def _sites(
     codes_NS: np.ndarray, chosen_NS: np.ndarray, tests: Enrichment, group: list[tuple[int, int]]
 ) -> np.ndarray:
-    """Returns int64 (sites, 2): row and start of the seed wherever a member stands, once each."""
+    """Returns int64 (sites, 2): row and start of the seed at every member's positions, once."""
     parts = []
     for index, offset in group:
-        rows, places = np.nonzero(chosen_NS & (codes_NS == tests.codes_K[index]))
-        parts.append(np.stack([rows, places - offset], axis=1))
+        rows, starts = np.nonzero(chosen_NS & (codes_NS == tests.codes_K[index]))
+        parts.append(np.stack([rows, starts - offset], axis=1))
     return np.unique(np.concatenate(parts), axis=0)
 
 
@@ -145,14 +139,13 @@ def _motif(
     is_positive_N: np.ndarray,
     background_4: np.ndarray,
 ) -> Motif:
-    """Counts the bases of the sites and cuts off what tells nothing."""
+    """Returns a group's motif, without the columns at its ends that tell nothing."""
     seed, width = group[0][0], len(kmers[0])
     offsets = [offset for _, offset in group]
     first, last = min(offsets) - _MAX_SHIFT, max(offsets) + width + _MAX_SHIFT
-    counts_W4 = count_bases(bases_NM, sites, first, last)
-    frequencies_W4 = frequencies(counts_W4, background_4)
+    frequencies_W4 = frequencies(count_bases(bases_NM, sites, first, last), background_4)
     core = slice(-first, -first + width)  # the seed itself stays
-    kept = _informative(frequencies_W4, background_4, core)
+    frequencies_W4 = frequencies_W4[_informative(frequencies_W4, background_4, core)]
     holds_N = np.isin(codes_NS, tests.codes_K[[index for index, _ in group]]).any(axis=1)
     return Motif(
         seed=kmers[seed],
@@ -165,9 +158,8 @@ def _motif(
         positives=int((holds_N & is_positive_N).sum()),
         negatives=int((holds_N & ~is_positive_N).sum()),
         num_sites=len(sites),
-        counts_W4=counts_W4[kept],
-        frequencies_W4=frequencies_W4[kept],
-        consensus=consensus(frequencies_W4[kept]),
+        frequencies_W4=frequencies_W4,
+        consensus=consensus(frequencies_W4),
     )
 
 
@@ -175,16 +167,16 @@ def count_bases(bases_NM: np.ndarray, sites: np.ndarray, first: int, last: int) 
     """Returns int64 (last - first, 4), the bases around the sites, columns A, T, C, G.
 
     Args:
-      bases_NM: uint8 (N, M).
+      bases_NM: uint8.
       sites: int64 (sites, 2), row and start.
       first: first column, relative to the start.
       last: behind the last column; what lies outside a sequence is not counted.
     """
     counts_W4 = np.zeros((last - first, 4), np.int64)
     for column, offset in enumerate(range(first, last)):
-        place = sites[:, 1] + offset
-        within = (place >= 0) & (place < bases_NM.shape[1])
-        bases = bases_NM[sites[within, 0], place[within]]
+        position = sites[:, 1] + offset
+        within = (position >= 0) & (position < bases_NM.shape[1])
+        bases = bases_NM[sites[within, 0], position[within]]
         counts_W4[column] = np.bincount(bases[bases < vocabulary.AMBIGUOUS], minlength=4)
     return counts_W4
 
@@ -202,9 +194,8 @@ def information(frequencies_W4: np.ndarray, background_4: np.ndarray) -> np.ndar
 
 def _informative(frequencies_W4: np.ndarray, background_4: np.ndarray, core: slice) -> slice:
     """Returns the columns without uninformative ends; those of `core` stay."""
-    telling = np.flatnonzero(information(frequencies_W4, background_4) >= _MIN_INFORMATION)
-    first = min([core.start, *telling.tolist()])
-    return slice(first, max([core.stop, *(telling + 1).tolist()]))
+    columns = np.flatnonzero(information(frequencies_W4, background_4) >= _MIN_INFORMATION)
+    return slice(min([core.start, *columns.tolist()]), max([core.stop, *(columns + 1).tolist()]))
 
 
 def consensus(frequencies_W4: np.ndarray) -> str:

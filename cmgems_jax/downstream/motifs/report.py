@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
-from cmgems_jax.downstream.motifs import attribution, figures, motifs
+from cmgems_jax.downstream.motifs import attribution, figures
 from cmgems_jax.downstream.motifs.contrast import Contrast
-from cmgems_jax.downstream.motifs.enrichment import MAX_WIDTH, MIN_WIDTH, Settings
-from cmgems_jax.downstream.motifs.motifs import Motif
+from cmgems_jax.downstream.motifs.enrichment import MAX_WIDTH, MIN_WIDTH, MotifSettings
+from cmgems_jax.downstream.motifs.motifs import Motif, find_motifs
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.runtime import outputs
@@ -23,9 +23,9 @@ _MOTIF_COLUMNS = pa.schema(
         ("motif", pa.string()),  # consensus, IUPAC letters
         ("positives", pa.int64()),  # sequences with any of its k-mers
         ("negatives", pa.int64()),
-        ("sites", pa.int64()),  # that logo and matrix are made of
+        ("sites", pa.int64()),  # that logo and matrix are of
         ("kmers", pa.string()),
-        ("seed", pa.string()),  # its most significant k-mer: what the rest is about
+        ("seed", pa.string()),  # its most significant k-mer; the numbers below are its own
         ("seed_positives", pa.int64()),
         ("seed_negatives", pa.int64()),
         ("odds_ratio", pa.float64()),
@@ -46,12 +46,12 @@ _REGION_COLUMNS = pa.schema(
 )
 
 
-def make(
+def write_motifs(
     classifier: TrainedClassifier,
     contrast: Contrast,
     label: int,
     output: Path | str,
-    settings: Settings,
+    settings: MotifSettings,
     *,
     mapped: Sequence[int] = (),
     batch_size: int = 32,
@@ -67,7 +67,7 @@ def make(
       contrast: positives and negatives.
       label: index of the class that the positives are of.
       output: a new or empty folder, or one that this function made.
-      settings: how motifs are sought.
+      settings: how motifs are searched for.
       mapped: rows of the contrast to try every substitution in.
       batch_size: sequences that the model sees at a time.
 
@@ -77,36 +77,26 @@ def make(
     output = Path(output)
     outputs.check_folder(output, OUTPUTS, _MARKS)
     check_settings(settings)
-    attribution.check_length(classifier, contrast.bases_NM)
-    scores_NM = attribution.base_scores(classifier, contrast.bases_NM, label, batch_size=batch_size)
-    found, regions_R3, tests = motifs.find(
-        contrast.bases_NM, contrast.is_positive_N, scores_NM, settings
-    )
+    bases_NM, class_name = contrast.bases_NM, classifier.label_names[label]
+    scores_NM = attribution.base_scores(classifier, bases_NM, label, batch_size=batch_size)
+    motifs, regions_R3, tests = find_motifs(bases_NM, contrast.is_positive_N, scores_NM, settings)
     with outputs.replaced_folder(output) as folder:
         (folder / "logos").mkdir()
-        for rank, motif in enumerate(found, 1):
-            title = (
-                f"{motif.consensus}: {motif.num_sites} sites; found in {motif.positives} "
-                f"positives and {motif.negatives} negatives"
-            )
-            figures.draw_logo(motif, title, folder / _logo_name(rank, motif))
-        _write_table(found, folder / "motifs.tsv")
-        write_meme(found, len(tests.p_K), contrast.bases_NM, folder / "motifs.meme")
+        for rank, motif in enumerate(motifs, 1):
+            figures.plot_logo(motif, folder / _logo_name(rank, motif))
+        _write_table(motifs, folder / "motifs.tsv")
+        write_meme(motifs, len(tests.p_K), bases_NM, folder / "motifs.meme")
         _write_regions(contrast, regions_R3, scores_NM, folder / "regions.tsv")
         if mapped:
-            (folder / "mutagenesis").mkdir()
-        changes = attribution.mutagenesis_of(classifier, label, batch_size=batch_size)
-        for row in mapped:
-            what = f"log-odds of class {classifier.label_names[label]}"
-            _write_map(changes, contrast, row, what, folder / "mutagenesis")
-    class_name = classifier.label_names[label]
+            effects = attribution.mutagenesis(classifier, label, batch_size=batch_size)
+            _write_maps(effects, contrast, mapped, class_name, folder / "mutagenesis")
     num_tested = f"{len(tests.p_K):,} {settings.width}-mers tested"
-    _print_found(found, contrast, class_name, f"{len(regions_R3):,} regions, {num_tested}")
+    _print_motifs(motifs, contrast, class_name, f"{len(regions_R3):,} regions, {num_tested}")
     print(f"wrote {output}", flush=True)
-    return found
+    return motifs
 
 
-def check_settings(settings: Settings) -> None:
+def check_settings(settings: MotifSettings) -> None:
     """Raises `InputError` for a setting out of its range."""
     for name, value, low, high in (
         ("motif_length", settings.width, MIN_WIDTH, MAX_WIDTH),
@@ -119,32 +109,28 @@ def check_settings(settings: Settings) -> None:
             raise InputError(f"--{name}={value}: expected {low} to {high}")
 
 
-def rows_to_map(contrast: Contrast, wanted: str) -> list[int]:
-    """Returns the rows that --mutagenesis asks for: a record's name, or how many positives.
-
-    Raises:
-      InputError: neither.
-    """
-    if not wanted:
+def rows_to_map(contrast: Contrast, value: str) -> list[int]:
+    """Returns the rows of --mutagenesis: a record's name, or how many positives, else raises."""
+    if not value:
         return []
-    if wanted in contrast.names:
-        return [contrast.names.index(wanted)]
-    if not wanted.isdecimal():
+    if value in contrast.names:
+        return [contrast.names.index(value)]
+    if not value.isdecimal():
         raise InputError(
-            f"--mutagenesis={wanted}: no such record; expected one such as "
+            f"--mutagenesis={value}: no such record; expected one such as "
             f"'{contrast.names[0]}', or a number, the first so many positives"
         )
-    return np.flatnonzero(contrast.is_positive_N)[: int(wanted)].tolist()
+    return np.flatnonzero(contrast.is_positive_N)[: int(value)].tolist()
 
 
-def _print_found(found: Sequence[Motif], contrast: Contrast, class_name: str, work: str) -> None:
-    """Prints the two sets, what was done with them, and one line a motif."""
+def _print_motifs(motifs: Sequence[Motif], contrast: Contrast, class_name: str, work: str) -> None:
+    """Prints the two sets, what was done with them, and one line per motif."""
     num_positives = int(contrast.is_positive_N.sum())
     print(
         f"{num_positives:,} positives (class {class_name}), "
-        f"{len(contrast.names) - num_positives:,} negatives; {work}; motifs: {len(found)}"
+        f"{len(contrast.names) - num_positives:,} negatives; {work}; motifs: {len(motifs)}"
     )
-    for motif in found:
+    for motif in motifs:
         print(
             f"  {motif.consensus:<14} in {motif.positives:,} positives, {motif.negatives:,} "
             f"negatives; {motif.seed}: odds ratio {motif.odds_ratio:.2f}, q = {motif.q:.1e}"
@@ -156,10 +142,10 @@ def _logo_name(rank: int, motif: Motif) -> str:
     return f"logos/{rank:02d}_{motif.consensus}.png"
 
 
-def _write_table(found: Sequence[Motif], path: Path) -> None:
+def _write_table(motifs: Sequence[Motif], path: Path) -> None:
     """Writes motifs.tsv."""
     with outputs.table(path, _MOTIF_COLUMNS) as add:
-        for rank, motif in enumerate(found, 1):
+        for rank, motif in enumerate(motifs, 1):
             kmers = ",".join(kmer for kmer, _ in motif.members)
             add(
                 (
@@ -170,16 +156,16 @@ def _write_table(found: Sequence[Motif], path: Path) -> None:
             )
 
 
-def write_meme(found: Sequence[Motif], num_tests: int, bases_NM: np.ndarray, path: Path) -> None:
+def write_meme(motifs: Sequence[Motif], num_tests: int, bases_NM: np.ndarray, path: Path) -> None:
     """Writes the motifs in MEME's minimal format, version 4, as tomtom and fimo read it.
 
     A motif's E value is its seed's: how many of the tested k-mers would by chance be as
     significant. MEME's readers take a file without one for E = 0.
 
     Args:
-      found: motifs.
+      motifs: most significant first.
       num_tests: k-mers that were tested.
-      bases_NM: uint8 (N, M), whose composition is the background.
+      bases_NM: uint8, whose composition is the background.
       path: the file.
     """
     count_4 = np.bincount(bases_NM[bases_NM < vocabulary.AMBIGUOUS], minlength=4)
@@ -190,7 +176,7 @@ def write_meme(found: Sequence[Motif], num_tests: int, bases_NM: np.ndarray, pat
         "MEME version 4", "", f"ALPHABET= {letters}", "", "strands: +", "",
         "Background letter frequencies", background,
     ]  # fmt: skip
-    for rank, motif in enumerate(found, 1):
+    for rank, motif in enumerate(motifs, 1):
         lines += [
             "",
             f"MOTIF {rank}_{motif.consensus} {motif.seed}",
@@ -204,6 +190,11 @@ def write_meme(found: Sequence[Motif], num_tests: int, bases_NM: np.ndarray, pat
     path.write_text("\n".join(lines) + "\n")
 
 
+def _side(contrast: Contrast, row: int) -> str:
+    """Returns the set that a sequence belongs to."""
+    return "positive" if contrast.is_positive_N[row] else "negative"
+
+
 def _write_regions(
     contrast: Contrast, regions_R3: np.ndarray, scores_NM: np.ndarray, path: Path
 ) -> None:
@@ -213,31 +204,35 @@ def _write_regions(
             add(
                 (
                     *(contrast.names[row], start, end),
-                    "positive" if contrast.is_positive_N[row] else "negative",
+                    _side(contrast, row),
                     vocabulary.decode(contrast.bases_NM[row, start:end]),
                     float(scores_NM[row, start:end].mean()),
                 )
             )
 
 
-def _write_map(
-    changes: Callable[[np.ndarray], np.ndarray],
+def _write_maps(
+    effects: Callable[[np.ndarray], np.ndarray],
     contrast: Contrast,
-    row: int,
-    what: str,
+    rows: Sequence[int],
+    class_name: str,
     folder: Path,
 ) -> None:
-    """Writes the substitutions of one sequence as a picture and a table."""
-    bases_M = contrast.bases_NM[row]
-    bases_M = bases_M[bases_M != vocabulary.PADDING]
-    change_M4 = changes(bases_M)
-    name = re.sub(r"[^\w.-]", "_", contrast.names[row])
-    side = "positive" if contrast.is_positive_N[row] else "negative"
-    title = f"{contrast.names[row]} ({side}): change of the {what} by every substitution"
-    figures.draw_mutagenesis(change_M4, bases_M, title, folder / f"{name}.png")
-    letters = list(figures.LETTERS)
+    """Writes the substitutions of some sequences, each as a figure and a table."""
+    folder.mkdir()
     columns = [("position_0based", pa.int64()), ("reference", pa.string())]
-    schema = pa.schema([*columns, *((letter, pa.float64()) for letter in letters)])
-    with outputs.table(folder / f"{name}.tsv", schema) as add:
-        for place, change_4 in enumerate(change_M4[:, figures.ORDER].tolist()):
-            add((place, vocabulary.decode(bases_M[place : place + 1]), *change_4))
+    schema = pa.schema([*columns, *((letter, pa.float64()) for letter in figures.LETTERS)])
+    for row in rows:
+        bases_M = contrast.bases_NM[row]
+        bases_M = bases_M[bases_M != vocabulary.PADDING]
+        change_M4 = effects(bases_M)
+        name = re.sub(r"[^\w.-]", "_", contrast.names[row])
+        title = (
+            f"{contrast.names[row]} ({_side(contrast, row)}): change of the log-odds of class "
+            f"{class_name} by every substitution"
+        )
+        figures.plot_mutagenesis(change_M4, bases_M, title, folder / f"{name}.png")
+        letters = vocabulary.decode(bases_M)
+        with outputs.table(folder / f"{name}.tsv", schema) as add:
+            for position, change_4 in enumerate(change_M4[:, figures.ORDER].tolist()):
+                add((position, letters[position], *change_4))
