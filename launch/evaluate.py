@@ -26,7 +26,10 @@ _TASK_FLAGS = command.define_task_flags()
 _PEAK_LR = flags.DEFINE_float("peak_lr", None, "Of fine-tuning, for the published one.", 0)
 _TEST_ROWS = flags.DEFINE_integer("test_rows", 0, "Predict at most so many; 0 = all.", 0)
 _AT_ONCE = flags.DEFINE_integer("draws_at_once", None, "Fine-tuned side by side; default: all.", 1)
-_CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Keep the tasks here as TFDS data sets.")
+flags.DEFINE_string("cache_dir", None, "Not needed any more: nothing is kept.")
+flags.register_validator(
+    "cache_dir", lambda folder: folder is None, "not needed any more: leave it out"
+)
 flags.mark_flags_as_required(["checkpoint", "output"])
 
 
@@ -45,7 +48,6 @@ def main() -> None:
         peak_lr=_PEAK_LR.value,
         test_rows=_TEST_ROWS.value,
         draws_at_once=_AT_ONCE.value,
-        cache_dir=Path(_CACHE_DIR.value) if _CACHE_DIR.value else None,
         **_TASK_FLAGS(),
     )
     checkpoints = [Path(path) for path in _CHECKPOINT.value]

@@ -15,7 +15,7 @@ from cmgems_jax.downstream.motifs import attribution, contrast, motifs
 from cmgems_jax.downstream.motifs import report as motif_report
 from cmgems_jax.downstream.motifs.contrast import Contrast
 from cmgems_jax.downstream.motifs.enrichment import Settings
-from cmgems_jax.downstream.tasks.store import Examples
+from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.pretraining import pretrained

@@ -14,7 +14,7 @@ from cmgems_jax.config import Config, DataConfig, ModelConfig, TokensConfig
 from cmgems_jax.downstream.finetuning import loop as finetuning_loop
 from cmgems_jax.downstream.finetuning import position_limit, recipes
 from cmgems_jax.downstream.finetuning import steps as draw_steps
-from cmgems_jax.downstream.tasks.store import Examples
+from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.model import bert

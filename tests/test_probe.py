@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from cmgems_jax.config import Config, ModelConfig, TokensConfig
 from cmgems_jax.downstream.evaluation import methods, probe
-from cmgems_jax.downstream.tasks.store import Examples
+from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.downstream.tasks.tasks import Task, TaskData
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary

@@ -15,7 +15,7 @@ from typing import Any
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.downstream.evaluation import evaluate
-from cmgems_jax.downstream.tasks import tasks
+from cmgems_jax.downstream.tasks import table, tasks
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files
@@ -105,7 +105,7 @@ def plan(
     for arm in chosen:
         arms.config_of(config, arm, 0)
     # Read once now, so that a bad file is found at the start.
-    for task in tasks.find_all(evaluation.tasks, task_dir):
+    for task in table.find_all(evaluation.tasks, task_dir):
         for shots in evaluation.shots:
             tasks.load(task, task_dir, k=config.tokens.k, shots=shots)
     seeds = tuple(range(num_seeds))

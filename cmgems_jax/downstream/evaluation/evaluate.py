@@ -18,8 +18,9 @@ import pandas as pd
 from cmgems_jax.downstream.evaluation import methods, report, resampled, statistics
 from cmgems_jax.downstream.evaluation.methods import Method
 from cmgems_jax.downstream.finetuning import position_limit
-from cmgems_jax.downstream.tasks import metrics, tasks
-from cmgems_jax.downstream.tasks.tasks import Task, TaskData
+from cmgems_jax.downstream.tasks import metrics, table, tasks
+from cmgems_jax.downstream.tasks.table import Task
+from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.errors import InputError, did_you_mean
 from cmgems_jax.genome import input_files
 from cmgems_jax.pretraining import pretrained
@@ -27,9 +28,7 @@ from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import outputs, run_lock, run_log
 
 # More of these may be added to a folder of results.
-ADDABLE = frozenset(
-    {"tasks", "shots", "modes", "peak_lr", "cache_dir", "baselines", "draws_at_once"}
-)
+ADDABLE = frozenset({"tasks", "shots", "modes", "peak_lr", "baselines", "draws_at_once"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +50,6 @@ class Settings:
     metric: str = ""  # the main one; "" = the task's
     sequence_column: str = ""  # of the tasks' files; "" = a usual name
     label_column: str = ""
-    cache_dir: Path | None = None  # keeps the tasks as TFDS data sets
 
 
 def evaluate(
@@ -104,10 +102,10 @@ def evaluate(
 
 def _choose(data_dir: Path, settings: Settings) -> list[Task]:
     """Returns the tasks of the suite, each looked for before any work."""
-    suite = tasks.FEWSHOT if settings.suite == "fewshot" else tasks.GUE
+    suite = table.FEWSHOT if settings.suite == "fewshot" else table.GUE
     known = {task.name: task for task in suite}
     if settings.tasks:
-        chosen = tasks.find_all(settings.tasks, data_dir)
+        chosen = table.find_all(settings.tasks, data_dir)
         for task in chosen:
             if task.name not in known and task.suite != "own":
                 raise InputError(
@@ -115,7 +113,7 @@ def _choose(data_dir: Path, settings: Settings) -> list[Task]:
                     f"{did_you_mean(task.name, known)}"
                 )
         return chosen
-    present = [task for task in known.values() if tasks.is_present(task, data_dir)]
+    present = [task for task in known.values() if table.is_present(task, data_dir)]
     missing = [name for name in known if name not in {task.name for task in present}]
     if not present:
         raise InputError(
@@ -179,7 +177,6 @@ def _load_task(
         shots=shots or None,
         dedupe=settings.dedupe,
         k=max(model.config.tokens.k for model in models),
-        cache_dir=settings.cache_dir,
         columns=tasks.Columns(settings.sequence_column, settings.label_column),
         metric=settings.metric,
     )

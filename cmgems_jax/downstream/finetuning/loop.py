@@ -27,7 +27,7 @@ from cmgems_jax.downstream.finetuning.recipes import Recipe, fewshot_recipe, gue
 from cmgems_jax.downstream.finetuning.steps import DrawState, Programs
 from cmgems_jax.downstream.finetuning.subspace import Subspace
 from cmgems_jax.downstream.tasks import metrics
-from cmgems_jax.downstream.tasks.store import Examples
+from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime.signals import StopRequest
 

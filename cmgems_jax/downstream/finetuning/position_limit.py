@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cmgems_jax.config import Config
-from cmgems_jax.downstream.tasks.store import Examples
+from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 
