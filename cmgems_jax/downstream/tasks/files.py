@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cmgems_jax.downstream.tasks.settings import USUAL_COLUMNS, Columns
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import fasta, input_files, vocabulary
 
@@ -25,17 +26,6 @@ _DELIMITERS = "\t,;"
 _LETTERS = fasta.AMBIGUOUS_LETTERS | (vocabulary.CODE_OF_LETTER != vocabulary.AMBIGUOUS)
 _INTEGER = re.compile(r"([+-]?[0-9]{1,1000})(?:\.0*)?")  # int() refuses some thousand digits
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+[.,]?[0-9]*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?")
-
-
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """The names of a file's columns, as its header writes them; "" = one of the usual names."""
-
-    sequence: str = ""
-    label: str = ""
-
-
-USUAL_COLUMNS = Columns()
 
 
 @dataclasses.dataclass

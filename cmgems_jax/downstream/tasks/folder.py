@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from cmgems_jax.downstream.tasks import files as task_files
-from cmgems_jax.downstream.tasks.files import Columns, Examples, TextRows
+from cmgems_jax.downstream.tasks.files import Examples, TextRows
+from cmgems_jax.downstream.tasks.settings import Columns
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 
@@ -34,7 +35,7 @@ def read(
     *,
     k: int,
     shots: int | None,
-    columns: Columns = task_files.USUAL_COLUMNS,
+    columns: Columns,
 ) -> tuple[dict[str, Examples], list[str], list[str]]:
     """Returns the splits of a folder; without a train file, train is what dev holds.
 

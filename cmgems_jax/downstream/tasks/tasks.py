@@ -9,7 +9,8 @@ import numpy as np
 
 from cmgems_jax.downstream.tasks import folder as task_folder
 from cmgems_jax.downstream.tasks import table
-from cmgems_jax.downstream.tasks.files import USUAL_COLUMNS, Columns, Examples
+from cmgems_jax.downstream.tasks.files import Examples
+from cmgems_jax.downstream.tasks.settings import USUAL_COLUMNS, Columns
 from cmgems_jax.downstream.tasks.table import Task
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
