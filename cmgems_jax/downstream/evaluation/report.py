@@ -38,9 +38,7 @@ PUBLISHED_GUE = {
 def differences(results: pd.DataFrame, first: str) -> pd.DataFrame:
     """Returns the first model's main metric minus every other line's, paired by draw.
 
-    Args:
-      results: rows of results.csv, with the resampled scores where they were kept.
-      first: name of the model that is compared with the others.
+    Of rows of results.csv, with the resampled scores where they were kept.
 
     Returns:
       Columns task, shots, mode (of the first model), model, other_mode, difference, low, high,
@@ -64,13 +62,9 @@ def differences(results: pd.DataFrame, first: str) -> pd.DataFrame:
 
 
 def write(results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, first: str) -> None:
-    """Writes summary.csv, notes.json, report.md and results.png.
+    """Writes summary.csv, notes.json (by `unit_name`), report.md and results.png.
 
-    Args:
-      results: rows of results.csv.
-      notes: what is to be known of the data, by `unit_name`.
-      output: folder.
-      first: name of the model that is compared with the others.
+    The model called `first` is compared with the others.
     """
     results = resampled.attach(results, output)
     means = statistics.summary(results, "model")
