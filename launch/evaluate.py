@@ -4,48 +4,52 @@
     python -m launch.evaluate --suite=gue --checkpoint=runs/a --data_dir=data --output=runs/gue
 
 Fine-tuned and probed, beside the untrained model, k-mer logistic regression and the majority class,
-on the same draws. A stopped suite goes on. Writes results.csv, summary.csv, report.md, results.png.
+on the same draws. A stopped suite resumes. Writes results.csv, summary.csv, report.md, results.png.
 """
 
 from pathlib import Path
 
 from absl import flags
 
+from cmgems_jax.downstream.evaluation.settings import MODES, EvaluationSettings
 from cmgems_jax.runtime import command
 
-_SUITE = flags.DEFINE_enum("suite", "fewshot", ["fewshot", "gue"], "Which tasks.")
+_INIT = EvaluationSettings()
+_SUITE = flags.DEFINE_enum("suite", _INIT.suite, ["fewshot", "gue"], "Which tasks.")
 _CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Work folders of pretraining runs.")
 _DATA_DIR = flags.DEFINE_string("data_dir", ".", "Folder that holds fewshot/ and gue/.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.")
 _TASKS = flags.DEFINE_list("tasks", [], "Names, or folders of own tasks; default: all there.")
-_SHOTS = flags.DEFINE_list("shots", ["10", "100"], "Few-shot: training rows a class.")
-_DRAWS = flags.DEFINE_integer("draws", None, "Few-shot: draws (10). GUE: seeds (1).", 1)
-_MODE = flags.DEFINE_list("mode", ["finetune", "probe"], "finetune, probe, or both.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of draws and training.", lower_bound=0)
-_TASK_FLAGS = command.define_task_flags()
+_SHOTS = flags.DEFINE_list("shots", [*map(str, _INIT.shots)], "Few-shot: training rows per class.")
+_DRAWS = flags.DEFINE_integer(
+    "draws", None, f"Few-shot: draws ({_INIT.num_draws}). GUE: seeds (1).", 1
+)
+_MODE = flags.DEFINE_list("mode", list(_INIT.modes), "finetune, probe, or both.")
+_SEED = flags.DEFINE_integer("seed", _INIT.seed, "Seed of draws and training.", lower_bound=0)
+_TASK_FLAGS = command.define_task_flags(_INIT)
 _PEAK_LR = flags.DEFINE_float("peak_lr", None, "Of fine-tuning, for the published one.", 0)
-_TEST_ROWS = flags.DEFINE_integer("test_rows", 0, "Predict at most so many; 0 = all.", 0)
+_TEST_ROWS = flags.DEFINE_integer("test_rows", _INIT.test_rows, "Predicted rows; 0 = all.", 0)
 _AT_ONCE = flags.DEFINE_integer("draws_at_once", None, "Fine-tuned side by side; default: all.", 1)
-_CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Keep the tasks here as TFDS data sets.")
+flags.DEFINE_string("cache_dir", None, "No longer needed.")
+flags.register_validator("cache_dir", lambda path: path is None, "no longer needed: leave it out")
 flags.mark_flags_as_required(["checkpoint", "output"])
 
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax.downstream.evaluation import evaluate, methods
+    from cmgems_jax.downstream.evaluation import evaluate
     from cmgems_jax.pretraining import compile_cache
 
-    settings = evaluate.Settings(
+    settings = EvaluationSettings(
         suite=_SUITE.value,
-        modes=command.choices("mode", _MODE.value, methods.MODES),
+        modes=command.choices("mode", _MODE.value, MODES),
         tasks=tuple(_TASKS.value),
         shots=command.integers("shots", _SHOTS.value),
-        num_draws=_DRAWS.value or (10 if _SUITE.value == "fewshot" else 1),
+        num_draws=_DRAWS.value or (_INIT.num_draws if _SUITE.value == "fewshot" else 1),
         seed=_SEED.value,
         peak_lr=_PEAK_LR.value,
         test_rows=_TEST_ROWS.value,
         draws_at_once=_AT_ONCE.value,
-        cache_dir=Path(_CACHE_DIR.value) if _CACHE_DIR.value else None,
         **_TASK_FLAGS(),
     )
     checkpoints = [Path(path) for path in _CHECKPOINT.value]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
+from cmgems_jax.downstream.finetuning.settings import FinetuneSettings
 from cmgems_jax.runtime import command
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -24,11 +25,13 @@ _CHECKPOINT = flags.DEFINE_string(
 _TASK = flags.DEFINE_string("task", None, "Name of a published task, or folder of an own one.")
 _DATA_DIR = flags.DEFINE_string("data_dir", ".", "Folder that holds fewshot/ and gue/.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of order, head and dropout.", lower_bound=0)
+_SEED = flags.DEFINE_integer(
+    "seed", FinetuneSettings.seed, "Of order, head and dropout.", lower_bound=0
+)
 _PEAK_LR = flags.DEFINE_float("peak_lr", None, "In place of the recipe's.", lower_bound=0)
 _EPOCHS = flags.DEFINE_integer("epochs", None, "In place of the recipe's.", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "In place of the recipe's.", lower_bound=1)
-_TASK_FLAGS = command.define_task_flags()
+_TASK_FLAGS = command.define_task_flags(FinetuneSettings())
 flags.mark_flags_as_required(["checkpoint", "task", "output"])
 
 
@@ -37,7 +40,7 @@ def main() -> None:
     from cmgems_jax.downstream.finetuning import train_classifier
     from cmgems_jax.pretraining import compile_cache
 
-    settings = train_classifier.Settings(
+    settings = FinetuneSettings(
         seed=_SEED.value,
         peak_lr=_PEAK_LR.value,
         num_epochs=_EPOCHS.value,

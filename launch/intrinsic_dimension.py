@@ -12,18 +12,20 @@ from pathlib import Path
 
 from absl import flags
 
+from cmgems_jax.downstream.evaluation.settings import IntrinsicSettings
 from cmgems_jax.runtime import command
 
+_INIT = IntrinsicSettings()
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Work folder of a pretraining run.")
 _TASK = flags.DEFINE_string("task", None, "Name of a published task, or folder of an own one.")
 _DATA_DIR = flags.DEFINE_string("data_dir", ".", "Folder that holds fewshot/ and gue/.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
 _COLUMNS = command.define_column_flags()
-_DIMENSIONS = flags.DEFINE_list("dimensions", ["10", "30", "100", "300", "1000"], "To try.")
-_SHOTS = flags.DEFINE_integer("shots", 100, "Training rows a class.", 1)
-_DRAWS = flags.DEFINE_integer("draws", 3, "Draws of them.", 1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of draws, training and subspaces.", 0)
-_TEST_ROWS = flags.DEFINE_integer("test_rows", 1000, "Predict at most so many; 0 = all.", 0)
+_DIMENSIONS = flags.DEFINE_list("dimensions", [*map(str, _INIT.dimensions)], "To try.")
+_SHOTS = flags.DEFINE_integer("shots", _INIT.shots, "Training rows per class.", 1)
+_DRAWS = flags.DEFINE_integer("draws", _INIT.num_draws, "Draws of them.", 1)
+_SEED = flags.DEFINE_integer("seed", _INIT.seed, "Of draws, training and subspaces.", 0)
+_TEST_ROWS = flags.DEFINE_integer("test_rows", _INIT.test_rows, "Predicted rows; 0 = all.", 0)
 flags.mark_flags_as_required(["checkpoint", "task", "output"])
 
 
@@ -31,7 +33,7 @@ def main() -> None:
     """Runs the command."""
     from cmgems_jax.downstream.evaluation import intrinsic
 
-    settings = intrinsic.Settings(
+    settings = IntrinsicSettings(
         dimensions=command.integers("dimensions", _DIMENSIONS.value),
         shots=_SHOTS.value,
         num_draws=_DRAWS.value,

@@ -36,12 +36,12 @@ flags.mark_flags_as_required(["study", "fasta", "output"])
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax.downstream.evaluation import evaluate, methods
+    from cmgems_jax.downstream.evaluation.settings import MODES, EvaluationSettings
     from cmgems_jax.studies import study
 
-    settings = evaluate.Settings(
+    settings = EvaluationSettings(
         suite="fewshot",
-        modes=command.choices("mode", _MODE.value, methods.MODES),
+        modes=command.choices("mode", _MODE.value, MODES),
         tasks=tuple(_TASKS.value),
         shots=command.integers("shots", _SHOTS.value),
         num_draws=_DRAWS.value,

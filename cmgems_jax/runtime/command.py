@@ -144,17 +144,22 @@ def define_column_flags() -> Callable[[], dict[str, str]]:
     return lambda: {name: flag.value for name, flag in defined.items()}
 
 
-def define_task_flags() -> Callable[[], dict[str, Any]]:
-    """Defines the flags of a labelled task; returns a function of their values, by field."""
+def define_task_flags(default: Any) -> Callable[[], dict[str, Any]]:
+    """Defines the flags of a labelled task; returns a function of their values, by field.
+
+    `default` holds the default of every field.
+    """
     metrics, ways = ["accuracy", "macro_f1", "mcc", "auroc"], ["error", "truncate", "window"]
     columns = define_column_flags()
     defined = {
         "metric": flags.DEFINE_enum(
-            "metric", "", ["", *metrics], 'The main one; "" = the task\'s.'
+            "metric", default.metric, ["", *metrics], 'The main one; "" = the task\'s.'
         ),
-        "dedupe": flags.DEFINE_bool("dedupe", False, "Drop train rows that repeat or are in test."),
+        "dedupe": flags.DEFINE_bool(
+            "dedupe", default.dedupe, "Drop train rows that repeat or are in test."
+        ),
         "long_sequences": flags.DEFINE_enum(
-            "long_sequences", "error", ways, "Beyond the model's positions."
+            "long_sequences", default.long_sequences, ways, "Beyond the model's positions."
         ),
     }
     return lambda: columns() | {name: flag.value for name, flag in defined.items()}

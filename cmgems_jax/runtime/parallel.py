@@ -309,3 +309,24 @@ def shard(rows: np.ndarray, accumulation_steps: int = 1) -> np.ndarray:
     """Returns rows (R, ...) as (local devices, accumulation steps, R', ...)."""
     lead = (jax.local_device_count(), accumulation_steps)
     return rows.reshape(*lead, rows.shape[0] // (lead[0] * lead[1]), *rows.shape[1:])
+
+
+def draws_program(
+    function: Callable,
+    *,
+    num_devices: int,
+    in_axes: tuple[int | None, ...],
+    donate: tuple[int, ...] = (),
+) -> Callable:
+    """Returns `function` of one device's draws as a program over the first local devices.
+
+    Its arguments are (devices, draws each, ...) where `in_axes` is 0, the same on every device
+    where it is None; the outputs may take the memory of those in `donate`.
+    """
+    return jax.pmap(
+        function,
+        axis_name=AXIS,
+        in_axes=in_axes,
+        donate_argnums=donate,
+        devices=jax.local_devices()[:num_devices],
+    )

@@ -16,6 +16,7 @@ import jax
 
 from cmgems_jax.config import Config
 from cmgems_jax.downstream.evaluation import evaluate
+from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.masking import statistics as mask_statistics
 from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.pretraining import run_inputs
@@ -72,7 +73,7 @@ def claimed(one: Unit, output: Path) -> Iterator[bool]:
         yield not one.is_done
 
 
-def run(one: Unit, settings: evaluate.Settings, task_dir: Path) -> None:
+def run(one: Unit, settings: EvaluationSettings, task_dir: Path) -> None:
     """Does what is left of a unit: training, evaluation, its masks, and at last unit.json.
 
     Args:

@@ -14,8 +14,8 @@ from typing import Any
 
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
-from cmgems_jax.downstream.evaluation import evaluate
-from cmgems_jax.downstream.tasks import tasks
+from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
+from cmgems_jax.downstream.tasks import table, tasks
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files
@@ -41,7 +41,7 @@ class Plan:
     config: Config
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
-    evaluation: evaluate.Settings
+    evaluation: EvaluationSettings
     task_dir: Path
 
 
@@ -76,7 +76,7 @@ def plan(
     num_seeds: int,
     only: Sequence[str],
     reference: str,
-    evaluation: evaluate.Settings,
+    evaluation: EvaluationSettings,
     task_dir: Path,
 ) -> Plan:
     """Returns a study's plan, with every config and task looked at.
@@ -105,7 +105,7 @@ def plan(
     for arm in chosen:
         arms.config_of(config, arm, 0)
     # Read once now, so that a bad file is found at the start.
-    for task in tasks.find_all(evaluation.tasks, task_dir):
+    for task in table.find_all(evaluation.tasks, task_dir):
         for shots in evaluation.shots:
             tasks.load(task, task_dir, k=config.tokens.k, shots=shots)
     seeds = tuple(range(num_seeds))
@@ -231,8 +231,7 @@ def check_same(output: Path | str, wanted: Plan) -> None:
 
 def _evaluation(wanted: Plan) -> dict[str, Any]:
     """Returns the settings of the evaluation that every run of a study shares."""
-    settings = dataclasses.asdict(wanted.evaluation)
-    return {name: value for name, value in settings.items() if name not in evaluate.ADDABLE}
+    return wanted.evaluation.fixed()
 
 
 def _changed(section: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:

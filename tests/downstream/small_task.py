@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmgems_jax.config import Config, DataConfig, ModelConfig, TokensConfig
-from cmgems_jax.downstream.finetuning import loop as finetuning_loop
-from cmgems_jax.downstream.tasks.store import Examples
+from cmgems_jax.downstream.finetuning.recipes import Recipe
+from cmgems_jax.downstream.tasks.files import Examples
+from cmgems_jax.downstream.tasks.tasks import Task, TaskData
 from cmgems_jax.model import bert
 from cmgems_jax.pretraining.pretrained import Pretrained
 
 NUM_BASES = 16
-TINY = finetuning_loop.Recipe(peak_lr=3e-3, num_epochs=2, batch_size=4, warmup_share=0.1)
+TINY = Recipe(peak_lr=3e-3, num_epochs=2, batch_size=4, warmup_share=0.1)
 
 
 def small_encoder(num_positions: int = 24) -> Pretrained:
@@ -40,4 +41,5 @@ def examples(num_rows: int, seed: int = 0, num_bases: int = NUM_BASES) -> Exampl
 
 ENCODER = small_encoder()
 TRAIN, TEST = examples(60), examples(30, seed=1)
+DATA = TaskData(Task("small", "own", 2, "accuracy"), TRAIN, None, TEST, ["0", "1"], [])
 DRAWS = np.array([np.random.default_rng(draw).permutation(60)[:10] for draw in range(5)])

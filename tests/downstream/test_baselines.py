@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from cmgems_jax.downstream.evaluation import baselines
-from cmgems_jax.downstream.tasks.tasks import Examples
+from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.genome import vocabulary
 
 

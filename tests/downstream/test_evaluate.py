@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cmgems_jax.downstream.evaluation import evaluate, methods
+from cmgems_jax.downstream.evaluation import evaluate, methods, suite
 from cmgems_jax.downstream.evaluation import report as evaluation_report
-from cmgems_jax.downstream.evaluation.evaluate import Settings
+from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.errors import InputError
 from cmgems_jax.pretraining.pretrained import Pretrained
 
@@ -35,10 +35,10 @@ def inputs(unbroken, tmp_path_factory) -> tuple[Path, Path]:
     return unbroken[0], folder / "task"
 
 
-def settings(task: Path, **changes: object) -> Settings:
+def settings(task: Path, **changes: object) -> EvaluationSettings:
     """Returns a few-shot suite of one own task."""
     chosen = {"tasks": (str(task),), "shots": (SHOTS,), "num_draws": NUM_DRAWS, **changes}
-    return Settings("fewshot", **chosen)
+    return EvaluationSettings("fewshot", **chosen)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_settings_without_results_bind_nobody(inputs, tmp_path):
     models = evaluate._load([inputs[0]])
     for num_draws in (2, 3):
         chosen = settings(inputs[1], num_draws=num_draws)
-        evaluate._check_same(tmp_path, chosen, [inputs[0]], models, {})
+        suite.check_same(tmp_path, chosen, [inputs[0]], models, {})
     assert json.loads((tmp_path / "suite.json").read_text())["num_draws"] == 3
 
 

@@ -9,11 +9,13 @@ import pytest
 from cmgems_jax.config import Config, ModelConfig, TokensConfig
 from cmgems_jax.downstream.finetuning import loop as finetuning_loop
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier, save_classifier
+from cmgems_jax.downstream.finetuning.recipes import Recipe
 from cmgems_jax.downstream.motifs import attribution, contrast, motifs
 from cmgems_jax.downstream.motifs import report as motif_report
 from cmgems_jax.downstream.motifs.contrast import Contrast
 from cmgems_jax.downstream.motifs.enrichment import MotifSettings
-from cmgems_jax.downstream.tasks.store import Examples
+from cmgems_jax.downstream.tasks.files import Examples
+from cmgems_jax.downstream.tasks.tasks import Task, TaskData
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.pretraining import pretrained
@@ -43,12 +45,11 @@ def classifier() -> TrainedClassifier:
     """A small network, trained from its initial values for a few seconds."""
     config = Config(model=MODEL, tokens=TokensConfig(k=K))
     encoder = pretrained.untrained(Pretrained(config, {}, "small"), seed=0)
-    recipe = finetuning_loop.Recipe(
-        peak_lr=3e-3, num_epochs=8, batch_size=50, warmup_share=0.1, dropout=0.0
-    )
+    recipe = Recipe(peak_lr=3e-3, num_epochs=8, batch_size=50, warmup_share=0.1, dropout=0.0)
     train, _ = planted(1_000, seed=0)
     every_row = np.arange(1_000)[None]
-    trained = finetuning_loop.train_draws(encoder, train, every_row, 2, recipe, seed=0)
+    data = TaskData(Task("planted", "own", 2, "mcc"), train, None, train, ["absent", "planted"], [])
+    trained = finetuning_loop.train_draws(encoder, data, every_row, recipe, seed=0)
     max_tokens = vocabulary.num_tokens(LENGTH, K) + 2
     return TrainedClassifier(config, trained.of_draw(0), ["absent", "planted"], max_tokens)
 

@@ -13,11 +13,14 @@ import sklearn.metrics
 from cmgems_jax.downstream.finetuning import loop as finetuning_loop
 from cmgems_jax.downstream.finetuning import position_limit, recipes
 from cmgems_jax.downstream.finetuning import steps as draw_steps
+from cmgems_jax.downstream.finetuning.recipes import Recipe
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.model import bert
 from cmgems_jax.pretraining import optimizer
+from cmgems_jax.pretraining.pretrained import Pretrained
 from tests.downstream.small_task import (
+    DATA,
     DRAWS,
     ENCODER,
     TEST,
@@ -28,20 +31,23 @@ from tests.downstream.small_task import (
 )
 
 
+def finetune(encoder: Pretrained, draws_DN: np.ndarray, recipe: Recipe, **options) -> np.ndarray:
+    """Returns what every draw's classifier predicts of the test rows."""
+    trained = finetuning_loop.train_draws(encoder, DATA, draws_DN, recipe, **options)
+    return finetuning_loop.probabilities(trained, TEST)
+
+
 @pytest.fixture(scope="module")
 def side_by_side() -> np.ndarray:
     """The probabilities of five draws on four devices: two of them have two draws."""
-    return finetuning_loop.finetune(ENCODER, TRAIN, DRAWS, TEST, 2, TINY, seed=3)
+    return finetune(ENCODER, DRAWS, TINY, seed=3)
 
 
 def test_draws_side_by_side_equal_draws_one_at_a_time(side_by_side):
     """Up to float32's order of summation: six updates of 1e-3 move the logits by about 0.1."""
     assert side_by_side.shape == (5, 30, 2)
     assert side_by_side.dtype == np.float32
-    alone = [
-        finetuning_loop.finetune(ENCODER, TRAIN, DRAWS[[n]], TEST, 2, TINY, seed=3, first_draw=n)
-        for n in (0, 4)
-    ]
+    alone = [finetune(ENCODER, DRAWS[[n]], TINY, seed=3, first_draw=n) for n in (0, 4)]
     np.testing.assert_allclose(side_by_side[[0, 4]], np.concatenate(alone), atol=1e-5)
     spread = side_by_side.std(axis=0).max()
     assert spread > 1e-3  # so draws do differ by far more than the tolerance
@@ -52,7 +58,7 @@ def test_all_draws_and_epochs_run_in_one_compiled_program_and_so_do_later_calls(
     recipe = dataclasses.replace(TINY, peak_lr=2e-3)  # of no other test
     for seed in (0, 1):
         with jax.log_compiles():
-            finetuning_loop.finetune(ENCODER, TRAIN, DRAWS, TEST, 2, recipe, seed=seed)
+            finetune(ENCODER, DRAWS, recipe, seed=seed)
         compiled = [text for text in caplog.messages if text.startswith("Compiling")]
         assert len(compiled) == len(set(compiled))
         assert bool(compiled) == (seed == 0)
@@ -60,12 +66,12 @@ def test_all_draws_and_epochs_run_in_one_compiled_program_and_so_do_later_calls(
 
 
 def test_another_seed_gives_other_classifiers(side_by_side):
-    other = finetuning_loop.finetune(ENCODER, TRAIN, DRAWS, TEST, 2, TINY, seed=4)
+    other = finetune(ENCODER, DRAWS, TINY, seed=4)
     assert np.abs(other - side_by_side).max() > 1e-3
 
 
 def test_every_epoch_shows_every_row_of_a_draw_once_in_an_order_of_its_own():
-    recipe = finetuning_loop.Recipe(peak_lr=1e-3, num_epochs=3, batch_size=4)
+    recipe = Recipe(peak_lr=1e-3, num_epochs=3, batch_size=4)
     windows = position_limit.cut(TRAIN.bases_NM, ENCODER.config, "error", source="x")
     epochs = list(finetuning_loop._epochs(DRAWS, windows, recipe, 0, np.arange(5)))
     assert [rows.shape for rows in epochs] == [(5, 3, 4)] * 3
@@ -79,7 +85,7 @@ def test_every_epoch_shows_every_row_of_a_draw_once_in_an_order_of_its_own():
 
 
 def test_max_steps_ends_the_last_epoch_early():
-    recipe = finetuning_loop.Recipe(peak_lr=1e-3, num_epochs=3, batch_size=4, max_steps=5)
+    recipe = Recipe(peak_lr=1e-3, num_epochs=3, batch_size=4, max_steps=5)
     windows = position_limit.cut(TRAIN.bases_NM, ENCODER.config, "error", source="x")
     epochs = list(finetuning_loop._epochs(DRAWS, windows, recipe, 0, np.arange(5)))
     assert [rows.shape[1] for rows in epochs] == [3, 2]
@@ -126,8 +132,8 @@ def slow_training(draw: int, seed: int, num_epochs: int, batch_size: int, peak_l
 
 def test_a_training_equals_a_plain_loop_that_has_a_last_batch_of_two_rows():
     """Ten rows in batches of four: the mean of the last is over two. float32 tolerance."""
-    recipe = finetuning_loop.Recipe(peak_lr=1e-2, num_epochs=2, batch_size=4, dropout=0.0)
-    trained = finetuning_loop.train_draws(ENCODER, TRAIN, DRAWS[:2], 2, recipe, seed=7)
+    recipe = Recipe(peak_lr=1e-2, num_epochs=2, batch_size=4, dropout=0.0)
+    trained = finetuning_loop.train_draws(ENCODER, DATA, DRAWS[:2], recipe, seed=7)
     expected = slow_training(1, 7, 2, 4, 1e-2)
     # Adam divides by the gradient's size, so tiny gradients' rounding shows: 2 % of a step.
     jax.tree.map(
@@ -136,9 +142,9 @@ def test_a_training_equals_a_plain_loop_that_has_a_last_batch_of_two_rows():
 
 
 def test_a_separable_task_is_learnt_and_the_loss_falls():
-    recipe = finetuning_loop.Recipe(peak_lr=1e-2, num_epochs=10, batch_size=8)
+    recipe = Recipe(peak_lr=1e-2, num_epochs=10, batch_size=8)
     draws = np.array([np.arange(60), np.arange(60)])
-    trained = finetuning_loop.train_draws(ENCODER, TRAIN, draws, 2, recipe, seed=0)
+    trained = finetuning_loop.train_draws(ENCODER, DATA, draws, recipe, seed=0)
     assert (trained.losses_DE[:, 0] > 0.5).all()
     assert (trained.losses_DE[:, -1] < 0.1).all()
     said = finetuning_loop.probabilities(trained, TEST)
@@ -149,12 +155,11 @@ def test_a_separable_task_is_learnt_and_the_loss_falls():
 
 def test_dev_keeps_each_draws_epoch_of_the_least_loss():
     """The dev labels are swapped, so that what has been learnt the least is the best."""
-    recipe = finetuning_loop.Recipe(peak_lr=1e-2, num_epochs=6, batch_size=4)
+    recipe = Recipe(peak_lr=1e-2, num_epochs=6, batch_size=4)
     dev = examples(30, seed=2)
     dev.labels_N = 1 - dev.labels_N
-    trained = finetuning_loop.train_draws(
-        ENCODER, TRAIN, DRAWS, 2, recipe, seed=0, dev=dev, metric="accuracy"
-    )
+    data = dataclasses.replace(DATA, dev=dev)
+    trained = finetuning_loop.train_draws(ENCODER, data, DRAWS, recipe, seed=0)
     said = finetuning_loop.probabilities(trained, dev)
     losses_D = [sklearn.metrics.log_loss(dev.labels_N, said_NC) for said_NC in said]
     accuracy_D = (said.argmax(axis=2) == dev.labels_N).mean(axis=1)
@@ -168,42 +173,37 @@ def test_dev_keeps_each_draws_epoch_of_the_least_loss():
 def test_the_later_epoch_wins_a_tie_and_a_metric_that_is_no_number_is_recorded():
     """Two draws: one's losses are 2, 1, 1 times ln 2, the other's 1, 1, 2."""
     labels_N, bits = np.zeros(4, np.int32), [[2, 1], [1, 1], [1, 2]]
-    best = finetuning_loop._Best(2)
+    programs = types.SimpleNamespace(
+        keep_better=lambda old, new, take: {"epoch": np.where(take, new["epoch"], old["epoch"])}
+    )
+    best = finetuning_loop.TrainedDraws(None, "error", programs, {}, *np.zeros((3, 2, 0)))
     for epoch, bits_D in enumerate(bits):
         right_D = 2.0 ** -np.array(bits_D)
         said_DNC = np.tile(np.stack([right_D, 1 - right_D], axis=1)[:, None], (1, 4, 1))
-        state = types.SimpleNamespace(
-            params={"epoch": np.full((1, 2), epoch)},
-            programs=types.SimpleNamespace(
-                keep_better=lambda old, new, take: {
-                    "epoch": np.where(take, new["epoch"], old["epoch"])
-                }
-            ),
-        )
-        best.offer(state, said_DNC, labels_N, "auroc")
+        best.offer({"epoch": np.full((1, 2), epoch)}, said_DNC, labels_N, "auroc")
     assert best.params["epoch"].tolist() == [[2, 1]]
-    np.testing.assert_allclose(np.column_stack(best.losses) / np.log(2), np.transpose(bits))
-    assert np.isnan(best.scores).all()
+    np.testing.assert_allclose(best.dev_losses_DE / np.log(2), np.transpose(bits))
+    assert np.isnan(best.dev_scores_DE).all()
 
 
 def test_sequences_beyond_the_positions_are_refused_with_a_count():
     with pytest.raises(InputError, match=r"small\.tsv: 60 of 60 .* longer than 12 bases"):
-        finetuning_loop.finetune(small_encoder(12), TRAIN, DRAWS, TEST, 2, TINY, seed=0)
+        finetune(small_encoder(12), DRAWS, TINY, seed=0)
 
 
 def test_long_sequences_are_seen_in_windows_and_the_count_is_printed(capsys):
     recipe = dataclasses.replace(TINY, num_epochs=1)
-    said = finetuning_loop.finetune(
-        small_encoder(12), TRAIN, DRAWS[:1], TEST, 2, recipe, seed=0, long_sequences="window"
-    )
+    said = finetune(small_encoder(12), DRAWS[:1], recipe, seed=0, long_sequences="window")
     assert said.shape == (1, 30, 2)
     np.testing.assert_allclose(said.sum(axis=2), 1, atol=1e-6)
     assert "30 of 30 sequences are longer than 12 bases: seen in windows" in capsys.readouterr().out
 
 
 def test_the_epochs_of_a_long_sequence_take_its_windows_in_turn():
-    recipe = finetuning_loop.Recipe(peak_lr=1e-3, num_epochs=4, batch_size=3)
-    windows = position_limit.Windows(np.zeros((5, 4)), np.array([0, 1, 4]), np.array([1, 3, 1]))
+    recipe = Recipe(peak_lr=1e-3, num_epochs=4, batch_size=3)
+    windows = position_limit.SequenceWindows(
+        np.zeros((5, 4)), np.array([0, 1, 4]), np.array([1, 3, 1])
+    )
     epochs = finetuning_loop._epochs(np.array([[0, 1, 2]]), windows, recipe, 0, np.arange(1))
     assert [sorted(rows.ravel()) for rows in epochs] == [[0, 1, 4], [0, 2, 4], [0, 3, 4], [0, 1, 4]]
 
@@ -248,7 +248,7 @@ def test_positions_that_pretraining_never_saw_are_warned_of_once(capsys):
     [(10, (1e-4, 20, 5)), (100, (1e-4, 20, 5)), (500, (5e-5, 5, 15)), (1000, (5e-5, 5, 15))],
 )
 def test_few_shot_recipes_are_the_published_ones(shots, expected):
-    recipe = finetuning_loop.fewshot_recipe(shots)
+    recipe = recipes.fewshot_recipe(shots)
     assert (recipe.peak_lr, recipe.num_epochs, recipe.batch_size) == expected
     assert (recipe.warmup_share, recipe.weight_decay, recipe.dropout) == (0.1, 0.01, 0.1)
     assert (recipe.clip_norm, recipe.max_steps) == (1.0, 0)
@@ -264,19 +264,19 @@ def test_few_shot_recipes_are_the_published_ones(shots, expected):
     ],
 )  # fmt: skip
 def test_gue_recipes_are_the_published_ones(name, epochs, warmup, max_steps):
-    recipe = finetuning_loop.gue_recipe(name)
+    recipe = recipes.gue_recipe(name)
     assert (recipe.peak_lr, recipe.batch_size) == (3e-5, 32)
     assert (recipe.num_epochs, recipe.warmup_steps, recipe.max_steps) == (epochs, warmup, max_steps)
 
 
 def test_a_set_without_a_published_recipe_is_named():
     with pytest.raises(InputError, match="'mine': no published recipe"):
-        finetuning_loop.gue_recipe("mine")
+        recipes.gue_recipe("mine")
 
 
 def test_the_rate_warms_up_over_a_tenth_and_falls_to_zero():
     """20 rows, 20 epochs in batches of 5: 80 steps, 8 of warm-up."""
-    recipe = finetuning_loop.fewshot_recipe(10)
+    recipe = recipes.fewshot_recipe(10)
     assert recipe.num_steps(20) == 80
     assert recipe.num_warmup_steps(80) == 8
-    assert recipes.Recipe(1e-3, 1, 32, warmup_steps=50).num_warmup_steps(20) == 10
+    assert Recipe(1e-3, 1, 32, warmup_steps=50).num_warmup_steps(20) == 10

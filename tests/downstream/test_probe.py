@@ -10,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 
 from cmgems_jax.config import Config, ModelConfig, TokensConfig
 from cmgems_jax.downstream.evaluation import methods, probe
-from cmgems_jax.downstream.tasks.store import Examples
+from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
+from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.downstream.tasks.tasks import Task, TaskData
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
@@ -44,10 +45,8 @@ def test_features_that_no_memory_holds_are_refused_before_any_work(monkeypatch, 
         for num_gib in (8, 999):
             sizes = {"SC_PAGE_SIZE": 2**30, "SC_PHYS_PAGES": num_gib}
             monkeypatch.setattr(methods.os, "sysconf", sizes.get)
-            check = functools.partial(
-                methods.check_memory, data, [model], modes, shots=0, num_draws=1,
-                baselines=baselines,
-            )  # fmt: skip
+            settings = EvaluationSettings(modes=modes, num_draws=1, baselines=baselines)
+            check = functools.partial(methods.check_memory, data, [model], settings, shots=0)
             if num_gib == 8:
                 with pytest.raises(InputError, match=f"big.tsv: {told} GiB, but this machine has"):
                     check()

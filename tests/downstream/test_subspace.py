@@ -8,12 +8,13 @@ import pytest
 from scipy import linalg
 
 from cmgems_jax.downstream.evaluation import intrinsic
+from cmgems_jax.downstream.evaluation.settings import IntrinsicSettings
 from cmgems_jax.downstream.finetuning import loop as finetuning_loop
 from cmgems_jax.downstream.finetuning import subspace
 from cmgems_jax.errors import InputError
 from cmgems_jax.model import bert
 from cmgems_jax.pretraining import checkpoints
-from tests.downstream.small_task import DRAWS, ENCODER, TEST, TINY, TRAIN
+from tests.downstream.small_task import DATA, DRAWS, ENCODER, TEST, TINY, TRAIN
 
 
 @pytest.mark.parametrize("size", [1, 2, 8, 64, 1024])
@@ -26,7 +27,7 @@ def test_the_transform_is_hadamards_matrix(size):
 def test_the_projection_is_linear_and_the_same_for_the_same_key():
     key, other = jax.random.key(0), jax.random.key(1)
     one, two = (jnp.asarray(np.random.default_rng(n).normal(size=7), jnp.float32) for n in (0, 1))
-    by_key, again, by_other = (subspace.draw_projection(k, 7, 1_000) for k in (key, key, other))
+    by_key, again, by_other = (subspace.sample_projection(k, 7, 1_000) for k in (key, key, other))
     both = subspace.project(2 * one - two, by_key, 1_000)
     apart = 2 * subspace.project(one, again, 1_000) - subspace.project(two, again, 1_000)
     np.testing.assert_allclose(both, apart, atol=1e-5)
@@ -39,7 +40,7 @@ def test_the_projection_keeps_lengths_and_moves_every_parameter():
 
     An inner product of two columns has a standard deviation of about 1/sqrt(3000) = 0.018.
     """
-    drawn = subspace.draw_projection(jax.random.key(0), 20, 3_000)
+    drawn = subspace.sample_projection(jax.random.key(0), 20, 3_000)
     columns = jax.vmap(lambda z: subspace.project(z, drawn, 3_000))(jnp.eye(20))
     products = np.asarray(columns @ columns.T)
     assert np.abs(products - np.eye(20)).max() < 6 * 0.025
@@ -48,7 +49,7 @@ def test_the_projection_keeps_lengths_and_moves_every_parameter():
 
 def test_the_projection_is_the_product_of_whole_matrices():
     """Sign, transform, permutation, weights, transform, each of all 64 numbers."""
-    drawn = subspace.draw_projection(jax.random.key(0), 5, 50)
+    drawn = subspace.sample_projection(jax.random.key(0), 5, 50)
     whole = linalg.hadamard(64) / 8
     z = np.pad(np.arange(1.0, 6) * drawn.signs_d, (0, 59))
     order = jax.random.permutation(jax.random.split(jax.random.key(0), 3)[1], 64)
@@ -66,7 +67,7 @@ def test_a_subspace_begins_at_the_given_parameters():
 def test_training_moves_the_parameters_within_the_subspace_alone():
     """Three draws of 4 dimensions: what moved is the projection of z, and z did move."""
     recipe = intrinsic.recipe_of(TINY, 4, 10_000)
-    trained = finetuning_loop.train_draws(ENCODER, TRAIN, DRAWS[:3], 2, recipe, seed=3)
+    trained = finetuning_loop.train_draws(ENCODER, DATA, DRAWS[:3], recipe, seed=3)
     for draw in range(3):
         own = jax.tree.map(lambda leaf, n=draw: np.asarray(leaf[n, 0]), trained.params)
         assert own.z.shape == (4,) and (own.z != 0).all()
@@ -81,7 +82,7 @@ def test_more_dimensions_fit_the_training_rows_better():
     losses = {}
     for number in (1, 300):
         recipe = intrinsic.recipe_of(TINY, number, 3_000)
-        trained = finetuning_loop.train_draws(ENCODER, TRAIN, DRAWS, 2, recipe, seed=3)
+        trained = finetuning_loop.train_draws(ENCODER, DATA, DRAWS, recipe, seed=3)
         losses[number] = trained.losses_DE[:, -1].mean()
     assert losses[300] < losses[1]
 
@@ -114,7 +115,7 @@ def inputs(tmp_path_factory):
 
 def test_a_sweep_writes_every_dimension_and_draw(inputs, tmp_path, capsys):
     run, task = inputs
-    settings = intrinsic.Settings((2, 50), shots=10, num_draws=2)
+    settings = IntrinsicSettings((2, 50), shots=10, num_draws=2)
     table = intrinsic.sweep(run, str(task), tmp_path, tmp_path / "out", settings)
     assert table.groupby("dimensions").size().to_dict() == {2: 2, 50: 2, intrinsic.FULL: 2}
     assert (tmp_path / "out" / "dimensions.png").read_bytes().startswith(b"\x89PNG")
@@ -123,7 +124,7 @@ def test_a_sweep_writes_every_dimension_and_draw(inputs, tmp_path, capsys):
 
 def test_more_dimensions_than_parameters_are_refused_before_any_training(inputs, tmp_path):
     run, task = inputs
-    settings = intrinsic.Settings((10**6,), shots=10, num_draws=2)
+    settings = IntrinsicSettings((10**6,), shots=10, num_draws=2)
     with pytest.raises(InputError, match="expected fewer than the .* parameters"):
         intrinsic.sweep(run, str(task), tmp_path, tmp_path / "out", settings)
     assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ def rows() -> tuple[list[str], np.ndarray]:
     """Letters and labels of 400 rows whose planted bases are all the consensus's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic_task, "CONSERVED", 1.0)
-        bases_NM, labels_N = synthetic_task.draw(400, np.random.default_rng(0))
+        bases_NM, labels_N = synthetic_task.sample(400, np.random.default_rng(0))
     return [vocabulary.decode(bases_M) for bases_M in bases_NM], labels_N
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
 from cmgems_jax.downstream.tasks import files as task_files
 from cmgems_jax.downstream.tasks import metrics, tasks
-from cmgems_jax.downstream.tasks import store as task_store
+from cmgems_jax.downstream.tasks import table as task_table
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import vocabulary
@@ -169,14 +168,14 @@ def test_what_stands_behind_the_gzip_data_is_nothing(tmp_path, capsys, behind):
 
 
 def test_the_table_holds_five_few_shot_tasks_and_the_28_sets_of_gue():
-    assert [task.name for task in tasks.FEWSHOT] == [
+    assert [task.name for task in task_table.FEWSHOT] == [
         "prom_core", "prom_300", "cohn_enh", "splice_40", "silencer"
     ]  # fmt: skip
-    groups = collections.Counter(task.group for task in tasks.GUE)
+    groups = collections.Counter(task.group for task in task_table.GUE)
     assert groups == {"EMP": 10, "mouse": 5, "prom": 6, "splice": 1, "tf": 5, "virus": 1}
-    assert len({task.name for task in tasks.GUE}) == 28
-    assert all(task.metric in metrics.NAMES for task in (*tasks.FEWSHOT, *tasks.GUE))
-    classes = {task.name: task.num_classes for task in (*tasks.FEWSHOT, *tasks.GUE)}
+    assert len({task.name for task in task_table.GUE}) == 28
+    assert all(task.metric in metrics.NAMES for task in (*task_table.FEWSHOT, *task_table.GUE))
+    classes = {task.name: task.num_classes for task in (*task_table.FEWSHOT, *task_table.GUE)}
     unusual = {name: count for name, count in classes.items() if count != 2}
     assert unusual == {"splice_40": 3, "splice/reconstructed": 3, "virus/covid": 9}
 
@@ -184,13 +183,13 @@ def test_the_table_holds_five_few_shot_tasks_and_the_28_sets_of_gue():
 def test_a_published_task_is_found_below_its_suite_or_directly(tmp_path):
     write_folder(tmp_path / "gue" / "mouse" / "2", train=balanced(3), test=balanced(2, 1))
     for data_dir in (tmp_path, tmp_path / "gue"):
-        task = tasks.find("mouse/2", data_dir)
+        task = task_table.find("mouse/2", data_dir)
         assert (task.suite, task.metric, task.num_classes) == ("gue", "mcc", 2)
-        assert tasks.is_present(task, data_dir)
+        assert task_table.is_present(task, data_dir)
         assert len(tasks.load(task, data_dir, k=6).train.labels_N) == 6
-    assert not tasks.is_present(tasks.FEWSHOT[0], tmp_path)
+    assert not task_table.is_present(task_table.FEWSHOT[0], tmp_path)
     with pytest.raises(InputError, match="task prom_core: no folder .*--data_dir"):
-        tasks.find("prom_core", tmp_path)
+        task_table.find("prom_core", tmp_path)
 
 
 def test_any_other_name_is_the_folder_of_an_own_task(tmp_path):
@@ -199,7 +198,7 @@ def test_any_other_name_is_the_folder_of_an_own_task(tmp_path):
         data = tasks.load(name, data_dir, k=6)
         assert (data.task.name, data.task.suite, data.task.num_classes) == ("mine", "own", 2)
     with pytest.raises(InputError, match="no folder prom_cor .*Did you mean 'prom_core'"):
-        tasks.find("prom_cor", tmp_path)
+        task_table.find("prom_cor", tmp_path)
 
 
 def test_integer_labels_are_ordered_by_value_and_others_by_letter(tmp_path):
@@ -290,12 +289,11 @@ def test_columns_of_other_names_can_be_given_and_the_metric_too(tmp_path):
     for split in ("train", "test"):
         write(tmp_path / "task" / f"{split}.tsv", table(rows, header=header))
     columns = tasks.Columns("Probe DNA", "bound")
-    cache = {"k": 6, "cache_dir": tmp_path / "cache"}
-    data = tasks.load("task", tmp_path, columns=columns, metric="auroc", **cache)
+    data = tasks.load("task", tmp_path, k=6, columns=columns, metric="auroc")
     assert decoded(data.train.bases_NM) == [sequence for sequence, _ in balanced(3)]
     assert data.train.labels_N.tolist() == [0, 1] * 3 and data.task.metric == "auroc"
-    first = tasks.load("task", tmp_path, columns=tasks.Columns(label="bound"), **cache).train
-    assert set(decoded(first.bases_NM)) == {"TTTTTTTT"}  # not what was stored for other columns
+    first = tasks.load("task", tmp_path, k=6, columns=tasks.Columns(label="bound")).train
+    assert set(decoded(first.bases_NM)) == {"TTTTTTTT"}
     message = "columns 'sequence', 'score', .* one 'label', .*--sequence_column and --label_column"
     with pytest.raises(InputError, match=message):
         tasks.load("task", tmp_path, k=6)
@@ -305,9 +303,9 @@ def test_two_folders_of_one_name_are_not_one_task(tmp_path):
     for place in ("one", "two"):
         write_folder(tmp_path / place / "mine", train=balanced(3), test=balanced(2, 1))
     names = [str(tmp_path / place / "mine") for place in ("one", "two")]
-    assert [task.name for task in tasks.find_all([names[0], names[0]], tmp_path)] == ["mine"]
+    assert [task.name for task in task_table.find_all([names[0], names[0]], tmp_path)] == ["mine"]
     with pytest.raises(InputError, match="one/mine and .*two/mine: both are called 'mine'"):
-        tasks.find_all(names, tmp_path)
+        task_table.find_all(names, tmp_path)
 
 
 def test_folders_and_labels_that_do_not_fit_are_one_line_errors(tmp_path):
@@ -419,59 +417,3 @@ def test_the_manifest_names_the_lines_of_the_file(tmp_path):
         drawn = [lines[number - 1].split("\t") for number in named]
         assert decoded(data.train.bases_NM[rows]) == [sequence for sequence, _ in drawn]
         assert data.train.labels_N[rows].tolist() == [int(label) for _, label in drawn]
-
-
-def assert_same(found: tasks.TaskData, wanted: tasks.TaskData) -> None:
-    assert (found.task, found.label_names, found.notes) == (
-        wanted.task, wanted.label_names, wanted.notes
-    )  # fmt: skip
-    for split in ("train", "dev", "test"):
-        one, other = getattr(found, split), getattr(wanted, split)
-        for name in ("bases_NM", "labels_N", "rows_N"):
-            left, right = getattr(one, name), getattr(other, name)
-            assert left.dtype == right.dtype
-            np.testing.assert_array_equal(left, right)
-        assert one.path == other.path
-
-
-def test_a_stored_task_is_the_same_and_its_text_is_read_once(tmp_path, monkeypatch):
-    labels = ("plus strand", "minus")
-    folder = write_folder(
-        tmp_path / "task",
-        train=[*balanced(9, labels=labels), ("ACGTNNNNACGTACGT", "minus")],
-        dev=balanced(2, 1, labels),
-        test=balanced(3, 2, labels),
-    )
-    wanted = tasks.load(folder, tmp_path, k=6)
-    cache_dir = tmp_path / "cache"
-    assert_same(tasks.load(folder, tmp_path, k=6, cache_dir=cache_dir), wanted)
-    (store,) = cache_dir.iterdir()  # nothing half-made is left beside it
-    builder = tfds.builder_from_directory(str(store))
-    assert {name: split.num_examples for name, split in builder.info.splits.items()} == {
-        "train": 19, "dev": 4, "test": 6
-    }  # fmt: skip
-    with monkeypatch.context() as patched:
-        patched.setattr(task_files, "read_examples", None)
-        assert_same(tasks.load(folder, tmp_path, k=6, cache_dir=cache_dir), wanted)
-    write(folder / "test.tsv", table(balanced(4, 3, labels)))
-    assert len(tasks.load(folder, tmp_path, k=6, cache_dir=cache_dir).test.labels_N) == 8
-    assert len(list(cache_dir.iterdir())) == 2
-
-
-def test_rows_keep_their_order_over_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(task_store, "_SHARD_ROWS", 7)
-    monkeypatch.setattr(task_store, "_READ_ROWS", 4)
-    folder = write_folder(tmp_path / "task", train=balanced(12), dev=balanced(2), test=balanced(3))
-    wanted = tasks.load(folder, tmp_path, k=6)
-    assert_same(tasks.load(folder, tmp_path, k=6, cache_dir=tmp_path / "cache"), wanted)
-
-
-def test_a_store_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(task_store.LabelledSequences, "_shard", fail)
-    folder = write_folder(tmp_path / "task", train=balanced(2), test=balanced(2))
-    with pytest.raises(OSError, match="disk full"):
-        tasks.load(folder, tmp_path, k=6, cache_dir=tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []

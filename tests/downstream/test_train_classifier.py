@@ -14,8 +14,9 @@ from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig,
 from cmgems_jax.downstream.finetuning import classifier, train_classifier
 from cmgems_jax.downstream.finetuning import loop as finetuning_loop
 from cmgems_jax.downstream.finetuning import steps as draw_steps
-from cmgems_jax.downstream.finetuning.train_classifier import Settings
+from cmgems_jax.downstream.finetuning.settings import FinetuneSettings
 from cmgems_jax.downstream.tasks import tasks
+from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.downstream.tasks.tasks import Task, TaskData
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
@@ -31,7 +32,7 @@ CONFIG = Config(
         dropout=0.0, attention_dropout=0.0,
     ),
 )  # fmt: skip
-SETTINGS = Settings(peak_lr=1e-2, num_epochs=4, batch_size=8)
+SETTINGS = FinetuneSettings(peak_lr=1e-2, num_epochs=4, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -92,17 +93,18 @@ def test_a_folder_of_text_becomes_a_classifier_whose_scores_can_be_had_again(
 def test_the_held_out_tenth_has_every_class_and_one_row_alone_is_trained_on(capsys):
     """4 % positives: of 200 rows 8, a tenth of which is one, and of the 192 others 19."""
     labels_N = np.repeat(np.arange(3, dtype=np.int32), (192, 8, 1))
-    rows = tasks.Examples(np.zeros((201, 9), np.uint8), labels_N, np.arange(201), "x")
+    rows = Examples(np.zeros((201, 9), np.uint8), labels_N, np.arange(201), "x")
     data = TaskData(Task("mine", "own", 3, "mcc"), rows, None, rows, ["a", "b", "c"], [])
     for seed in range(4):
-        train, dev = train_classifier._splits(data, seed)
+        split = train_classifier._with_dev(data, seed)
+        train, dev = split.train, split.dev
         assert np.bincount(dev.labels_N, minlength=3).tolist() == [19, 1, 0]
         assert np.bincount(train.labels_N, minlength=3).tolist() == [173, 7, 1]
         assert sorted([*train.rows_N, *dev.rows_N]) == list(range(201))
     assert data.notes[-1].startswith("the held-out tenth has no row of class c: ")
     data.train = rows.take(np.array([0, 199, 200]))
-    with pytest.raises(InputError, match="one row a class, so none can be held out"):
-        train_classifier._splits(data, 0)
+    with pytest.raises(InputError, match="one row per class, so none can be held out"):
+        train_classifier._with_dev(data, 0)
 
 
 @pytest.mark.parametrize(("num_chunks", "is_kept"), [(4, True), (0, False)])
@@ -159,9 +161,9 @@ def test_bad_input_makes_no_folder(run, tmp_path):
 )
 def test_the_recipe_is_the_tasks_but_for_what_is_changed(suite, name, expected):
     labels = np.repeat(np.arange(2, dtype=np.int32), 10)
-    rows = tasks.Examples(np.zeros((20, 9), np.uint8), labels, labels, "x")
+    rows = Examples(np.zeros((20, 9), np.uint8), labels, labels, "x")
     data = TaskData(Task(name, suite, 2, "mcc"), rows, None, rows, ["a", "b"], [])
-    recipe = train_classifier.choose_recipe(data, Settings())
+    recipe = train_classifier._recipe(data, FinetuneSettings())
     assert (recipe.peak_lr, recipe.num_epochs, recipe.batch_size) == expected
-    changed = train_classifier.choose_recipe(data, Settings(num_epochs=1))
+    changed = train_classifier._recipe(data, FinetuneSettings(num_epochs=1))
     assert changed == dataclasses.replace(recipe, num_epochs=1)

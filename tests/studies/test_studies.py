@@ -21,7 +21,7 @@ from cmgems_jax import config as config_lib
 from cmgems_jax import config_checks
 from cmgems_jax.config import STRATEGIES, Config
 from cmgems_jax.downstream.evaluation import statistics
-from cmgems_jax.downstream.evaluation.evaluate import Settings
+from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.errors import InputError
 from cmgems_jax.masking import statistics as mask_statistics
 from cmgems_jax.pmi import table as pmi_table
@@ -208,7 +208,9 @@ def inputs(genome, tmp_path_factory) -> tuple[Path, Path, Path]:
 def small_plan(inputs: tuple[Path, Path, Path], **changes: object) -> study.Plan:
     """Two arms and two seeds."""
     fasta, task, preset = inputs
-    settings = Settings("fewshot", ("probe",), (str(task),), (4,), 3, long_sequences="window")
+    settings = EvaluationSettings(
+        "fewshot", ("probe",), (str(task),), (4,), 3, long_sequences="window"
+    )
     config = study.preset(str(preset), str(fasta), None)
     chosen = {"study": "strategy", "only": ARMS, "reference": "", **changes}
     return study.plan(

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 
 from cmgems_jax import terminal
-from cmgems_jax.downstream.tasks.store import Examples
+from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.genome import vocabulary
 
 MAX_K = 6
@@ -32,7 +32,7 @@ def kmer_logistic(
     seed: int,
     k: int | None = None,
 ) -> list[tuple[np.ndarray, int]]:
-    """Fits logistic regression (C=1) on the counts of 1..k-mers, once a draw.
+    """Fits logistic regression (C=1) on the counts of 1..k-mers, once per draw.
 
     Every count is divided by its largest value among the drawn rows. Overlapping
     k-mers are counted; those with an ambiguous base are left out. Of the test rows, some
@@ -50,18 +50,17 @@ def kmer_logistic(
     Returns:
       For every draw float64 (rows of test, C) probabilities, and its k.
     """
-    keys = [np.sort(rows).tobytes() for rows in draws_DN]
-    fitted: dict[bytes, tuple[Pipeline, int]] = {}  # GUE's draws are all of the same rows
+    # GUE's draws are all of the same rows, and are fitted once.
+    unique_DN, index_D = np.unique(np.sort(draws_DN), axis=0, return_inverse=True)
+    fitted: list[tuple[Pipeline, int]] = []
     # With several threads on such small vectors these wait for each other: six times slower.
     with threadpoolctl.threadpool_limits(1):
-        bar = terminal.bar(draws_DN, desc="k-mer logistic regression", unit="draws")
-        for key, rows in zip(keys, bar, strict=True):
-            if key not in fitted:
-                bases_nM, labels_n = train.bases_NM[rows], train.labels_N[rows]
-                chosen = k or _choose_k(bases_nM, labels_n, seed)
-                fitted[key] = _model().fit(count_kmers(bases_nM, chosen), labels_n), chosen
-        said = _predict(fitted, test.bases_NM, num_classes)
-    return [(said[key], fitted[key][1]) for key in keys]
+        for rows in terminal.bar(unique_DN, desc="k-mer logistic regression", unit="draws"):
+            bases_nM, labels_n = train.bases_NM[rows], train.labels_N[rows]
+            chosen = k or _choose_k(bases_nM, labels_n, seed)
+            fitted.append((_model().fit(count_kmers(bases_nM, chosen), labels_n), chosen))
+        probabilities_DNC = _predict(fitted, test.bases_NM, num_classes)
+    return [(probabilities_DNC[draw], fitted[draw][1]) for draw in index_D]
 
 
 def majority(
@@ -69,14 +68,7 @@ def majority(
 ) -> list[np.ndarray]:
     """Predicts the class shares of the drawn rows, whatever the sequence.
 
-    Args:
-      train: what is drawn from.
-      draws_DN: int (D, n), rows of `train`.
-      test: what is predicted.
-      num_classes: C.
-
-    Returns:
-      For every draw float64 (rows of test, C); the largest share is the majority class.
+    Returns float64 (rows of test, C) for every draw (D, n); the largest share is the majority's.
     """
     counts = (np.bincount(train.labels_N[rows], minlength=num_classes) for rows in draws_DN)
     return [np.tile(count_C / count_C.sum(), (len(test.labels_N), 1)) for count_C in counts]
@@ -90,26 +82,21 @@ def num_features(k: int) -> int:
 def count_kmers(bases_NM: np.ndarray, longest: int) -> sparse.csr_array:
     """Returns how often every 1-, 2-, ... `longest`-mer occurs in every row.
 
-    Args:
-      bases_NM: uint8 (N, M), base codes.
-      longest: bases of the longest k-mer.
-
-    Returns:
-      float64 sparse (N, num_features(longest)): the k-mers by length, then by code.
+    Returns float64 sparse (N, num_features(longest)): the k-mers by length, then by code.
     """
     num_rows, chunk_rows = len(bases_NM), _chunk_rows(bases_NM)
     most = num_rows * _most_kmers(bases_NM.shape[1], longest)
-    place_type = _place_type(most)
-    values, columns = np.empty(most), np.empty(most, place_type)  # what stays empty costs nothing
-    ends_N = np.zeros(num_rows + 1, place_type)
+    index_type = _index_type(most)
+    values, columns = np.empty(most), np.empty(most, index_type)  # what stays empty costs nothing
+    ends_N = np.zeros(num_rows + 1, index_type)
     filled = 0
     for start in range(0, num_rows, chunk_rows):
         chunk_NM = bases_NM[start : start + chunk_rows]
         blocks = []
         for k in range(1, longest + 1):
             ids_NL = vocabulary.tokenize(chunk_NM, k)
-            rows, places = np.nonzero(ids_NL >= vocabulary.NUM_SPECIAL)
-            codes = ids_NL[rows, places] - vocabulary.NUM_SPECIAL
+            rows, positions = np.nonzero(ids_NL >= vocabulary.NUM_SPECIAL)
+            codes = ids_NL[rows, positions] - vocabulary.NUM_SPECIAL
             ones, shape = np.ones(len(rows), np.float32), (len(chunk_NM), 4**k)
             blocks.append(sparse.coo_array((ones, (rows, codes)), shape=shape).tocsr())
         chunk_CF = sparse.hstack(blocks, format="csr")
@@ -124,7 +111,7 @@ def count_kmers(bases_NM: np.ndarray, longest: int) -> sparse.csr_array:
 def num_bytes(num_rows: int, num_bases: int, k: int = MAX_K) -> int:
     """Returns the memory that the counts of `num_rows` rows of `num_bases` take at most."""
     most = num_rows * _most_kmers(num_bases, k)
-    return most * (np.dtype(np.float64).itemsize + np.dtype(_place_type(most)).itemsize)
+    return most * (np.dtype(np.float64).itemsize + np.dtype(_index_type(most)).itemsize)
 
 
 def _most_kmers(num_bases: int, longest: int) -> int:
@@ -132,7 +119,7 @@ def _most_kmers(num_bases: int, longest: int) -> int:
     return sum(min(4**k, num_bases) for k in range(1, longest + 1))
 
 
-def _place_type(most: int) -> type[np.signedinteger]:
+def _index_type(most: int) -> type[np.signedinteger]:
     """Returns the type that numbers so many entries of a sparse array."""
     return np.int32 if most < 2**31 else np.int64
 
@@ -143,18 +130,18 @@ def _chunk_rows(bases_NM: np.ndarray) -> int:
 
 
 def _predict(
-    fitted: dict[bytes, tuple[Pipeline, int]], bases_NM: np.ndarray, num_classes: int
-) -> dict[bytes, np.ndarray]:
-    """Returns every model's probabilities (N, C), a chunk of the rows at a time."""
-    longest = max(k for _, k in fitted.values())
-    said = {key: np.zeros((len(bases_NM), num_classes)) for key in fitted}
+    fitted: list[tuple[Pipeline, int]], bases_NM: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """Returns every model's probabilities (D, N, C), a chunk of the rows at a time."""
+    longest = max(k for _, k in fitted)
+    probabilities_DNC = np.zeros((len(fitted), len(bases_NM), num_classes))
     for start in range(0, len(bases_NM), _chunk_rows(bases_NM)):
         rows = slice(start, start + _chunk_rows(bases_NM))
         counts_NF = count_kmers(bases_NM[rows], longest)
-        for key, (model, k) in fitted.items():
+        for probabilities_NC, (model, k) in zip(probabilities_DNC, fitted, strict=True):
             chosen_NF = counts_NF[:, : num_features(k)].copy()  # the model scales it in place
-            said[key][rows, model.classes_] = model.predict_proba(chosen_NF)
-    return said
+            probabilities_NC[rows, model.classes_] = model.predict_proba(chosen_NF)
+    return probabilities_DNC
 
 
 def _model() -> Pipeline:

@@ -1,12 +1,11 @@
 """Suites: every model and baseline on every task, under the same draws of the training rows.
 
 A unit is one (model, mode, task, shots): all its draws. Draws that OUTPUT/results.csv
-holds already are not run again, so a suite that was stopped goes on where it was.
+holds already are not run again, so a suite that was stopped is resumed.
 """
 
 import dataclasses
 import itertools
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,61 +14,39 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cmgems_jax.downstream.evaluation import methods, report, resampled, statistics
+from cmgems_jax.downstream.evaluation import methods, report, resampled, statistics, suite
 from cmgems_jax.downstream.evaluation.methods import Method
+from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.downstream.finetuning import position_limit
-from cmgems_jax.downstream.tasks import metrics, tasks
-from cmgems_jax.downstream.tasks.tasks import Task, TaskData
+from cmgems_jax.downstream.tasks import metrics, table, tasks
+from cmgems_jax.downstream.tasks.table import Task
+from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.errors import InputError, did_you_mean
 from cmgems_jax.genome import input_files
 from cmgems_jax.pretraining import pretrained
 from cmgems_jax.pretraining.pretrained import Pretrained
-from cmgems_jax.runtime import outputs, run_lock, run_log
-
-# More of these may be added to a folder of results.
-ADDABLE = frozenset(
-    {"tasks", "shots", "modes", "peak_lr", "cache_dir", "baselines", "draws_at_once"}
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What is evaluated, and how; a folder of results has one of it."""
-
-    suite: str  # "fewshot" or "gue"
-    modes: tuple[str, ...] = methods.MODES
-    tasks: tuple[str, ...] = ()  # names; empty = all of the suite that data_dir holds
-    shots: tuple[int, ...] = (10, 100)  # rows a class; of the few-shot suite
-    num_draws: int = 10  # of the shots; for GUE: seeds, from 42 on
-    seed: int = 0  # of the draws, and of training
-    dedupe: bool = False  # drop duplicates, and train rows that stand in test
-    long_sequences: str = "error"  # "error", "truncate", "window"
-    peak_lr: float | None = None  # of fine-tuning, in place of the published recipes'
-    draws_at_once: int | None = None  # fine-tuned side by side; None = all
-    baselines: bool = True  # beside the models: one untrained, k-mer regression, majority
-    test_rows: int = 0  # at most so many rows of test are predicted; 0 = all
-    metric: str = ""  # the main one; "" = the task's
-    sequence_column: str = ""  # of the tasks' files; "" = a usual name
-    label_column: str = ""
-    cache_dir: Path | None = None  # keeps the tasks as TFDS data sets
+from cmgems_jax.runtime import outputs, run_lock
 
 
 def evaluate(
-    checkpoints: Sequence[Path | str], data_dir: Path | str, output: Path | str, settings: Settings
+    checkpoints: Sequence[Path | str],
+    data_dir: Path | str,
+    output: Path | str,
+    settings: EvaluationSettings,
 ) -> pd.DataFrame:
     """Runs a suite and writes results.csv, summary.csv, notes.json, report.md and results.png.
 
     The scores on resampled test rows, for the intervals, are in resampled.npz.
 
     Args:
-      checkpoints: pretraining checkpoints, one a model; the first is compared with the others
+      checkpoints: of pretraining, one per model; the first is compared with the others
         and with the baselines: the same model untrained, k-mer logistic regression, majority.
       data_dir: holds fewshot/ and gue/, or the folders of the tasks themselves.
-      output: made where it is missing; goes on where it holds results of the same settings.
+      output: made where it is missing; resumed where it holds results of the same settings.
       settings: what to run.
 
     Returns:
-      One row a model, mode, task, shots and draw.
+      One row per model, mode, task, shots and draw.
 
     Raises:
       InputError: a setting, a checkpoint or a task cannot work; nothing is lost.
@@ -80,18 +57,11 @@ def evaluate(
     models = _load(checkpoints)
     units, new_notes = _load_tasks(chosen, data_dir, models, settings)
     with run_lock.held(output):
-        _check_same(output, settings, checkpoints, models, units)
-        results = _read(output)
+        suite.check_same(output, settings, checkpoints, models, units)
+        path = output / "results.csv"
+        results = report.read_table(path) if path.exists() else pd.DataFrame()
         notes = report.read_notes(output) | new_notes
-        lines = methods.compared(
-            models,
-            settings.modes,
-            seed=settings.seed,
-            long_sequences=settings.long_sequences,
-            peak_lr=settings.peak_lr,
-            draws_at_once=settings.draws_at_once,
-            baselines=settings.baselines,
-        )
+        lines = methods.compared(models, settings)
         for number, (name, (data, shots)) in enumerate(units.items(), 1):
             draws_DN = _draw(data, shots, output, settings)
             print(f"{number}/{len(units)} {name}", flush=True)
@@ -102,12 +72,12 @@ def evaluate(
     return results
 
 
-def _choose(data_dir: Path, settings: Settings) -> list[Task]:
+def _choose(data_dir: Path, settings: EvaluationSettings) -> list[Task]:
     """Returns the tasks of the suite, each looked for before any work."""
-    suite = tasks.FEWSHOT if settings.suite == "fewshot" else tasks.GUE
-    known = {task.name: task for task in suite}
+    published = table.FEWSHOT if settings.suite == "fewshot" else table.GUE
+    known = {task.name: task for task in published}
     if settings.tasks:
-        chosen = tasks.find_all(settings.tasks, data_dir)
+        chosen = table.find_all(settings.tasks, data_dir)
         for task in chosen:
             if task.name not in known and task.suite != "own":
                 raise InputError(
@@ -115,7 +85,7 @@ def _choose(data_dir: Path, settings: Settings) -> list[Task]:
                     f"{did_you_mean(task.name, known)}"
                 )
         return chosen
-    present = [task for task in known.values() if tasks.is_present(task, data_dir)]
+    present = [task for task in known.values() if table.is_present(task, data_dir)]
     missing = [name for name in known if name not in {task.name for task in present}]
     if not present:
         raise InputError(
@@ -144,20 +114,19 @@ def _load(checkpoints: Sequence[Path]) -> list[Pretrained]:
     return models
 
 
-def _shots(settings: Settings) -> tuple[int, ...]:
-    """Returns the numbers of rows a class to train on."""
-    return settings.shots if settings.suite == "fewshot" else (methods.ALL_ROWS,)
-
-
 def _load_tasks(
-    chosen: Sequence[Task], data_dir: Path, models: Sequence[Pretrained], settings: Settings
+    chosen: Sequence[Task],
+    data_dir: Path,
+    models: Sequence[Pretrained],
+    settings: EvaluationSettings,
 ) -> tuple[dict[str, tuple[TaskData, int]], dict[str, list[str]]]:
     """Returns rows and shots by unit, and notes; without so many shots the notes alone.
 
     All are read before any training, so that a bad file costs nothing.
     """
     units, notes = {}, {}
-    for task, shots in itertools.product(chosen, _shots(settings)):
+    all_shots = settings.shots if settings.suite == "fewshot" else (methods.ALL_ROWS,)
+    for task, shots in itertools.product(chosen, all_shots):
         name = report.unit_name(task.name, shots)
         try:
             data = _load_task(task, data_dir, shots, models, settings)
@@ -170,7 +139,11 @@ def _load_tasks(
 
 
 def _load_task(
-    task: Task, data_dir: Path, shots: int, models: Sequence[Pretrained], settings: Settings
+    task: Task,
+    data_dir: Path,
+    shots: int,
+    models: Sequence[Pretrained],
+    settings: EvaluationSettings,
 ) -> TaskData:
     """Returns the rows, which every model can take."""
     data = tasks.load(
@@ -179,26 +152,18 @@ def _load_task(
         shots=shots or None,
         dedupe=settings.dedupe,
         k=max(model.config.tokens.k for model in models),
-        cache_dir=settings.cache_dir,
-        columns=tasks.Columns(settings.sequence_column, settings.label_column),
+        columns=settings.columns,
         metric=settings.metric,
     )
     tasks.keep_some_tests(data, settings.test_rows, settings.seed)
     for model in models:
         splits = (data.train, data.test)
         position_limit.refuse_long(splits, model.config, settings.long_sequences)
-    methods.check_memory(
-        data,
-        models,
-        settings.modes,
-        shots=shots,
-        num_draws=settings.num_draws,
-        baselines=settings.baselines,
-    )
+    methods.check_memory(data, models, settings, shots)
     return data
 
 
-def _draw(data: TaskData, shots: int, output: Path, settings: Settings) -> np.ndarray:
+def _draw(data: TaskData, shots: int, output: Path, settings: EvaluationSettings) -> np.ndarray:
     """Returns the training rows of every draw, and writes which they are."""
     if shots == methods.ALL_ROWS:
         return np.tile(np.arange(len(data.train.labels_N), dtype=np.int32), (settings.num_draws, 1))
@@ -264,70 +229,3 @@ def _run(
     shared = {"overlap": overlap, "metric": data.task.metric, "seconds": seconds}
     rows = [{"draw": draw, **score, **shared} for draw, score in enumerate(scores, first)]
     return rows, resamples
-
-
-def _check_same(
-    output: Path,
-    settings: Settings,
-    checkpoints: Sequence[Path],
-    models: Sequence[Pretrained],
-    units: dict[str, tuple[TaskData, int]],
-) -> None:
-    """Writes suite.json, or refuses results of other settings, models or rows.
-
-    Where models and rows lie is recorded, and may change: what they hold may not.
-    """
-    path = output / "suite.json"
-    now = _fixed(settings)
-    now["checkpoints"] = [str(checkpoint.resolve()) for checkpoint in checkpoints]
-    now["models"] = [
-        {"name": model.name, "step": model.step, "sha256": pretrained.digest(model)}
-        for model in models
-    ]
-    now["tasks"] = {
-        name: {"folder": str(Path(data.train.path).resolve().parent), "sha256": tasks.digest(data)}
-        for name, (data, _) in units.items()
-    }
-    if path.exists() and (output / "results.csv").exists():
-        before = _fixed(Settings("")) | json.loads(path.read_text())
-        _refuse_others(output, before, now)
-        now["tasks"] = before.get("tasks", {}) | now["tasks"]
-    outputs.write_json(path, now)
-    outputs.write_json(output / "environment.json", run_log.environment())
-
-
-def _fixed(settings: Settings) -> dict[str, Any]:
-    """Returns the settings that all results of a folder share."""
-    return {n: v for n, v in dataclasses.asdict(settings).items() if n not in ADDABLE}
-
-
-def _refuse_others(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises `InputError` with a table of what differs."""
-    places = {"tasks", "checkpoints" if "models" in before else "models"}
-    pairs = {name: (before[name], now[name]) for name in now.keys() - places}
-    known = before.get("tasks", {})
-    for unit in now["tasks"].keys() & known.keys():
-        if known[unit]["sha256"] != now["tasks"][unit]["sha256"]:
-            pairs[f"rows of {unit}"] = (known[unit], now["tasks"][unit])
-    rows = [
-        f"  {name}: {old!r} before, {new!r} now"
-        for name, (old, new) in sorted(pairs.items())
-        if old != new
-    ]
-    if rows:
-        raise InputError(
-            f"--output={output}: holds results of other settings; give another --output, or undo\n"
-            + "\n".join(rows)
-        )
-    if "models" not in before:
-        print(
-            f"{output}: an earlier version recorded neither the step of its checkpoints nor the "
-            "rows; its results are taken to be of these",
-            flush=True,
-        )
-
-
-def _read(output: Path) -> pd.DataFrame:
-    """Returns the results so far."""
-    path = output / "results.csv"
-    return report.read_table(path) if path.exists() else pd.DataFrame()

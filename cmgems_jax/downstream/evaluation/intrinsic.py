@@ -4,7 +4,6 @@ The fewer a pretrained model needs, the more it knows already.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -13,12 +12,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cmgems_jax.downstream.evaluation import report, statistics
+from cmgems_jax.downstream.evaluation.settings import IntrinsicSettings
 from cmgems_jax.downstream.finetuning import loop as finetuning_loop
 from cmgems_jax.downstream.finetuning.recipes import Recipe, fewshot_recipe
 from cmgems_jax.downstream.tasks import metrics, tasks
+from cmgems_jax.downstream.tasks.settings import Columns
+from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.errors import InputError
 from cmgems_jax.model import bert
 from cmgems_jax.pretraining import pretrained
+from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import outputs
 
 SHARE = 0.9  # of what full fine-tuning reaches
@@ -26,26 +29,14 @@ FULL = 0  # dimensions of a row that trained all parameters
 OUTPUTS = ("dimensions.csv", "dimensions.png")
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What is swept, and how."""
-
-    dimensions: tuple[int, ...]
-    shots: int = 100  # rows a class
-    num_draws: int = 3
-    seed: int = 0  # of draws, training and projections
-    test_rows: int = 1_000  # at most so many are predicted; 0 = all
-    sequence_column: str = ""  # of the task's files; "" = a usual name
-    label_column: str = ""
-
-
 def sweep(
-    checkpoint: Path | str, task: str, data_dir: Path | str, output: Path | str, settings: Settings
+    checkpoint: Path | str,
+    task: str,
+    data_dir: Path | str,
+    output: Path | str,
+    settings: IntrinsicSettings,
 ) -> pd.DataFrame:
     """Fine-tunes in subspaces of growing dimension, and in full; writes a table and a picture.
-
-    A step of z moves the parameters less than one of all of them, by the root of the ratio of
-    their numbers; the learning rate makes up for it.
 
     Args:
       checkpoint: of a pretraining run.
@@ -55,7 +46,7 @@ def sweep(
       settings: of the sweep.
 
     Returns:
-      One row a dimension (`FULL` = all) and draw, with the scores.
+      One row per dimension (`FULL` = all) and draw, with the scores.
 
     Raises:
       InputError: a path, a file or a dimension cannot work; nothing is written.
@@ -63,56 +54,73 @@ def sweep(
     checkpoint, data_dir, output = Path(checkpoint), Path(data_dir), Path(output)
     outputs.check_folder(output, OUTPUTS, OUTPUTS[:1])
     model = pretrained.load(checkpoint)
-    columns = tasks.Columns(settings.sequence_column, settings.label_column)
+    columns = Columns(settings.sequence_column, settings.label_column)
     k = model.config.tokens.k
     data = tasks.load(task, data_dir, shots=settings.shots, k=k, columns=columns)
     tasks.keep_some_tests(data, settings.test_rows, settings.seed)
     for note in data.notes:
         print(f"{data.task.name}: {note}", flush=True)
-    num_classes = data.task.num_classes
-    shapes = bert.param_shapes(model.config.model, model.config.tokens, num_classes)
+    shapes = bert.param_shapes(model.config.model, model.config.tokens, data.task.num_classes)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     for number in settings.dimensions:
         if number >= num_parameters:
             raise InputError(
                 f"--dimensions={number}: expected fewer than the {num_parameters:,} parameters"
             )
+    dimensions = (*sorted(settings.dimensions), FULL)
+    rows = [_scores(model, data, settings, number, num_parameters) for number in dimensions]
+    scores = pd.concat(rows, ignore_index=True)
+    chance = float(np.bincount(data.test.labels_N).max() / len(data.test.labels_N))
+    with outputs.replaced_folder(output) as folder:
+        scores.to_csv(folder / OUTPUTS[0], index=False)
+        plot(scores, chance, f"{model.name}, {data.task.name}", folder / OUTPUTS[1])
+    for floor, what in ((0.0, "accuracy"), (chance, "accuracy above the majority class")):
+        reached = d90(scores, floor)
+        shown = f"{reached:,}" if reached else f"more than {max(settings.dimensions):,}"
+        print(f"d90 ({SHARE:.0%} of full fine-tuning's {what}): {shown}")
+    print(f"{output}: {', '.join(OUTPUTS)}", flush=True)
+    return scores
+
+
+def _scores(
+    model: Pretrained, data: TaskData, settings: IntrinsicSettings, number: int, num_parameters: int
+) -> pd.DataFrame:
+    """Returns the scores of a training in so many dimensions, a row per draw; prints the mean."""
+    labels_N, metric = data.test.labels_N, data.task.metric
     draws_DN = tasks.draw_shots(
         data.train.labels_N, settings.shots, settings.num_draws, settings.seed
     )
-    unit = {"mode": "finetune", "task": data.task.name, "shots": settings.shots}
-    unit["metric"] = data.task.metric
-    unit["overlap"] = tasks.shared_by_draws(data.train.labels_N, settings.shots)
-    parts = []
-    for number in (*sorted(settings.dimensions), FULL):
-        recipe = recipe_of(fewshot_recipe(settings.shots), number, num_parameters)
-        found = finetuning_loop.finetune(
-            model, data.train, draws_DN, data.test, num_classes, recipe, seed=settings.seed,
-            long_sequences="window",
-        )  # fmt: skip
-        scores = [metrics.score(data.test.labels_N, one_NC) for one_NC in found]
-        rows = [{"dimensions": number, "draw": n, **score} for n, score in enumerate(scores)]
-        parts.append(pd.DataFrame(rows))
-        resampled = [metrics.resampled(data.test.labels_N, one_NC) for one_NC in found]
-        with_tests = parts[-1].assign(**unit, resampled=pd.Series(resampled))
-        (row,) = statistics.summary(with_tests, "dimensions").to_dict("records")
-        name = f"{number:,}" if number else f"all {num_parameters:,}"
-        print(f"{name:>15}  {data.task.metric} {report.cell(row)}", flush=True)
-    table = pd.concat(parts, ignore_index=True)
-    chance = float(np.bincount(data.test.labels_N).max() / len(data.test.labels_N))
-    with outputs.replaced_folder(output) as folder:
-        table.to_csv(folder / OUTPUTS[0], index=False)
-        draw(table, chance, f"{model.name}, {data.task.name}", folder / OUTPUTS[1])
-    for floor, what in ((0.0, "accuracy"), (chance, "accuracy above the majority class")):
-        reached = d90(table, floor)
-        told = f"{reached:,}" if reached else f"more than {max(settings.dimensions):,}"
-        print(f"d90 ({SHARE:.0%} of full fine-tuning's {what}): {told}")
-    print(f"{output}: {', '.join(OUTPUTS)}", flush=True)
-    return table
+    trained = finetuning_loop.train_draws(
+        model,
+        dataclasses.replace(data, dev=None),
+        draws_DN,
+        recipe_of(fewshot_recipe(settings.shots), number, num_parameters),
+        seed=settings.seed,
+        long_sequences="window",
+    )
+    probabilities_DNC = finetuning_loop.probabilities(trained, data.test)
+    scores = pd.DataFrame(
+        {"dimensions": number, "draw": draw, **metrics.score(labels_N, of_draw_NC)}
+        for draw, of_draw_NC in enumerate(probabilities_DNC)
+    )
+    resamples = [metrics.resampled(labels_N, of_draw_NC) for of_draw_NC in probabilities_DNC]
+    described = scores.assign(
+        mode="finetune", task=data.task.name, shots=settings.shots, metric=metric,
+        overlap=tasks.shared_by_draws(data.train.labels_N, settings.shots),
+        resampled=pd.Series(resamples),
+    )  # fmt: skip
+    (row,) = statistics.summary(described, "dimensions").to_dict("records")
+    name = f"{number:,}" if number else f"all {num_parameters:,}"
+    print(f"{name:>15}  {metric} {report.cell(row)}", flush=True)
+    return scores
 
 
 def recipe_of(recipe: Recipe, num_dimensions: int, num_parameters: int) -> Recipe:
-    """Returns the recipe of a subspace; that of full fine-tuning for `FULL` dimensions."""
+    """Returns the recipe of a subspace; that of full fine-tuning for `FULL` dimensions.
+
+    A step of z moves the parameters less than one of all of them, by the root of the ratio of
+    their numbers; the learning rate makes up for it.
+    """
     if num_dimensions == FULL:
         return recipe
     rate = recipe.peak_lr * (num_parameters / num_dimensions) ** 0.5
@@ -124,20 +132,15 @@ def recipe_of(recipe: Recipe, num_dimensions: int, num_parameters: int) -> Recip
 def d90(table: pd.DataFrame, floor: float = 0.0) -> int | None:
     """Returns the fewest dimensions whose mean accuracy is `SHARE` of the full one's.
 
-    Args:
-      table: of `sweep`.
-      floor: is taken off both; 0 as in the literature, or what knows nothing gets.
-
-    Returns:
-      One of the dimensions, or None where none suffices.
+    `floor` is taken off both: 0 as in the literature, or what knows nothing gets. None where no
+    dimension suffices.
     """
     means = table.groupby("dimensions").accuracy.mean()
-    wanted = floor + SHARE * (means[FULL] - floor)
-    enough: Sequence[int] = [number for number in means.index if number and means[number] >= wanted]
-    return min(enough, default=None)
+    least = floor + SHARE * (means[FULL] - floor)
+    return min((n for n in means.index if n and means[n] >= least), default=None)
 
 
-def draw(table: pd.DataFrame, chance: float, title: str, path: Path) -> None:
+def plot(table: pd.DataFrame, chance: float, title: str, path: Path) -> None:
     """Writes a PNG: accuracy by dimensions, full fine-tuning, 90 % of it, and chance."""
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()

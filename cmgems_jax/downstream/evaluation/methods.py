@@ -9,19 +9,20 @@ import numpy as np
 
 from cmgems_jax.downstream.evaluation import baselines as kmer_baselines
 from cmgems_jax.downstream.evaluation import probe
+from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.downstream.finetuning import loop as finetuning_loop
-from cmgems_jax.downstream.tasks.tasks import Examples, TaskData
+from cmgems_jax.downstream.finetuning import recipes
+from cmgems_jax.downstream.tasks.files import Examples
+from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.errors import InputError
 from cmgems_jax.pretraining import pretrained
 from cmgems_jax.pretraining.pretrained import Pretrained
 
-MODES = ("finetune", "probe")
 BASELINE = "baseline"  # the mode of what is no transformer
 ALL_ROWS = 0  # shots of a suite that trains on every row
 SIMPLE_K = 3  # better than k chosen by cross-validation where there are few shots
 GUE_SEED = 42  # as published (SPEC section 6)
-_PROBE_BATCH = 64  # sequences
-_TOLD_BYTES = 2**30
+_NOTED_BYTES = 2**30
 
 Run = Callable[[TaskData, np.ndarray, int, int], Sequence[np.ndarray]]
 
@@ -32,67 +33,41 @@ class Method:
 
     model: str
     mode: str
-    run: Run  # (data, draws_DN, shots, number of the first draw) -> (N, C), one a draw
+    run: Run  # (data, draws_DN, shots, number of the first draw) -> (N, C), one per draw
     draws_at_once: int | None = None  # None = all
 
 
-def compared(
-    models: Sequence[Pretrained],
-    modes: Sequence[str],
-    *,
-    seed: int,
-    long_sequences: str,
-    peak_lr: float | None = None,
-    draws_at_once: int | None = None,
-    baselines: bool = True,
-) -> list[Method]:
+def compared(models: Sequence[Pretrained], settings: EvaluationSettings) -> list[Method]:
     """Returns the lines of the tables: the models, the first one untrained, the baselines.
 
-    Args:
-      models: at least one.
-      modes: of MODES.
-      seed: of training, and of the untrained model's initial values.
-      long_sequences: what to do beyond the position table, see `finetune.finetune`.
-      peak_lr: of fine-tuning, in place of the recipes'; then a mode of its own name.
-      draws_at_once: how many are fine-tuned side by side, for memory; None = all.
-      baselines: whether the untrained model and what is no transformer are among them.
+    Under another learning rate than the recipes', fine-tuning is a mode of its own name.
     """
     lines = []
-    names = {mode: mode for mode in MODES}
-    if peak_lr:
-        names["finetune"] = f"finetune, lr {peak_lr:g}"
-    untrained = (pretrained.untrained(models[0], seed),) if baselines else ()
+    finetune = f"finetune, lr {settings.peak_lr:g}" if settings.peak_lr else "finetune"
+    untrained = (pretrained.untrained(models[0], settings.seed),) if settings.baselines else ()
     for model in (*models, *untrained):
-        tune = functools.partial(_tune, model, seed, long_sequences, peak_lr)
-        look = functools.partial(_probe, model, long_sequences, {})
-        ways = {"finetune": (tune, draws_at_once), "probe": (look, None)}
-        lines += [Method(model.name, names[mode], *ways[mode]) for mode in modes]
-    if not baselines:
+        by_mode = {
+            "finetune": Method(
+                model.name,
+                finetune,
+                functools.partial(_finetune, model, settings),
+                settings.draws_at_once,
+            ),
+            "probe": Method(model.name, "probe", _Probe(model, settings.long_sequences)),
+        }
+        lines += [by_mode[mode] for mode in settings.modes]
+    if not settings.baselines:
         return lines
     for name, k in (("k chosen", None), (f"k={SIMPLE_K}", SIMPLE_K)):
-        logistic = functools.partial(_logistic, seed, k)
+        logistic = functools.partial(_logistic, settings.seed, k)
         lines.append(Method(f"k-mer logistic regression, {name}", BASELINE, logistic))
     return [*lines, Method("majority class", BASELINE, _majority)]
 
 
 def check_memory(
-    data: TaskData,
-    models: Sequence[Pretrained],
-    modes: Sequence[str],
-    *,
-    shots: int,
-    num_draws: int,
-    baselines: bool,
+    data: TaskData, models: Sequence[Pretrained], settings: EvaluationSettings, shots: int
 ) -> None:
     """Prints how much memory features or counts of many rows take, from 1 GiB on.
-
-    Args:
-      data: of the task.
-      models: that are probed.
-      modes: of MODES.
-      shots: rows a class, or ALL_ROWS.
-      num_draws: of them.
-      baselines: whether k-mers are counted.
 
     Raises:
       InputError: it is more than the machine has.
@@ -100,11 +75,11 @@ def check_memory(
     num_train, num_bases = data.train.bases_NM.shape
     each = min(num_train, shots * data.task.num_classes) if shots else num_train
     needed = {}
-    if "probe" in modes:
-        num_rows = min(num_train, each * num_draws) + each + len(data.test.labels_N)
+    if "probe" in settings.modes:
+        num_rows = min(num_train, each * settings.num_draws) + each + len(data.test.labels_N)
         size = max(probe.num_features(model.config) for model in models)
         needed["probe features"] = (num_rows, 4 * num_rows * size)
-    if baselines:
+    if settings.baselines:
         needed["k-mer logistic regression"] = (each, kmer_baselines.num_bytes(each, num_bases))
     held = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for what, (num_rows, num_bytes) in needed.items():
@@ -114,72 +89,59 @@ def check_memory(
                 f"{text}, but this machine has {held / 2**30:,.1f}; give a smaller train file, "
                 "fewer --shots or --test_rows"
             )
-        if num_bytes >= _TOLD_BYTES:
+        if num_bytes >= _NOTED_BYTES:
             print(f"{text} of memory", flush=True)
 
 
-def _tune(
+def _finetune(
     model: Pretrained,
-    seed: int,
-    long_sequences: str,
-    peak_lr: float | None,
+    settings: EvaluationSettings,
     data: TaskData,
     draws_DN: np.ndarray,
     shots: int,
     first_draw: int,
 ) -> Sequence[np.ndarray]:
     """Fine-tunes under the published recipe, but for the learning rate where one is given."""
-    is_gue = shots == ALL_ROWS
-    if not is_gue:
-        recipe = finetuning_loop.fewshot_recipe(shots)
-    elif data.task.suite == "gue":
-        recipe = finetuning_loop.gue_recipe(data.task.name)
-    else:
-        recipe = finetuning_loop.own_recipe()
-    recipe = dataclasses.replace(recipe, peak_lr=peak_lr or recipe.peak_lr)
-    return finetuning_loop.finetune(
+    has_all_rows = shots == ALL_ROWS  # then dev chooses the epoch
+    trained = finetuning_loop.train_draws(
         model,
-        data.train,
+        data if has_all_rows else dataclasses.replace(data, dev=None),
         draws_DN,
-        data.test,
-        data.task.num_classes,
-        recipe,
-        seed=GUE_SEED if is_gue else seed,
-        dev=data.dev if is_gue else None,
-        long_sequences=long_sequences,
+        recipes.choose(data.task, shots, peak_lr=settings.peak_lr or None),
+        seed=GUE_SEED if has_all_rows else settings.seed,
         first_draw=first_draw,
+        long_sequences=settings.long_sequences,
     )
+    return finetuning_loop.probabilities(trained, data.test)
 
 
-def _probe(
-    model: Pretrained,
-    long_sequences: str,
-    tested: dict[str, np.ndarray],
-    data: TaskData,
-    draws_DN: np.ndarray,
-    *_: int,
-) -> Sequence[np.ndarray]:
-    """Frozen features and logistic regression; `tested` keeps the last test file's features."""
-    used_U = np.unique(draws_DN)
-    train_UF = _features(model, long_sequences, data.train.take(used_U))
-    if data.test.path not in tested:
-        tested.clear()
-        tested[data.test.path] = _features(model, long_sequences, data.test)
-    places_DN = np.searchsorted(used_U, draws_DN)
-    labels_U = data.train.labels_N[used_U]
-    test_NF = tested[data.test.path]
-    return probe.probe(train_UF, labels_U, places_DN, test_NF, data.task.num_classes)
+@dataclasses.dataclass
+class _Probe:
+    """Frozen features and logistic regression; the last test file's features are kept."""
 
+    model: Pretrained
+    long_sequences: str
+    test_path: str = ""
+    test_NF: np.ndarray | None = None
 
-def _features(model: Pretrained, long_sequences: str, examples: Examples) -> np.ndarray:
-    """Returns the frozen features of every row."""
-    return probe.features(
-        model,
-        examples.bases_NM,
-        batch_size=_PROBE_BATCH,
-        long_sequences=long_sequences,
-        source=examples.path,
-    )
+    def __call__(self, data: TaskData, draws_DN: np.ndarray, *_: int) -> Sequence[np.ndarray]:
+        """Returns the probabilities of every draw."""
+        used_U = np.unique(draws_DN)
+        train_UF = self._features(data.train.take(used_U))
+        if data.test.path != self.test_path:
+            self.test_NF, self.test_path = self._features(data.test), data.test.path
+        rows_DN = np.searchsorted(used_U, draws_DN)
+        labels_U = data.train.labels_N[used_U]
+        return probe.probe(train_UF, labels_U, rows_DN, self.test_NF, data.task.num_classes)
+
+    def _features(self, examples: Examples) -> np.ndarray:
+        """Returns the frozen features of every row."""
+        return probe.features(
+            self.model,
+            examples.bases_NM,
+            long_sequences=self.long_sequences,
+            source=examples.path,
+        )
 
 
 def _logistic(

@@ -101,7 +101,7 @@ def probe(
     test_features_NF: np.ndarray,
     num_classes: int,
 ) -> np.ndarray:
-    """Fits logistic regression on the features, once a draw.
+    """Fits logistic regression on the features, once per draw.
 
     Features are standardised by the drawn rows. The penalty is fixed and strong
     (`INVERSE_PENALTY`): there are more features than rows, and ten shots are too few to
@@ -117,21 +117,20 @@ def probe(
     Returns:
       float32 (D, rows of test, C), probabilities.
     """
-    fitted: dict[bytes, np.ndarray] = {}  # draws of all rows are the same rows
-    found = []
-    bar = terminal.bar(draws_DN, desc="probing", unit="draws")
+    # Draws of all rows are the same rows, and are fitted once.
+    unique_DN, index_D = np.unique(np.sort(draws_DN), axis=0, return_inverse=True)
+    shape = len(unique_DN), len(test_features_NF), num_classes
+    probabilities_DNC = np.zeros(shape, np.float32)
+    bar = terminal.bar(unique_DN, desc="probing", unit="draws")
     with threadpool_limits(1):  # the products are small: threads cost more than they save
-        for rows in bar:
-            key = np.sort(rows).tobytes()
-            if key not in fitted:
-                model = make_pipeline(
-                    StandardScaler(copy=False),  # the drawn rows are a copy
-                    LogisticRegression(C=INVERSE_PENALTY, max_iter=_MAX_ITERATIONS),
-                ).fit(train_features_NF[rows], labels_N[rows])
-                fitted[key] = np.zeros((len(test_features_NF), num_classes), np.float32)
-                for start in range(0, len(test_features_NF), _PREDICTED_ROWS):
-                    some = slice(start, start + _PREDICTED_ROWS)
-                    said_NC = model.predict_proba(test_features_NF[some].copy())
-                    fitted[key][some, model.classes_] = said_NC
-            found.append(fitted[key])
-    return np.stack(found)
+        for probabilities_NC, rows in zip(probabilities_DNC, bar, strict=True):
+            model = make_pipeline(
+                StandardScaler(copy=False),  # the drawn rows are a copy
+                LogisticRegression(C=INVERSE_PENALTY, max_iter=_MAX_ITERATIONS),
+            ).fit(train_features_NF[rows], labels_N[rows])
+            for start in range(0, shape[1], _PREDICTED_ROWS):
+                some = slice(start, start + _PREDICTED_ROWS)
+                probabilities_NC[some, model.classes_] = model.predict_proba(
+                    test_features_NF[some].copy()
+                )
+    return probabilities_DNC[index_D]

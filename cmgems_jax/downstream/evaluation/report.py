@@ -38,9 +38,7 @@ PUBLISHED_GUE = {
 def differences(results: pd.DataFrame, first: str) -> pd.DataFrame:
     """Returns the first model's main metric minus every other line's, paired by draw.
 
-    Args:
-      results: rows of results.csv, with the resampled scores where they were kept.
-      first: name of the model that is compared with the others.
+    Of rows of results.csv, with the resampled scores where they were kept.
 
     Returns:
       Columns task, shots, mode (of the first model), model, other_mode, difference, low, high,
@@ -55,22 +53,18 @@ def differences(results: pd.DataFrame, first: str) -> pd.DataFrame:
             for (other, other_mode), group in lines.items():
                 if other == first or len(group) != len(own):
                     continue
-                found = statistics.paired([(own, group)])
+                estimate = statistics.paired([(own, group)])
                 row = {"mode": mode, "model": other, "other_mode": other_mode}
-                row |= {"difference": found.mean, "low": found.low, "high": found.high}
-                row |= {"covers": found.covers, "shown": found.shown(len(own))}
+                row |= {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
+                row |= {"covers": estimate.covers, "shown": estimate.shown(len(own))}
                 rows.append(dict(zip(UNIT, keys, strict=True)) | row)
     return pd.DataFrame(rows)
 
 
 def write(results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, first: str) -> None:
-    """Writes summary.csv, notes.json, report.md and results.png.
+    """Writes summary.csv, notes.json (by `unit_name`), report.md and results.png.
 
-    Args:
-      results: rows of results.csv.
-      notes: what is to be known of the data, by `unit_name`.
-      output: folder.
-      first: name of the model that is compared with the others.
+    The model called `first` is compared with the others.
     """
     results = resampled.attach(results, output)
     means = statistics.summary(results, "model")
@@ -91,7 +85,7 @@ def write(results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, f
     if left_out:
         parts.append("## Without results\n\n" + "\n".join(note_lines(left_out)))
     (output / "report.md").write_text("\n\n".join(parts) + "\n")
-    _draw(means, output / "results.png")
+    _plot(means, output / "results.png")
 
 
 def method(means: pd.DataFrame) -> str:
@@ -139,7 +133,7 @@ def unit_names(means: pd.DataFrame) -> set[str]:
 
 
 def _means_text(means: pd.DataFrame, notes: dict[str, list[str]]) -> str:
-    """One table a task, lines by shots, and what is to be known of its data."""
+    """One table per task, lines by shots, and what is to be known of its data."""
     parts = []
     for task, rows in means.groupby("task", sort=False):
         metric, shots = rows.metric.iloc[0], list(dict.fromkeys(rows.shots))
@@ -195,8 +189,8 @@ def interval_text(mean: float, low: float, high: float, covers: str = "", sign: 
     return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]{mark}"
 
 
-def _draw(means: pd.DataFrame, path: Path) -> None:
-    """Draws the main metric of every line with its interval, one panel a task and shot count."""
+def _plot(means: pd.DataFrame, path: Path) -> None:
+    """Plots the main metric of every line with its interval, a panel per task and shot count."""
     units = list(means.groupby(UNIT, sort=False))
     lines = list(dict.fromkeys(zip(means.model, means["mode"], strict=True)))
     columns = min(4, len(units))
@@ -209,13 +203,13 @@ def _draw(means: pd.DataFrame, path: Path) -> None:
         axis.set_axis_off()
     for axis, ((task, shots), unit) in zip(axes.flat, units, strict=False):
         for _, row in unit.iterrows():
-            place = len(lines) - 1 - lines.index((row.model, row["mode"]))
+            height = len(lines) - 1 - lines.index((row.model, row["mode"]))
             mean, low, high = (row[f"{row.metric}{end}"] for end in ("", "_low", "_high"))
             is_compared = row["mode"] == BASELINE or row.model == UNTRAINED
             color = GRAY if is_compared else BLUE
             if np.isfinite(low):
-                axis.plot([low, high], [place, place], color=color, linewidth=2, alpha=0.5)
-            axis.plot(mean, place, "o", color=color, markersize=5)
+                axis.plot([low, high], [height, height], color=color, linewidth=2, alpha=0.5)
+            axis.plot(mean, height, "o", color=color, markersize=5)
         axis.set_title(unit_name(task, shots), fontsize=9, loc="left")
         axis.set_xlabel(unit.metric.iloc[0], fontsize=8)
         axis.tick_params(labelsize=8)

@@ -44,10 +44,8 @@ class Estimate:
     def shown(self, num_draws: int, num_seeds: int = MIN_SEEDS, p: float = 0.0) -> str:
         """Returns ABOVE or BELOW where a difference is shown, else UNCLEAR.
 
-        Args:
-          num_draws: that the mean is over.
-          num_seeds: of pretraining, where several are compared.
-          p: corrected for the number of comparisons, where it was.
+        `num_seeds` are those of pretraining, where several are compared; `p` is corrected for the
+        number of comparisons, where it was.
         """
         is_enough = num_draws >= MIN_DRAWS and num_seeds >= MIN_SEEDS and self.covers == WHOLE
         if not (is_enough and self.excludes_zero and p < 0.05):
@@ -132,10 +130,10 @@ def _variance(value_SR: np.ndarray, growth: float) -> tuple[float, float]:
 
 
 def summary(results: pd.DataFrame, line: str) -> pd.DataFrame:
-    """Returns mean and interval of every metric, one row a line, mode, task and shots.
+    """Returns mean and interval of every metric, one row per line, mode, task and shots.
 
     Args:
-      results: a row a draw, and a seed where there are several; columns of results.csv.
+      results: a row per draw, and seed where there are several; columns of results.csv.
       line: column that names the lines.
 
     Returns:

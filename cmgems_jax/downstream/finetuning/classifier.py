@@ -40,12 +40,8 @@ def save_classifier(
 ) -> None:
     """Writes classifier.safetensors and classifier.json; names are paths joined by dots.
 
-    Args:
-      folder: made where it is missing; a classifier in it is replaced.
-      classifier: what to save.
-      task: name of the task.
-      recipe: how it was trained, plain values.
-      source: where the encoder came from.
+    The folder is made where it is missing; a classifier in it is replaced. `source` says where
+    the encoder came from.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,50 +17,33 @@ from tqdm import tqdm
 from cmgems_jax import terminal
 from cmgems_jax.config import Config
 from cmgems_jax.downstream.finetuning import position_limit, side_by_side, steps, subspace
-from cmgems_jax.downstream.finetuning.classifier import (
-    TrainedClassifier,
-    load_classifier,
-    save_classifier,
-)
-from cmgems_jax.downstream.finetuning.position_limit import Windows
-from cmgems_jax.downstream.finetuning.recipes import Recipe, fewshot_recipe, gue_recipe, own_recipe
+from cmgems_jax.downstream.finetuning.position_limit import SequenceWindows
+from cmgems_jax.downstream.finetuning.recipes import Recipe
 from cmgems_jax.downstream.finetuning.steps import DrawState, Programs
 from cmgems_jax.downstream.finetuning.subspace import Subspace
 from cmgems_jax.downstream.tasks import metrics
-from cmgems_jax.downstream.tasks.store import Examples
+from cmgems_jax.downstream.tasks.files import Examples
+from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import parallel
 from cmgems_jax.runtime.signals import StopRequest
 
-__all__ = [
-    "Recipe",
-    "Trained",
-    "TrainedClassifier",
-    "fewshot_recipe",
-    "finetune",
-    "gue_recipe",
-    "load_classifier",
-    "own_recipe",
-    "probabilities",
-    "save_classifier",
-    "train_draws",
-]
-
-_CHUNK_STEPS = 32  # a call of the program; progress is told between calls
+_CHUNK_STEPS = 32  # per call of the program; progress is shown between calls
 _BATCH_TOKENS = 32_768  # that a device sees at a time when it predicts; bounds memory
 _LEAST_PROBABILITY = np.finfo(np.float32).tiny  # so that one row's loss is finite
 
 
 @dataclasses.dataclass
-class Trained:
+class TrainedDraws:
     """The classifiers of D draws, on the devices, and how their training went."""
 
     config: Config  # of the pretraining run
+    long_sequences: str  # see `position_limit.cut`
     programs: Programs
     params: dict | Subspace  # of bert.Classifier, stacked (devices, draws each, ...)
     losses_DE: np.ndarray  # float64, mean over the rows of an epoch, nats
-    dev_losses_DE: np.ndarray | None = None  # float64, nats, by which the epoch was chosen
-    dev_scores_DE: np.ndarray | None = None  # float64, the metric of the same epochs
+    dev_losses_DE: np.ndarray  # float64, nats, by which the epoch is chosen; (D, 0) without dev
+    dev_scores_DE: np.ndarray  # float64, the task's metric of the same epochs
 
     def of_draw(self, draw: int) -> dict:
         """Returns the parameters of one draw as host arrays."""
@@ -68,152 +51,109 @@ class Trained:
         own = jax.tree.map(lambda leaf: leaf[draw // each, draw % each], self.params)
         return jax.tree.map(np.asarray, subspace.expand(own))
 
-
-def finetune(
-    pretrained: Pretrained,
-    train: Examples,
-    draws_DN: np.ndarray,
-    test: Examples,
-    num_classes: int,
-    recipe: Recipe,
-    *,
-    seed: int,
-    dev: Examples | None = None,
-    long_sequences: str = "error",
-    first_draw: int = 0,
-) -> np.ndarray:
-    """Trains a classifier for every draw and returns what they say of the test rows.
-
-    Args:
-      pretrained: where the encoder starts.
-      train: what is drawn from.
-      draws_DN: int (D, n), rows of `train` that a draw trains on.
-      test: what is predicted.
-      num_classes: C.
-      recipe: how to train.
-      seed: see `train_draws`, as for the next two.
-      dev: where given, each draw keeps the parameters of the epoch of the least loss on it.
-      long_sequences: what is done with those beyond the position table.
-      first_draw: number of the first draw, where they are some of more.
-
-    Returns:
-      float32 (D, rows of test, C), probabilities.
-
-    Raises:
-      InputError: sequences are too long.
-    """
-    trained = train_draws(
-        pretrained,
-        train,
-        draws_DN,
-        num_classes,
-        recipe,
-        seed=seed,
-        numbers_D=np.arange(len(draws_DN)) + first_draw,
-        dev=dev,
-        long_sequences=long_sequences,
-    )
-    return probabilities(trained, test, long_sequences=long_sequences)
+    def offer(
+        self,
+        params: dict | Subspace,
+        probabilities_DNC: np.ndarray,
+        labels_N: np.ndarray,
+        metric: str,
+    ) -> None:
+        """Takes the parameters of the draws whose loss on dev was never less."""
+        scores_D = [metrics.score(labels_N, of_draw_NC)[metric] for of_draw_NC in probabilities_DNC]
+        right_DN = probabilities_DNC[:, np.arange(len(labels_N)), labels_N].astype(np.float64)
+        losses_D = -np.log(np.maximum(right_DN, _LEAST_PROBABILITY)).mean(axis=1)
+        is_best_D = (losses_D[:, None] <= self.dev_losses_DE).all(axis=1)
+        best = self.params if self.dev_losses_DE.size else params  # copied: the next step takes it
+        devices = jax.tree.leaves(params)[0].shape[0]
+        self.params = self.programs.keep_better(
+            best, params, side_by_side.split(is_best_D, devices)
+        )
+        self.dev_losses_DE = np.column_stack([self.dev_losses_DE, losses_D])
+        self.dev_scores_DE = np.column_stack([self.dev_scores_DE, scores_D])
 
 
 def train_draws(
     pretrained: Pretrained,
-    train: Examples,
+    data: TaskData,
     draws_DN: np.ndarray,
-    num_classes: int,
     recipe: Recipe,
     *,
     seed: int,
-    numbers_D: np.ndarray | None = None,
-    dev: Examples | None = None,
-    metric: str = "mcc",
+    first_draw: int = 0,
     long_sequences: str = "error",
     stop: StopRequest | None = None,
-) -> Trained:
-    """Trains a classifier for every draw, all side by side.
+) -> TrainedDraws:
+    """Trains a classifier for every draw, all side by side, from the encoder and a random head.
 
-    The epoch is chosen by the loss on dev, which tells epochs apart where a metric of few rows, or
-    of a rare class, is the same for all; GUE's published script chooses by it too (the default of
-    HuggingFace's load_best_model_at_end).
+    With a dev split each draw keeps the parameters of the epoch of the least mean loss on it, the
+    later on a tie. The loss tells epochs apart where a metric of few rows, or of a rare class, is
+    the same for all; GUE's published script chooses by it too (the default of HuggingFace's
+    load_best_model_at_end).
 
     Args:
-      pretrained: where the encoder starts; the head starts at random.
-      train: what is drawn from.
-      draws_DN: int (D, n), rows of `train` that a draw trains on.
-      num_classes: C.
-      recipe: how to train.
-      seed: with the draw's number, of the order of the rows, the head and dropout.
-      numbers_D: int (D,), numbers of the draws; None = 0, 1, ...
-      dev: where given, each draw keeps the parameters of the epoch of the least mean loss on
-        it, the later on a tie.
-      metric: one of `metrics.NAMES`, recorded beside that loss.
+      data: of the task; test is not used.
+      draws_DN: int (D, n), rows of `data.train` that a draw trains on.
+      seed: with the draw's number, from `first_draw` on, of the rows' order, head and dropout.
       long_sequences: see `position_limit.cut`. Of the windows of a sequence, each
         epoch trains on the next one.
-      stop: once it has a signal, no further step is begun, and what is returned is that of the
-        whole epochs.
+      stop: once it has a signal, the training ends, and the whole epochs count.
 
     Raises:
       InputError: sequences are too long.
     """
-    config, num_draws = pretrained.config, len(draws_DN)
-    numbers_D = np.arange(num_draws) if numbers_D is None else numbers_D
+    config, num_draws, train, dev = pretrained.config, len(draws_DN), data.train, data.dev
+    numbers_D = np.arange(first_draw, first_draw + num_draws)
     windows = position_limit.cut(train.bases_NM, config, long_sequences, source=train.path)
     position_limit.warn_of_new_positions(windows, config, source=train.path)
     num_steps = recipe.num_steps(draws_DN.shape[1])
     devices = side_by_side.num_devices(num_draws)
-    programs = steps.make(config, num_classes, recipe, num_steps, devices)
+    programs = steps.make(config, data.task.num_classes, recipe, num_steps, devices)
     states = programs.init(
         side_by_side.share(pretrained.params, devices),
         side_by_side.split(_draw_keys(seed, numbers_D), devices),
     )
     labels_W = np.repeat(train.labels_N, windows.count_N).astype(np.int32)
-    data = side_by_side.share((windows.bases_WM, labels_W), devices)
+    shared = side_by_side.share((windows.bases_WM, labels_W), devices)
     if dev is not None:
         dev_windows = position_limit.cut(dev.bases_NM, config, long_sequences, source=dev.path)
-    trained = Trained(config, programs, states.params, np.zeros((num_draws, 0)))
-    best, stop = _Best(num_draws), stop or StopRequest()
-    with _progress(num_steps, f"fine-tuning {num_draws} x {draws_DN.shape[1]:,} rows") as bar:
+    trained = TrainedDraws(
+        config, long_sequences, programs, states.params, *np.zeros((3, num_draws, 0))
+    )
+    stop, title = stop or StopRequest(), f"fine-tuning {num_draws} x {draws_DN.shape[1]:,} rows"
+    with terminal.bar(total=num_steps, desc=title, unit="steps") as bar:
         for rows_DSB in _epochs(draws_DN, windows, recipe, seed, numbers_D):
-            states, losses_D = _train_epoch(programs, states, rows_DSB, data, bar, stop)
+            states, losses_D = _train_epoch(programs, states, rows_DSB, shared, bar, stop)
             if losses_D is None:
                 break
             trained.losses_DE = np.column_stack([trained.losses_DE, losses_D])
-            trained.params = states.params
-            if dev is not None:
-                best.offer(trained, _ask(trained, dev_windows), dev.labels_N, metric)
-    if best.losses:
-        trained.params = best.params
-        trained.dev_losses_DE = np.column_stack(best.losses)
-        trained.dev_scores_DE = np.column_stack(best.scores)
+            if dev is None:
+                trained.params = states.params
+            else:
+                probabilities_DNC = _predict(trained, states.params, dev_windows)
+                trained.offer(states.params, probabilities_DNC, dev.labels_N, data.task.metric)
     return trained
 
 
-def probabilities(
-    trained: Trained, examples: Examples, *, long_sequences: str = "error"
-) -> np.ndarray:
-    """Returns what every draw's classifier says: float32 (D, N, C).
-
-    Args:
-      trained: from `train_draws`.
-      examples: what is predicted.
-      long_sequences: see `position_limit.cut`; the mean over the windows of a sequence.
-    """
+def probabilities(trained: TrainedDraws, examples: Examples) -> np.ndarray:
+    """Returns every draw's probabilities, float32 (D, N, C): the mean over a sequence's windows."""
     windows = position_limit.cut(
-        examples.bases_NM, trained.config, long_sequences, source=examples.path
+        examples.bases_NM, trained.config, trained.long_sequences, source=examples.path
     )
-    return _ask(trained, windows)
+    return _predict(trained, trained.params, windows)
 
 
-def _ask(trained: Trained, windows: Windows) -> np.ndarray:
-    """Returns probabilities (D, N, C), the mean over the windows of a sequence."""
+def _predict(
+    trained: TrainedDraws, params: dict | Subspace, windows: SequenceWindows
+) -> np.ndarray:
+    """Returns the probabilities (D, N, C) of the draws with these parameters."""
     num_windows, num_draws = len(windows.bases_WM), len(trained.losses_DE)
-    devices, each = jax.tree.leaves(trained.params)[0].shape[:2]
+    devices, each = jax.tree.leaves(params)[0].shape[:2]
     num_tokens = position_limit.num_tokens(windows.bases_WM, trained.config)
     batch_size = min(max(1, _BATCH_TOKENS // (each * num_tokens)), num_windows)
 
     def predict(bases_BM: np.ndarray) -> np.ndarray:
         shared_BM = side_by_side.share(bases_BM, devices)
-        probabilities = trained.programs.predict(trained.params, shared_BM)
+        probabilities = trained.programs.predict(params, shared_BM)
         return side_by_side.join(probabilities, num_draws).swapaxes(0, 1)
 
     probabilities_WDC = parallel.map_rows(
@@ -223,33 +163,6 @@ def _ask(trained: Trained, windows: Windows) -> np.ndarray:
     return np.stack([position_limit.mean(own_WC, windows) for own_WC in each_draw])
 
 
-@dataclasses.dataclass
-class _Best:
-    """The parameters of each draw's best epoch so far."""
-
-    num_draws: int
-    params: dict | None = None
-    losses: list[np.ndarray] = dataclasses.field(default_factory=list)  # (D,) an epoch
-    scores: list[np.ndarray] = dataclasses.field(default_factory=list)  # the same
-
-    def offer(
-        self, trained: Trained, said_DNC: np.ndarray, labels_N: np.ndarray, metric: str
-    ) -> None:
-        """Takes the parameters of the draws whose loss on dev was never less."""
-        scored = [metrics.score(labels_N, said_NC)[metric] for said_NC in said_DNC]
-        said_DN = said_DNC[:, np.arange(len(labels_N)), labels_N].astype(np.float64)
-        losses_D = -np.log(np.maximum(said_DN, _LEAST_PROBABILITY)).mean(axis=1)
-        is_better_D = losses_D <= np.min([*self.losses, losses_D], axis=0)
-        self.losses.append(losses_D)
-        self.scores.append(np.array(scored))
-        devices = jax.tree.leaves(trained.params)[0].shape[0]
-        self.params = trained.programs.keep_better(
-            self.params or trained.params,
-            trained.params,
-            side_by_side.split(is_better_D, devices),
-        )
-
-
 def _draw_keys(seed: int, numbers_D: np.ndarray) -> np.ndarray:
     """Returns uint32 (D, 2), the key of every draw."""
     fold = jax.vmap(jax.random.fold_in, (None, 0))
@@ -257,7 +170,7 @@ def _draw_keys(seed: int, numbers_D: np.ndarray) -> np.ndarray:
 
 
 def _epochs(
-    draws_DN: np.ndarray, windows: Windows, recipe: Recipe, seed: int, numbers_D: np.ndarray
+    draws_DN: np.ndarray, windows: SequenceWindows, recipe: Recipe, seed: int, numbers_D: np.ndarray
 ) -> Iterator[np.ndarray]:
     """Yields the windows of every epoch's steps: int32 (D, S, B), `NO_ROW` behind the last."""
     num_rows, batch_size = draws_DN.shape[1], recipe.batch_size
@@ -281,7 +194,7 @@ def _train_epoch(
     programs: Programs,
     states: DrawState,
     rows_DSB: np.ndarray,
-    data: tuple,
+    shared: tuple,
     bar: tqdm,
     stop: StopRequest,
 ) -> tuple[DrawState, np.ndarray | None]:
@@ -297,13 +210,8 @@ def _train_epoch(
         filling = ((0, 0), (0, _CHUNK_STEPS - length), (0, 0))
         filled = np.pad(chunk, filling, constant_values=steps.NO_ROW)
         states, sums = programs.train(
-            states, side_by_side.split(filled, devices), np.int32(length), *data
+            states, side_by_side.split(filled, devices), np.int32(length), *shared
         )
         losses_D += side_by_side.join(sums, num_draws)
         bar.update(length)
     return states, losses_D / (rows_DSB != steps.NO_ROW).sum(axis=(1, 2))
-
-
-def _progress(total: int, description: str) -> tqdm:
-    """Returns a bar with the time left, shown once the work takes seconds."""
-    return terminal.bar(total=total, desc=description, unit="steps")

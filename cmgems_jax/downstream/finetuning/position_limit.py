@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cmgems_jax.config import Config
-from cmgems_jax.downstream.tasks.store import Examples
+from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 
@@ -18,7 +18,7 @@ LONG_SEQUENCES = ("error", "truncate", "window")
 
 
 @dataclasses.dataclass
-class Windows:
+class SequenceWindows:
     """What the model sees of each sequence; one window of most."""
 
     bases_WM: np.ndarray  # uint8, no longer than the longest window
@@ -38,12 +38,12 @@ def max_tokens(config: Config, how: str) -> int:
     return min(num_positions, config.data.num_tokens) if how == "window" else num_positions
 
 
-def cut(bases_NM: np.ndarray, config: Config, how: str, *, source: str) -> Windows:
+def cut(bases_NM: np.ndarray, config: Config, how: str, *, source: str) -> SequenceWindows:
     """Returns the windows that the model sees, padded to the longest of them.
 
     Args:
       bases_NM: uint8, base codes, `vocabulary.PADDING` behind.
-      config: of the model.
+      config: of the pretraining run.
       how: what happens to sequences that have too many tokens. "error"; "truncate":
         their beginning is kept; "window": as few windows as cover them, spread
         evenly, the last of which ends with the sequence, of no more tokens than
@@ -76,12 +76,14 @@ def cut(bases_NM: np.ndarray, config: Config, how: str, *, source: str) -> Windo
         count_N = np.maximum(1, -(-length_N // room)).astype(np.int32)
     first_N = np.concatenate([[0], np.cumsum(count_N)[:-1]]).astype(np.int32)
     if count_N.max(initial=1) == 1:
-        return Windows(bases_NM[:, :widest], first_N, count_N)
+        return SequenceWindows(bases_NM[:, :widest], first_N, count_N)
     row_W = np.repeat(np.arange(len(length_N)), count_N)
     number_W = np.arange(len(row_W)) - first_N[row_W]
     spare_W = np.maximum(length_N[row_W] - room, 0)
     start_W = spare_W * number_W // np.maximum(count_N[row_W] - 1, 1)
-    return Windows(bases_NM[row_W[:, None], start_W[:, None] + np.arange(widest)], first_N, count_N)
+    return SequenceWindows(
+        bases_NM[row_W[:, None], start_W[:, None] + np.arange(widest)], first_N, count_N
+    )
 
 
 def refuse_long(splits: Sequence[Examples], config: Config, how: str) -> None:
@@ -91,8 +93,8 @@ def refuse_long(splits: Sequence[Examples], config: Config, how: str) -> None:
             cut(examples.bases_NM, config, how, source=examples.path)
 
 
-def warn_of_new_positions(windows: Windows, config: Config, *, source: str) -> None:
-    """Prints, once a file, where sequences reach positions that pretraining has never seen."""
+def warn_of_new_positions(windows: SequenceWindows, config: Config, *, source: str) -> None:
+    """Prints, once per file, where sequences reach positions that pretraining has never seen."""
     longest, trained = num_tokens(windows.bases_WM, config), config.data.num_tokens
     if longest > trained:
         _print_once(
@@ -108,7 +110,7 @@ def _print_once(text: str) -> None:
     print(text, flush=True)
 
 
-def mean(values_WX: np.ndarray, windows: Windows) -> np.ndarray:
+def mean(values_WX: np.ndarray, windows: SequenceWindows) -> np.ndarray:
     """Returns the mean over the windows of every sequence: (N, X), in the dtype of the values."""
     if len(values_WX) == len(windows.first_N):
         return values_WX

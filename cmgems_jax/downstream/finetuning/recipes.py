@@ -5,10 +5,11 @@ import dataclasses
 import optax
 
 from cmgems_jax.config import Config, OptimizerConfig
+from cmgems_jax.downstream.tasks.table import Task
 from cmgems_jax.errors import InputError
 from cmgems_jax.pretraining import optimizer
 
-_FEW_SHOTS = 100  # rows a class; above, the recipe of 500 and 1,000
+_FEW_SHOTS = 100  # rows per class; above, the recipe of 500 and 1,000
 _EPOCHS_BY_SET = {
     "prom/prom_core_tata": 10,
     "prom/prom_300_tata": 10,
@@ -24,7 +25,7 @@ class Recipe:
 
     peak_lr: float
     num_epochs: int
-    batch_size: int  # sequences a step, of one draw
+    batch_size: int  # sequences per step, of one draw
     warmup_share: float = 0.0  # of the steps, linear from 0
     warmup_steps: int = 0  # the longer of the two counts; at most half of the steps
     max_steps: int = 0  # 0 = all epochs
@@ -45,12 +46,30 @@ class Recipe:
 
     def num_warmup_steps(self, num_steps: int) -> int:
         """Returns the steps until the peak."""
-        wanted = max(self.warmup_steps, int(self.warmup_share * num_steps))
-        return min(wanted, num_steps // 2)
+        longer = max(self.warmup_steps, int(self.warmup_share * num_steps))
+        return min(longer, num_steps // 2)
+
+
+def choose(task: Task, shots: int, **changes: float | None) -> Recipe:
+    """Returns the published recipe of a task, or BERT's usual range for an own one.
+
+    Args:
+      task: few-shot, GUE's or an own one.
+      shots: training rows per class that are drawn; 0 = all rows.
+      **changes: of the recipe's fields; None = none.
+    """
+    if shots:
+        recipe = fewshot_recipe(shots)
+    elif task.suite == "gue":
+        recipe = gue_recipe(task.name)
+    else:
+        recipe = Recipe(peak_lr=5e-5, num_epochs=5, batch_size=32, warmup_share=0.1)
+    given = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(recipe, **given)
 
 
 def fewshot_recipe(shots: int) -> Recipe:
-    """Returns the recipe of GeneMask and CM-GEMS for so many rows a class (SPEC section 6).
+    """Returns the recipe of GeneMask and CM-GEMS for so many rows per class (SPEC section 6).
 
     Published for 10, 50, 100, 500 and 1,000; others take that of their side of 100.
     """
@@ -74,11 +93,6 @@ def gue_recipe(task_name: str) -> Recipe:
         warmup_steps=_WARMUP_STEPS_BY_GROUP.get(group, 50),
         max_steps=_MAX_STEPS_BY_GROUP.get(group, 0),
     )
-
-
-def own_recipe() -> Recipe:
-    """Returns a start for a task that has no published recipe: BERT's usual range."""
-    return Recipe(peak_lr=5e-5, num_epochs=5, batch_size=32, warmup_share=0.1)
 
 
 def make_optimizer(recipe: Recipe, num_steps: int) -> optax.GradientTransformation:

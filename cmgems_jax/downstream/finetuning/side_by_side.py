@@ -1,10 +1,9 @@
-"""The same program for many draws side by side: a leading axis, split over the local devices.
+"""Arrays of many draws side by side: a leading axis, split over the local devices.
 
 Arrays of draws are (devices, draws each, ...); the draws are filled up to a multiple
 of the devices by repeating the last one. Axis: D draws.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,30 +16,6 @@ from cmgems_jax.runtime import parallel
 def num_devices(num_draws: int) -> int:
     """Returns how many local devices share the draws: no more than there are draws."""
     return min(num_draws, jax.local_device_count())
-
-
-def program(
-    function: Callable,
-    *,
-    num_devices: int,
-    in_axes: tuple[int | None, ...],
-    donate: tuple[int, ...] = (),
-) -> Callable:
-    """Returns `function` of one device's draws as a program over the devices.
-
-    Args:
-      function: of arrays (draws each, ...) where `in_axes` is 0, of shared ones where None.
-      num_devices: from `num_devices`.
-      in_axes: one an argument.
-      donate: arguments whose memory the outputs may take.
-    """
-    return jax.pmap(
-        function,
-        axis_name=parallel.AXIS,
-        in_axes=in_axes,
-        donate_argnums=donate,
-        devices=jax.local_devices()[:num_devices],
-    )
 
 
 def split(rows_D: np.ndarray, num_devices: int) -> np.ndarray:
@@ -57,6 +32,6 @@ def join(rows: jax.Array, num_draws: int) -> np.ndarray:
 
 
 def share(tree: Any, num_devices: int) -> Any:
-    """Returns the tree on each of the devices, as `program` takes it where `in_axes` is None."""
+    """Returns the tree on each device, as `parallel.draws_program` takes what the draws share."""
     mesh = Mesh(np.array(jax.local_devices()[:num_devices]), (parallel.AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

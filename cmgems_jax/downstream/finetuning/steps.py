@@ -1,4 +1,4 @@
-"""The compiled programs that train and ask the classifiers of many draws, stacked by vmap.
+"""The compiled programs that train the classifiers of many draws, stacked by vmap.
 
 Pure, as `steps` is for pretraining: one draw's functions, mapped over the draws of a
 device and split over the devices. Axes: D draws of a device, S steps, B sequences of
@@ -18,11 +18,12 @@ import optax
 
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
-from cmgems_jax.downstream.finetuning import recipes, side_by_side, subspace
+from cmgems_jax.downstream.finetuning import recipes, subspace
 from cmgems_jax.downstream.finetuning.recipes import Recipe
 from cmgems_jax.downstream.finetuning.subspace import Subspace
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.model import bert
+from cmgems_jax.runtime import parallel
 
 NO_ROW = -1  # fills the last batch of an epoch
 _HEAD_KEY, _DROPOUT_KEY, _SUBSPACE_KEY = range(3)  # branches of a draw's key
@@ -50,15 +51,7 @@ class Programs(NamedTuple):
 def make(
     config: Config, num_classes: int, recipe: Recipe, num_steps: int, num_devices: int
 ) -> Programs:
-    """Returns the programs; the same ones, already compiled, where all arguments are the same.
-
-    Args:
-      config: of the pretraining run.
-      num_classes: C.
-      recipe: how to train.
-      num_steps: updates of the whole training.
-      num_devices: that share the draws.
-    """
+    """Returns the programs; the same ones, already compiled, where all arguments are the same."""
     settings = {"model": dataclasses.asdict(config.model), "tokens": vars(config.tokens)}
     return _make(json.dumps(settings), num_classes, recipe, num_steps, num_devices)
 
@@ -76,14 +69,14 @@ def _make(
         init_state, model=model, transform=transform, num_dimensions=recipe.subspace
     )
     step = functools.partial(train_step, model=model, transform=transform)
-    ask = functools.partial(class_probabilities, model=model)
+    predict = functools.partial(class_probabilities, model=model)
     train_chunk = functools.partial(_train_chunk, step=step)
-    over = functools.partial(side_by_side.program, num_devices=num_devices)
+    over = functools.partial(parallel.draws_program, num_devices=num_devices)
     return Programs(
         init=over(jax.vmap(init, (None, 0)), in_axes=(None, 0)),
         train=over(train_chunk, in_axes=(0, 0, None, None, None), donate=(0,)),
         keep_better=over(jax.vmap(_keep_better), in_axes=(0, 0, 0)),
-        predict=over(jax.vmap(ask, (0, None)), in_axes=(0, None)),
+        predict=over(jax.vmap(predict, (0, None)), in_axes=(0, None)),
     )
 
 
@@ -122,13 +115,10 @@ def train_step(
     """Returns the state of one draw after one update, and the sum of the rows' losses (nats).
 
     Args:
-      state: of the draw.
       rows_B: int32, windows of the batch; `NO_ROW` counts nothing, so that the mean is
         over the rows that are there.
       bases_WM: uint8, all windows.
       labels_W: int32, their classes.
-      model: the network.
-      transform: the optimizer.
     """
     is_row_B = rows_B != NO_ROW
     picked_B = jnp.maximum(rows_B, 0)
@@ -151,13 +141,13 @@ def train_step(
 
 
 def _dropout_keys(state: DrawState, batch_size: int, model: bert.Classifier) -> jax.Array | None:
-    """Returns one key a sequence, or None where nothing is dropped."""
+    """Returns one key per sequence, or None where nothing is dropped."""
     if model.config.dropout == 0 and model.config.attention_dropout == 0:
         return None
     branch = jax.random.fold_in(jax.random.wrap_key_data(state.key), _DROPOUT_KEY)
     step_key = jax.random.fold_in(branch, state.step)
-    places_B = jnp.arange(batch_size, dtype=jnp.int32)
-    return jax.vmap(jax.random.fold_in, (None, 0))(step_key, places_B)
+    numbers_B = jnp.arange(batch_size, dtype=jnp.int32)
+    return jax.vmap(jax.random.fold_in, (None, 0))(step_key, numbers_B)
 
 
 def class_probabilities(

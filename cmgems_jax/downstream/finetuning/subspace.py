@@ -20,7 +20,7 @@ _MAX_BITS = 7  # of a factor of a transform: a matrix of 128 x 128
 
 
 class Projection(NamedTuple):
-    """P, drawn once."""
+    """P, sampled once."""
 
     signs_d: jax.Array  # float32
     source_n: jax.Array  # int32 in [0, w), where the permutation takes its values from
@@ -36,10 +36,10 @@ class Subspace(NamedTuple):
 
 
 def begin(params: dict, num_dimensions: int, key: jax.Array) -> Subspace:
-    """Returns a subspace of `num_dimensions` through `params`, drawn by a key."""
+    """Returns a subspace of `num_dimensions` through `params`, by a key."""
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    drawn = draw_projection(key, num_dimensions, num_parameters)
-    return Subspace(jnp.zeros(num_dimensions, jnp.float32), params, drawn)
+    projection = sample_projection(key, num_dimensions, num_parameters)
+    return Subspace(jnp.zeros(num_dimensions, jnp.float32), params, projection)
 
 
 def expand(params: dict | Subspace) -> dict:
@@ -61,7 +61,7 @@ def with_trained(params: dict | Subspace, moved: dict) -> dict | Subspace:
     return params._replace(z=moved["z"]) if isinstance(params, Subspace) else moved
 
 
-def draw_projection(key: jax.Array, num_dimensions: int, num_parameters: int) -> Projection:
+def sample_projection(key: jax.Array, num_dimensions: int, num_parameters: int) -> Projection:
     """Returns P; the same key gives the same."""
     size = _power_of_two(num_parameters)
     sign_key, order_key, weight_key = jax.random.split(key, 3)
@@ -73,13 +73,7 @@ def draw_projection(key: jax.Array, num_dimensions: int, num_parameters: int) ->
 
 
 def project(z_d: jax.Array, projection: Projection, num_parameters: int) -> jax.Array:
-    """Returns P z: float32 (num_parameters,), about as long as z.
-
-    Args:
-      z_d: float32 (d,).
-      projection: P.
-      num_parameters: at least d.
-    """
+    """Returns P z: float32 (num_parameters,), about as long as z; at least d parameters."""
     width = _power_of_two(z_d.shape[0])
     mixed_w = hadamard(jnp.pad(projection.signs_d * z_d, (0, width - z_d.shape[0])))
     moved_n = hadamard(projection.weights_n * mixed_w[projection.source_n])

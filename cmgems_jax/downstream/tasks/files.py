@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cmgems_jax.downstream.tasks.settings import USUAL_COLUMNS, Columns
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import fasta, input_files, vocabulary
 
@@ -27,31 +28,36 @@ _INTEGER = re.compile(r"([+-]?[0-9]{1,1000})(?:\.0*)?")  # int() refuses some th
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+[.,]?[0-9]*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """The names of a file's columns, as its header writes them; "" = one of the usual names."""
-
-    sequence: str = ""
-    label: str = ""
-
-
-USUAL_COLUMNS = Columns()
-
-
 @dataclasses.dataclass
-class Rows:
+class TextRows:
     """The rows of a file, before their labels are numbered."""
 
     path: str
     bases_NM: np.ndarray  # uint8 (N, longest), base codes, `vocabulary.PADDING` behind
-    label_texts: list[str]  # one a row
+    label_texts: list[str]  # one per row
     rows_N: np.ndarray  # int32 (N,), lines of the file; 1 is the first
+
+
+@dataclasses.dataclass
+class Examples:
+    """The labelled sequences of one split."""
+
+    bases_NM: np.ndarray  # uint8 (N, M), base codes, `vocabulary.PADDING` behind
+    labels_N: np.ndarray  # int32 (N,), in [0, C)
+    rows_N: np.ndarray  # int32 (N,), lines of the file; 1 is the header
+    path: str
+
+    def take(self, chosen: np.ndarray) -> "Examples":
+        """Returns the rows that an index or mask chooses."""
+        return Examples(
+            self.bases_NM[chosen], self.labels_N[chosen], self.rows_N[chosen], self.path
+        )
 
 
 def read_examples(
     path: Path | str, *, min_bases: int = 1, columns: Columns = USUAL_COLUMNS
-) -> Rows:
-    """Returns the rows of a labelled file.
+) -> TextRows:
+    """Returns the rows of a labelled file, TSV or CSV, plain or gzip: at least one.
 
     Columns are found by their names (`SEQUENCE_COLUMNS`, `LABEL_COLUMNS`), others
     are ignored; a file without header has two columns, sequence and label. Lower
@@ -59,12 +65,9 @@ def read_examples(
     `vocabulary.AMBIGUOUS`. For labels see `class_name`.
 
     Args:
-      path: TSV or CSV, plain or gzip.
-      min_bases: least bases of a sequence (one k-mer).
+      path: of the file.
+      min_bases: the fewest bases of a sequence (one k-mer).
       columns: their names, where they are not the usual ones.
-
-    Returns:
-      At least one row.
 
     Raises:
       InputError: naming file and row: no such file, damaged gzip, not text, no row,
@@ -91,7 +94,7 @@ def read_examples(
     if not lines:
         raise InputError(f"{path}: no row; expected columns sequence and label, and rows")
     bases_NM = _encode(path, sequences, lines)
-    return Rows(path, bases_NM, label_texts, np.array(lines, np.int32))
+    return TextRows(path, bases_NM, label_texts, np.array(lines, np.int32))
 
 
 def class_name(label: str, where: str) -> str:
@@ -147,7 +150,7 @@ def _fields(path: str, text: str, columns: Columns) -> Iterator[tuple[int, str, 
     try:
         rows = (row for row in reader if row)
         first = [field.strip() for field in next(rows)]
-        places, is_header = _columns(path, first, columns)
+        (sequence, label), is_header = _columns(path, first, columns)
         if not is_header:
             rows = itertools.chain([first], rows)
         for row in rows:
@@ -156,7 +159,7 @@ def _fields(path: str, text: str, columns: Columns) -> Iterator[tuple[int, str, 
                 raise InputError(
                     f"{path}: row {line}: {len(row)} columns, expected {len(first)} as in row 1"
                 )
-            yield line, row[places[0]].strip(), row[places[1]].strip()
+            yield line, row[sequence].strip(), row[label].strip()
     except csv.Error as error:
         raise InputError(
             f"{path}: behind row {line or 1}: {error}; is a quotation mark left open?"
@@ -164,17 +167,17 @@ def _fields(path: str, text: str, columns: Columns) -> Iterator[tuple[int, str, 
 
 
 def _columns(path: str, first: Sequence[str], columns: Columns) -> tuple[tuple[int, int], bool]:
-    """Returns the places of sequence and label, and whether the first row is a header."""
-    places = [
+    """Returns the indices of sequence and label, and whether the first row is a header."""
+    matches = [
         [n for n, name in enumerate(first) if (name == own if own else name.lower() in usual)]
         for own, usual in ((columns.sequence, SEQUENCE_COLUMNS), (columns.label, LABEL_COLUMNS))
     ]
-    if all(len(found) == 1 for found in places):
-        return (places[0][0], places[1][0]), True
+    if all(len(indices) == 1 for indices in matches):
+        return (matches[0][0], matches[1][0]), True
     letters = np.frombuffer(first[0].replace(" ", "").encode(), np.uint8)
     is_usual = columns == USUAL_COLUMNS
     is_sequence = bool(len(letters)) and _LETTERS[letters].all()
-    if is_usual and len(first) == 2 and not any(places) and is_sequence:
+    if is_usual and len(first) == 2 and not any(matches) and is_sequence:
         return (0, 1), False
     raise InputError(
         f"{path}: row 1: columns {', '.join(map(repr, first))[:80]}; expected a header with one "
@@ -188,7 +191,7 @@ def _join_kmers(where: str, text: bytes) -> bytes:
     """Returns the bases of overlapping k-mers (stride 1) with blanks between."""
     words = text.split()
     k = len(words[0])
-    odd = next((place for place, word in enumerate(words) if len(word) != k), None)
+    odd = next((index for index, word in enumerate(words) if len(word) != k), None)
     if odd is not None:
         raise InputError(
             f"{where}: k-mer {odd + 1} has {len(words[odd])} letters, the first has {k}; "
@@ -197,10 +200,10 @@ def _join_kmers(where: str, text: bytes) -> bytes:
     words_WK = np.frombuffer(b"".join(words).upper(), np.uint8).reshape(-1, k)
     differs = (words_WK[1:, :-1] != words_WK[:-1, 1:]).any(axis=1)
     if differs.any():
-        place = int(differs.argmax()) + 1
+        second = int(differs.argmax()) + 1
         raise InputError(
-            f"{where}: k-mers {place} and {place + 1} ({words[place - 1].decode()[:12]} "
-            f"{words[place].decode()[:12]}) do not overlap by k-1 bases; expected k-mers of "
+            f"{where}: k-mers {second} and {second + 1} ({words[second - 1].decode()[:12]} "
+            f"{words[second].decode()[:12]}) do not overlap by k-1 bases; expected k-mers of "
             "stride 1, or bases without blanks"
         )
     return words[0] + words_WK[1:, -1].tobytes()
@@ -211,9 +214,11 @@ def _encode(path: str, sequences: list[bytes], lines: list[int]) -> np.ndarray:
     letters = np.frombuffer(b"".join(sequences), np.uint8)
     lengths_N = np.array([len(sequence) for sequence in sequences])
     if not _LETTERS[letters].all():
-        place = int((~_LETTERS[letters]).argmax())
-        row = int(np.searchsorted(lengths_N.cumsum(), place, side="right"))
-        letter = sequences[row][place - int(lengths_N[:row].sum()) :].decode("utf-8", "replace")[0]
+        position = int((~_LETTERS[letters]).argmax())
+        row = int(np.searchsorted(lengths_N.cumsum(), position, side="right"))
+        letter = sequences[row][position - int(lengths_N[:row].sum()) :].decode("utf-8", "replace")[
+            0
+        ]
         raise InputError(
             f"{path}: row {lines[row]}: letter {letter!r}: expected nucleotides (A C G T U N and "
             "IUPAC codes); is this protein, or another column?"

@@ -7,7 +7,6 @@ train, dev and test.
 
 import collections
 import functools
-import hashlib
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -16,11 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from cmgems_jax.downstream.tasks import files as task_files
-from cmgems_jax.downstream.tasks import store as task_store
-from cmgems_jax.downstream.tasks.files import Columns, Rows
-from cmgems_jax.downstream.tasks.store import Examples
+from cmgems_jax.downstream.tasks.files import Examples, TextRows
+from cmgems_jax.downstream.tasks.settings import Columns
 from cmgems_jax.errors import InputError
-from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import vocabulary
 
 SPLITS = ("train", "dev", "test")
@@ -30,7 +27,6 @@ _POOLED_DRAWS = 10
 _FILE_NAME = re.compile(
     r"(train|dev|val|valid|validation|test)(?:_(\d+))?\.(?:tsv|csv)(?:\.gz)?", re.IGNORECASE
 )
-_STORE_VERSION = 2  # of what is stored under a key; raise it when that changes
 _FEW_CLASSES = 20  # that many are never taken for numbers to regress
 
 
@@ -39,18 +35,16 @@ def read(
     *,
     k: int,
     shots: int | None,
-    cache_dir: Path | None,
-    columns: Columns = task_files.USUAL_COLUMNS,
+    columns: Columns,
 ) -> tuple[dict[str, Examples], list[str], list[str]]:
     """Returns the splits of a folder; without a train file, train is what dev holds.
 
     Args:
       folder: with train (or train_10, train_50, ...) or dev (or val, valid, validation), and
         test.
-      k: least bases of a sequence.
+      k: the fewest bases of a sequence.
       shots: chooses the smallest train file with ten times as many rows of every
         class, else the largest. None: train, or the largest.
-      cache_dir: keeps the splits as a TFDS data set, by the content of the files.
       columns: of the files.
 
     Returns:
@@ -61,65 +55,8 @@ def read(
     Raises:
       InputError: a missing file, a bad row, or labels that do not fit.
     """
-    folder = Path(folder)
-    files, others = _files(folder)
-    if cache_dir is None:
-        return *_read(files, k, shots, columns), others
-    store = Path(cache_dir) / _key(files, k, shots, columns)
-    if not store.is_dir():
-        task_store.write(store, *_read(files, k, shots, columns))
-    return *task_store.read(store, folder), others
-
-
-def _files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
-    """Returns the files of every split, train_10 before train_100 before train, and the others."""
-    found: dict[str, dict[float, Path]] = {split: {} for split in SPLITS}
-    others = []
-    for path in sorted(folder.iterdir()):
-        match = _FILE_NAME.fullmatch(path.name)
-        name = match[1].lower() if match else ""
-        split = "dev" if name.startswith("val") else name
-        if not split or (match[2] and split != "train"):
-            if not path.name.startswith("."):
-                others.append(path.name)
-            continue
-        size = float(match[2] or math.inf)
-        if size in found[split]:
-            raise InputError(
-                f"{folder}: both {found[split][size].name} and {path.name}; keep one of them"
-            )
-        found[split][size] = path
-    if not found["test"] or not (found["train"] or found["dev"]):
-        missing = "test" if not found["test"] else "train (or dev)"
-        passed = f"; there are {named(others)}" if others else ""
-        raise InputError(
-            f"{folder}: no file for {missing}; expected {missing.split()[0]}.tsv or .csv, plain "
-            f"or .gz, with columns sequence and label{passed}"
-        )
-    files = {split: [paths[size] for size in sorted(paths)] for split, paths in found.items()}
-    return files, others
-
-
-def named(names: Sequence[str], num_named: int = 5) -> str:
-    """Returns the first of the names, and how many more there are."""
-    more = f" and {len(names) - num_named:,} more" if len(names) > num_named else ""
-    return ", ".join(names[:num_named]) + more
-
-
-def _key(files: dict[str, list[Path]], k: int, shots: int | None, columns: Columns) -> str:
-    """Returns a name for what `_read` gives: it changes when a file or a setting does."""
-    parts = [_STORE_VERSION, k, shots, columns]
-    parts += [
-        (path.name, genome_files.sha256(str(path))) for split in SPLITS for path in files[split]
-    ]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def _read(
-    files: dict[str, list[Path]], k: int, shots: int | None, columns: Columns
-) -> tuple[dict[str, Examples], list[str]]:
-    """Returns the splits, with classes numbered as in train, and the names of the classes."""
-    rows: dict[str, Rows] = {}
+    files, others = _files(Path(folder))
+    rows: dict[str, TextRows] = {}
     read_file = functools.partial(task_files.read_examples, min_bases=k, columns=columns)
     if files["train"]:
         rows["train"] = _read_train(files["train"], shots, read_file)
@@ -130,10 +67,48 @@ def _read(
     rows["test"] = read_file(files["test"][0])
     label_names = _label_names(rows["train"])
     longest = max(one.bases_NM.shape[1] for one in rows.values())
-    return {split: _number(one, label_names, longest) for split, one in rows.items()}, label_names
+    splits = {split: _number(one, label_names, longest) for split, one in rows.items()}
+    return splits, label_names, others
 
 
-def _read_train(paths: list[Path], shots: int | None, read_file: Callable[[Path], Rows]) -> Rows:
+def _files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """Returns the files of every split, train_10 before train_100 before train, and the others."""
+    by_size: dict[str, dict[float, Path]] = {split: {} for split in SPLITS}
+    others = []
+    for path in sorted(folder.iterdir()):
+        match = _FILE_NAME.fullmatch(path.name)
+        name = match[1].lower() if match else ""
+        split = "dev" if name.startswith("val") else name
+        if not split or (match[2] and split != "train"):
+            if not path.name.startswith("."):
+                others.append(path.name)
+            continue
+        size = float(match[2] or math.inf)
+        if size in by_size[split]:
+            raise InputError(
+                f"{folder}: both {by_size[split][size].name} and {path.name}; keep one of them"
+            )
+        by_size[split][size] = path
+    if not by_size["test"] or not (by_size["train"] or by_size["dev"]):
+        missing = "test" if not by_size["test"] else "train (or dev)"
+        passed = f"; there are {named(others)}" if others else ""
+        raise InputError(
+            f"{folder}: no file for {missing}; expected {missing.split()[0]}.tsv or .csv, plain "
+            f"or .gz, with columns sequence and label{passed}"
+        )
+    files = {split: [paths[size] for size in sorted(paths)] for split, paths in by_size.items()}
+    return files, others
+
+
+def named(names: Sequence[str], num_named: int = 5) -> str:
+    """Returns the first of the names, and how many more there are."""
+    more = f" and {len(names) - num_named:,} more" if len(names) > num_named else ""
+    return ", ".join(names[:num_named]) + more
+
+
+def _read_train(
+    paths: list[Path], shots: int | None, read_file: Callable[[Path], TextRows]
+) -> TextRows:
     """Returns the rows of the train file that serves so many shots; `paths` by size."""
     if shots is None:
         return read_file(paths[-1])
@@ -144,7 +119,7 @@ def _read_train(paths: list[Path], shots: int | None, read_file: Callable[[Path]
     return rows
 
 
-def _label_names(train: Rows) -> list[str]:
+def _label_names(train: TextRows) -> list[str]:
     """Returns the classes of train in their order: integers by value, others by letter."""
     names = set(train.label_texts)
     if len(names) == 1:
@@ -159,7 +134,7 @@ def _label_names(train: Rows) -> list[str]:
     return sorted(names)
 
 
-def _number(rows: Rows, label_names: list[str], longest: int) -> Examples:
+def _number(rows: TextRows, label_names: list[str], longest: int) -> Examples:
     """Returns the rows with classes for labels, padded to the longest sequence of the task."""
     numbers = {name: number for number, name in enumerate(label_names)}
     for line, label in zip(rows.rows_N.tolist(), rows.label_texts, strict=True):

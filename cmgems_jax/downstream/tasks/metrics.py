@@ -39,12 +39,7 @@ def resampled(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> np.ndarray:
 
     The samples depend on N alone, so those of two models on the same rows are paired.
 
-    Args:
-      labels_N: as `score`.
-      probabilities_NC: as `score`.
-
-    Returns:
-      float32 (NUM_RESAMPLES, metrics), metrics as in `NAMES`.
+    Returns float32 (NUM_RESAMPLES, metrics), metrics as in `NAMES`; for the arguments see `score`.
     """
     labels_N, probabilities_NC = _checked(labels_N, probabilities_NC)
     num_rows = len(labels_N)

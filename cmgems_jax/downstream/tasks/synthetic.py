@@ -23,15 +23,10 @@ CONSERVED = 0.9  # of the planted bases are the consensus's; the others are any 
 _HEADER = "sequence\tlabel\n"
 
 
-def draw(num_rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Returns sequences and labels, as many positives as negatives.
+def sample(num_rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Returns base codes uint8 (num_rows, 60) and labels int32, 1 = positive, shuffled.
 
-    Args:
-      num_rows: even.
-      rng: where the draws come from.
-
-    Returns:
-      uint8 (num_rows, 60) base codes; int32 (num_rows,), 1 = positive; shuffled.
+    There are as many positives as negatives; `num_rows` is even.
     """
     bases_NM = synthetic_genome.draw_contigs(pmi_table.grch38_counts(), num_rows, NUM_BASES, rng)
     labels_N = np.arange(num_rows, dtype=np.int32) % 2
@@ -56,22 +51,15 @@ def _plant(
     """Writes two motifs into the sequence, `spacing` bases from start to start."""
     distance = int(rng.integers(spacing[0], spacing[1] + 1))
     start = int(rng.integers(0, len(bases_M) - distance - len(second) + 1))
-    for place, motif in ((start, first), (start + distance, second)):
+    for position, motif in ((start, first), (start + distance, second)):
         codes = vocabulary.encode(motif)
-        drawn = rng.integers(0, 4, len(codes)).astype(np.uint8)
-        bases_M[place : place + len(codes)] = np.where(
-            rng.random(len(codes)) < CONSERVED, codes, drawn
-        )
+        others = rng.integers(0, 4, len(codes)).astype(np.uint8)
+        is_kept = rng.random(len(codes)) < CONSERVED
+        bases_M[position : position + len(codes)] = np.where(is_kept, codes, others)
 
 
 def write(folder: Path | str, *, num_train: int, num_test: int, seed: int) -> None:
-    """Writes train.tsv and test.tsv (columns sequence, label) into `folder`, which is made.
-
-    Args:
-      folder: of the task.
-      num_train: rows, even.
-      num_test: rows, even.
-      seed: the same seed gives the same files.
+    """Writes train.tsv and test.tsv (columns sequence, label), of even numbers of rows.
 
     Raises:
       InputError: `folder` holds other files of these names.
@@ -80,7 +68,7 @@ def write(folder: Path | str, *, num_train: int, num_test: int, seed: int) -> No
     rng = np.random.default_rng(seed)
     texts = {}
     for name, num_rows in (("train.tsv", num_train), ("test.tsv", num_test)):
-        rows = zip(*draw(num_rows, rng), strict=True)
+        rows = zip(*sample(num_rows, rng), strict=True)
         lines = [f"{vocabulary.decode(bases_M)}\t{label}\n" for bases_M, label in rows]
         texts[name] = _HEADER + "".join(lines)
     for name, text in texts.items():

@@ -57,12 +57,7 @@ _TABLE = {task.name: task for task in (*FEWSHOT, *GUE)}
 
 
 def find(name: str, data_dir: Path) -> Task:
-    """Returns the task of this name, once its folder is seen.
-
-    Args:
-      name: of the table, or else the path of an own task's folder, from here or
-        from `data_dir`.
-      data_dir: holds fewshot/ and gue/, or the folders of the tasks.
+    """Returns the task of this name in the table, or of this path, from here or `data_dir`.
 
     Raises:
       InputError: no such folder.
@@ -85,37 +80,37 @@ def find_all(names: Sequence[str], data_dir: Path) -> list[Task]:
     Raises:
       InputError: no such folder, or two folders of one name: results are kept by it.
     """
-    found: dict[str, Task] = {}
+    by_name: dict[str, Task] = {}
     for name in names:
         task = find(name, data_dir)
-        other = found.setdefault(task.name, task)
-        places = [folder_of(one, data_dir).resolve() for one in (other, task)]
-        if places[0] != places[1]:
+        other = by_name.setdefault(task.name, task)
+        first, second = (folder_of(one, data_dir).resolve() for one in (other, task))
+        if first != second:
             raise InputError(
-                f"tasks {places[0]} and {places[1]}: both are called {task.name!r}, the name that "
+                f"tasks {first} and {second}: both are called {task.name!r}, the name that "
                 "their results are kept by; rename one of the folders"
             )
-    return list(found.values())
+    return list(by_name.values())
 
 
 def is_present(task: Task, data_dir: Path) -> bool:
     """Returns whether the folder of a task is there."""
-    return any(folder.is_dir() for folder in _places(task, data_dir))
+    return any(folder.is_dir() for folder in _candidates(task, data_dir))
 
 
 def folder_of(task: Task, data_dir: Path) -> Path:
     """Returns the folder of a task; InputError where there is none."""
-    places = _places(task, data_dir)
-    for folder in places:
+    candidates = _candidates(task, data_dir)
+    for folder in candidates:
         if folder.is_dir():
             return folder
     raise InputError(
-        f"task {task.name}: no folder {' or '.join(map(str, places))}; give the folder that "
+        f"task {task.name}: no folder {' or '.join(map(str, candidates))}; give the folder that "
         "holds it with --data_dir"
     )
 
 
-def _places(task: Task, data_dir: Path) -> list[Path]:
+def _candidates(task: Task, data_dir: Path) -> list[Path]:
     """Returns where the folder of a task may be."""
     if task.folder is not None:
         return [task.folder]

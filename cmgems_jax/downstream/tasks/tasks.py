@@ -9,30 +9,12 @@ import numpy as np
 
 from cmgems_jax.downstream.tasks import folder as task_folder
 from cmgems_jax.downstream.tasks import table
-from cmgems_jax.downstream.tasks.files import USUAL_COLUMNS, Columns
-from cmgems_jax.downstream.tasks.store import Examples
-from cmgems_jax.downstream.tasks.table import FEWSHOT, GUE, Task, find, find_all, is_present
+from cmgems_jax.downstream.tasks.files import Examples
+from cmgems_jax.downstream.tasks.settings import USUAL_COLUMNS, Columns
+from cmgems_jax.downstream.tasks.table import Task
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.runtime import outputs
-
-__all__ = [
-    "FEWSHOT",
-    "GUE",
-    "Columns",
-    "Examples",
-    "Task",
-    "TaskData",
-    "TooFewRows",
-    "digest",
-    "draw_shots",
-    "find",
-    "find_all",
-    "is_present",
-    "load",
-    "write_manifest",
-]
-
 
 _NUM_CLASSES_NAMED = 20
 UNSEEN = "the choice of the epoch does not see it"  # what a class that dev lacks means
@@ -61,36 +43,29 @@ def load(
     k: int,
     shots: int | None = None,
     dedupe: bool = False,
-    cache_dir: Path | None = None,
     columns: Columns = USUAL_COLUMNS,
     metric: str = "",
 ) -> TaskData:
-    """Returns the rows of a task.
+    """Returns the rows of a task; without a train file dev is trained on, and a note says so.
 
     Args:
-      task: of the table, or a name or path for `find`.
+      task: of the table, or a name or path for `table.find`.
       data_dir: holds fewshot/ and gue/, or the folders of the tasks.
-      k: bases a token; a shorter sequence is an error.
-      shots: rows a class that will be drawn: chooses the smallest train file that
+      k: bases per token; a shorter sequence is an error.
+      shots: rows per class that will be drawn: chooses the smallest train file that
         has ten times as many of every class, else the largest. None: all rows.
       dedupe: drops from train what repeats an earlier row, or stands in test.
-      cache_dir: keeps the rows as TFDS data sets, by the content of the files.
       columns: of the files, where they are not the usual ones.
       metric: in place of the task's.
-
-    Returns:
-      The splits. Without a train file dev is trained on, and a note says so.
 
     Raises:
       InputError: no such folder or file, a bad row, or labels that do not fit.
       TooFewRows: fewer than `shots` rows in some class.
     """
     if not isinstance(task, Task):
-        task = find(str(task), data_dir)
+        task = table.find(str(task), data_dir)
     folder = table.folder_of(task, data_dir)
-    splits, label_names, others = task_folder.read(
-        folder, k=k, shots=shots, cache_dir=cache_dir, columns=columns
-    )
+    splits, label_names, others = task_folder.read(folder, k=k, shots=shots, columns=columns)
     if task.num_classes not in (0, len(label_names)):
         raise InputError(
             f"{splits['train'].path}: {len(label_names)} classes ({', '.join(label_names)[:60]}); "
@@ -178,7 +153,7 @@ def _check_shots(data: TaskData, shots: int | None) -> None:
         )
     if shots and counts_C[least] < 2 * shots:
         data.notes.append(
-            f"draws of {shots:,} rows a class from {counts_C[least]:,} are nearly the same rows: "
+            f"draws of {shots:,} rows per class from {counts_C[least]:,} are nearly the same rows: "
             "their spread says little"
         )
 
@@ -187,16 +162,8 @@ def draw_shots(labels_N: np.ndarray, shots: int, num_draws: int, seed: int) -> n
     """Returns which rows each draw trains on: as many of every class, none twice.
 
     A draw depends on the seed and its number only, not on how many are drawn; the
-    rows of fewer shots are among those of more.
-
-    Args:
-      labels_N: int (N,), classes in [0, C), each at least `shots` times.
-      shots: rows a class.
-      num_draws: D.
-      seed: of the draws, 0 or more.
-
-    Returns:
-      int32 (D, shots * C), row numbers, increasing along a draw.
+    rows of fewer shots are among those of more. Returns int32 (D, shots * C), row numbers,
+    increasing along a draw.
 
     Raises:
       ValueError: a class has fewer than `shots` rows.
@@ -215,9 +182,7 @@ def draw_shots(labels_N: np.ndarray, shots: int, num_draws: int, seed: int) -> n
 def shared_by_draws(labels_N: np.ndarray, shots: int) -> float:
     """Returns the part of a draw's rows that another draw is expected to have, too.
 
-    Args:
-      labels_N: as `draw_shots`.
-      shots: as `draw_shots`; 0 = every row in every draw.
+    Of 0 shots, which stand for every row in every draw, that is all.
     """
     counts_C = np.bincount(labels_N)
     return float((shots / counts_C[counts_C > 0]).mean()) if shots else 1.0
@@ -235,22 +200,16 @@ def keep_some_tests(data: TaskData, num_rows: int, seed: int) -> None:
 
 def digest(data: TaskData) -> str:
     """Returns the SHA-256 of the rows and their classes, wherever their files lie."""
-    found = hashlib.sha256(repr(data.label_names).encode())
+    digested = hashlib.sha256(repr(data.label_names).encode())
     for examples in filter(None, (data.train, data.dev, data.test)):
-        found.update(repr(examples.bases_NM.shape).encode())
+        digested.update(repr(examples.bases_NM.shape).encode())
         for column in (examples.bases_NM, examples.labels_N):
-            found.update(np.ascontiguousarray(column))
-    return found.hexdigest()
+            digested.update(np.ascontiguousarray(column))
+    return digested.hexdigest()
 
 
 def write_manifest(path: Path, data: TaskData, draws_DN: np.ndarray) -> None:
-    """Writes which rows of which file were drawn, as JSON.
-
-    Args:
-      path: of the manifest.
-      data: what was drawn from.
-      draws_DN: int (D, n), row numbers in `data.train`.
-    """
+    """Writes which rows (D, n) of `data.train` were drawn, as JSON, with the file's digest."""
     content = {
         "task": data.task.name,
         "file": data.train.path,

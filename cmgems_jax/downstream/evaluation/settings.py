@@ -1,0 +1,44 @@
+"""What users may set of the evaluations; here stand the defaults of the commands' flags."""
+
+import dataclasses
+from typing import Any
+
+from cmgems_jax.downstream.tasks.settings import TaskSettings
+
+MODES = ("finetune", "probe")
+# More of these may be added to a folder of results.
+ADDABLE = frozenset({"tasks", "shots", "modes", "peak_lr", "baselines", "draws_at_once"})
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings(TaskSettings):
+    """What is evaluated, and how; a folder of results has one of it."""
+
+    suite: str = "fewshot"  # or "gue"
+    modes: tuple[str, ...] = MODES
+    tasks: tuple[str, ...] = ()  # names; empty = all of the suite that data_dir holds
+    shots: tuple[int, ...] = (10, 100)  # rows per class; of the few-shot suite
+    num_draws: int = 10  # of the shots; for GUE: seeds, from 42 on
+    seed: int = 0  # of the draws, and of training
+    peak_lr: float | None = None  # of fine-tuning, in place of the published recipes'
+    draws_at_once: int | None = None  # fine-tuned side by side; None = all
+    baselines: bool = True  # beside the models: one untrained, k-mer regression, majority
+    test_rows: int = 0  # at most so many rows of test are predicted; 0 = all
+
+    def fixed(self) -> dict[str, Any]:
+        """Returns the settings that all results of a folder share."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name not in ADDABLE}
+
+
+@dataclasses.dataclass(frozen=True)
+class IntrinsicSettings:
+    """What is swept for the intrinsic dimension, and how."""
+
+    dimensions: tuple[int, ...] = (10, 30, 100, 300, 1_000)
+    shots: int = 100  # rows per class
+    num_draws: int = 3
+    seed: int = 0  # of draws, training and projections
+    test_rows: int = 1_000  # at most so many are predicted; 0 = all
+    sequence_column: str = ""  # of the task's files; "" = a usual name
+    label_column: str = ""

@@ -1,0 +1,30 @@
+"""What users may set of any labelled task; here stand the defaults of the commands' flags."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """The names of a file's columns, as its header writes them; "" = one of the usual names."""
+
+    sequence: str = ""
+    label: str = ""
+
+
+USUAL_COLUMNS = Columns()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskSettings:
+    """How the rows of a task are read and scored."""
+
+    sequence_column: str = ""  # of the task's files; "" = a usual name
+    label_column: str = ""
+    metric: str = ""  # the main one; "" = the task's
+    dedupe: bool = False  # drop repeated rows, and train rows that stand in test
+    long_sequences: str = "error"  # of position_limit.LONG_SEQUENCES
+
+    @property
+    def columns(self) -> Columns:
+        """The names of the two columns."""
+        return Columns(self.sequence_column, self.label_column)
