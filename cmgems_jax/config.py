@@ -140,7 +140,7 @@ class Config:
     batch_size: int = 192  # rows of data.num_tokens positions a step, over all devices and
     # accumulation; they hold about 4/3 as many windows (paper: 250 windows)
     accumulation_steps: int = 1  # parts of a step, one after another (paper: 25 of 10 windows)
-    log_every: int = 100  # steps
+    log_every: int = 100  # steps; a checkpoint ends a line of the log too
     eval_every: int = 500  # steps; 0 = never (paper: 500)
     eval_windows: int = 1_000  # validation windows an evaluation; 0 = all
     checkpoint_every: int = 500  # steps; the last step is always saved

@@ -1,14 +1,12 @@
 """Checkpoints: one orbax folder a step, with the train state, its checksums and the config.
 
-`WORKDIR/checkpoints/STEP/{state,checksums,config,unlogged}`. The state is stored as
+`WORKDIR/checkpoints/STEP/{state,checksums,config,clock}`. The state is stored as
 host arrays, so that any number of devices restores it; the checksums are of those
-arrays, so that a flipped bit anywhere on the way is found. `unlogged` holds the
-metrics since the last line of the log, so that a resumed run's lines are whole, and
-the clock, so that its seconds are those of all its steps.
+arrays, so that a flipped bit anywhere on the way is found. The clock makes the seconds
+of a resumed run those of all its steps; earlier versions saved it in `unlogged`.
 """
 
 import contextlib
-import dataclasses
 import json
 import shutil
 import zlib
@@ -40,16 +38,6 @@ _LONGER = (
     "\nnum_steps shapes the learning rate of every step, so a run cannot be lengthened: the same "
     "command with another --workdir trains all the steps, from the first"
 )
-
-
-@dataclasses.dataclass
-class Unlogged:
-    """What the log of a resumed run goes on from: the steps since its last line, the clock."""
-
-    metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one a step
-    seconds: float = 0.0  # of "train" that they took
-    untimed_bases: float = 0.0  # of those steps whose time is not in `seconds`
-    clock: dict[str, Any] | None = None  # run_log.Clock's state
 
 
 @contextlib.contextmanager
@@ -91,29 +79,28 @@ def save(
     manager: ocp.CheckpointManager,
     state: TrainState,
     config: Config,
-    unlogged: Unlogged | None = None,
+    clock: dict[str, Any] | None = None,
     *,
     wait: bool = False,
 ) -> None:
-    """Saves the state under its step; returns once it is copied off the device.
+    """Saves the replicated state under its step; returns once it is copied off the device.
 
     Args:
       manager: of the run.
       state: replicated.
       config: saved beside the state.
-      unlogged: scalar host metrics, saved beside it too.
+      clock: `run_log.Clock.state`, saved beside it too.
       wait: until the checkpoint is on disk.
 
     Raises:
       TrainingError: this save, or an earlier one in the background, failed.
     """
-    host, unlogged = parallel.to_host(state), unlogged or Unlogged()
-    rows = [{name: float(value) for name, value in row.items()} for row in unlogged.metrics]
+    host = parallel.to_host(state)
     arguments = ocp.args.Composite(
-        unlogged=ocp.args.JsonSave(dataclasses.asdict(unlogged) | {"metrics": rows}),
         state=ocp.args.StandardSave(host),
         checksums=ocp.args.JsonSave(checksums(host)),
         config=ocp.args.JsonSave(config_lib.to_dict(config)),
+        clock=ocp.args.JsonSave(clock or {}),
     )
     try:
         manager.save(int(host.step), args=arguments)
@@ -180,10 +167,10 @@ def restore_latest(
     *,
     resume: str = "auto",
     fallback: bool = False,
-) -> tuple[TrainState, Unlogged]:
-    """Returns the newest state, replicated, and its log window.
+) -> tuple[TrainState, dict[str, Any]]:
+    """Returns the newest state, replicated, and its clock's state ({}: not saved).
 
-    Where there is no checkpoint, `initial` and an empty window.
+    Where there is no checkpoint, `initial` and {}.
 
     Args:
       manager: of the run.
@@ -209,7 +196,7 @@ def restore_latest(
         )
     for step in saved:
         try:
-            host, unlogged = restore(manager, step, initial)
+            host, clock = restore(manager, step, initial)
         except Exception as error:
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             damage = f"{folder / str(step)}: damaged checkpoint ({reason[:300]})"
@@ -228,16 +215,16 @@ def restore_latest(
             manager.reload()
             continue
         print(f"resumed from step {step:,} in {folder}", flush=True)
-        return parallel.replicate(host), unlogged
+        return parallel.replicate(host), clock
     if saved:
         raise InputError(f"{folder}: no checkpoint that is whole; start in another --workdir")
-    return initial, Unlogged()
+    return initial, {}
 
 
 def restore(
     manager: ocp.CheckpointManager, step: int, like: TrainState
-) -> tuple[TrainState, Unlogged]:
-    """Returns the state of a step as host arrays, and its log window.
+) -> tuple[TrainState, dict[str, Any]]:
+    """Returns the state of a step as host arrays, and its clock's state ({}: not saved).
 
     Args:
       manager: of the run.
@@ -249,17 +236,19 @@ def restore(
         raise other errors of orbax or tensorstore.
     """
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, parallel.to_host(like))
+    is_earlier = (Path(manager.directory) / str(step) / "unlogged").exists()
     arguments = ocp.args.Composite(
         state=ocp.args.StandardRestore(target),
         checksums=ocp.args.JsonRestore(),
-        unlogged=ocp.args.JsonRestore(),
+        **{"unlogged" if is_earlier else "clock": ocp.args.JsonRestore()},
     )
     restored = manager.restore(step, args=arguments)
     found = checksums(restored["state"])
     for name, expected in restored["checksums"].items():
         if found.get(name) != expected:
             raise ValueError(f"array {name}: its checksum is not the one that was saved")
-    return restored["state"], Unlogged(**restored["unlogged"])
+    clock = restored["unlogged"].get("clock") if is_earlier else restored["clock"]
+    return restored["state"], clock or {}
 
 
 def binding(config: Config) -> dict[str, Any]:

@@ -119,14 +119,12 @@ def _step(config: Config, trained: list[TrainState]) -> str:
     rows = packing.full_rows(config, num_rows)
     batch = Batch(*(parallel.shard(x, config.accumulation_steps) for x in rows))
     seconds, history = [], []
-    try:
+    with faults.memory_explained(config):
         for _ in range(2):
             start = time.perf_counter()
             state, metrics = train(state, batch)
             history.append(jax.device_get(metrics))
             seconds.append(time.perf_counter() - start)
-    except jax.errors.JaxRuntimeError as error:
-        raise faults.out_of_memory(error, config) or error from None
     packed = packing.pack(np.full(num_rows, config.window_bases), config)
     faults.refuse_non_finite(history, 1, config, packed)
     trained.append(state)

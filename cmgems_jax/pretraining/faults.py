@@ -1,8 +1,9 @@
 """Faults of a run, found early and said clearly: numbers, memory, disk, readable masks."""
 
+import contextlib
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +76,23 @@ def warn_if_readable(
         )
 
 
-def out_of_memory(error: BaseException, config: Config) -> InputError | None:
-    """Returns what to lower where `error` says that a device's memory is used up, else None."""
-    text = str(error)
-    if "RESOURCE_EXHAUSTED" not in text and "out of memory" not in text.lower():
-        return None
-    part = config.batch_size // config.accumulation_steps // jax.device_count()
-    return InputError(
-        f"out of memory on {jax.devices()[0].device_kind}: {part} rows at a time on each "
-        f"device, of {config.data.num_tokens} positions, in {bert.compute_dtype(config.model)}. "
-        f"Raise accumulation_steps (now {config.accumulation_steps}) or lower batch_size (now "
-        f"{config.batch_size}) or data.num_tokens"
-    )
+@contextlib.contextmanager
+def memory_explained(config: Config) -> Iterator[None]:
+    """Raises `InputError` with what to lower where a device's memory is used up in the block."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        text = str(error)
+        if "RESOURCE_EXHAUSTED" not in text and "out of memory" not in text.lower():
+            raise
+        part = config.batch_size // config.accumulation_steps // jax.device_count()
+        raise InputError(
+            f"out of memory on {jax.devices()[0].device_kind}: {part} rows at a time on each "
+            f"device, of {config.data.num_tokens} positions, in "
+            f"{bert.compute_dtype(config.model)}. Raise accumulation_steps (now "
+            f"{config.accumulation_steps}) or lower batch_size (now {config.batch_size}) or "
+            "data.num_tokens"
+        ) from None
 
 
 def check_disk(workdir: Path, state: TrainState, config: Config) -> None:

@@ -17,7 +17,7 @@ from cmgems_jax.windows.packing import Packing
 
 def add(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
     """Returns the sum of each metric over steps or batches, in double precision."""
-    return {name: float(sum(float(one[name]) for one in metrics)) for name in metrics[0]}
+    return {name: sum(float(one[name]) for one in metrics) for name in metrics[0]}
 
 
 def ratio(numerator: float, denominator: float) -> float:
@@ -88,8 +88,7 @@ def training(
         "padding": sums["padding"] / (num_steps * config.batch_size * config.data.num_tokens),
         "bases_per_second": bases_per_second,
         "dropped_positions": int(sums["dropped_positions"]),
-        # a checkpoint may hold steps that were logged without these sums
-        "windows_without_mask": ratio(sums.get("unmasked_windows", 0), sums.get("windows", 0)),
+        "windows_without_mask": ratio(sums["unmasked_windows"], sums["windows"]),
     }
     log.write("train", step, **values)
     print(progress_line(step, config.num_steps, values, pace_s), flush=True)
