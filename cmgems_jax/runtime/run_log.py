@@ -48,7 +48,7 @@ class Clock:
 
     @contextlib.contextmanager
     def __call__(self, part: str) -> Iterator[None]:
-        """Counts the time of the block as `part`, then goes on with the part around it."""
+        """Counts the time of the block as `part`, then returns to the part around it."""
         around = self._part
         self._begin(part)
         try:
