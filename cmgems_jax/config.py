@@ -38,22 +38,20 @@ class DataConfig:
     fasta: str = ""  # FASTA (.gz, bgzip) or .2bit files, separated by commas; patterns such as
     # *.fa.gz too; a name that holds a comma stands in double quotes
     dir: str = ""  # folder of the prepared TFDS data set; "" = WORKDIR/data
-    num_tokens: int = 512  # positions a window, [CLS] and [SEP] included (paper: 512)
+    num_tokens: int = 512  # positions per window, [CLS] and [SEP] included (paper: 512)
     full_length_share: float = 0.5  # windows of full length; the others are shorter (paper: 0.5)
-    windows_per_row: int = (
-        2  # most windows that share a row of the model; 1 = a padded row for each
-    )
+    windows_per_row: int = 2  # at most, that share a row of the model; 1 = a padded row for each
     validation_fraction: float = 0.1  # of the windows, or of the bases with held-out contigs
     split: str = "auto"  # "contig", "window", or "auto": contigs where they come to about
     # validation_fraction, else blocks of windows (of a single contig: windows)
-    synthetic_bases: int = 0  # > 0: no FASTA, a genome drawn from the embedded 6-mer counts
+    synthetic_bases: int = 0  # > 0: no FASTA, a genome sampled from the embedded 6-mer counts
 
 
 @dataclasses.dataclass
 class TokensConfig:
     """What a token is."""
 
-    k: int = 6  # bases a token, 3..8 (paper: 6)
+    k: int = 6  # bases per token, 3..8 (paper: 6)
     stride: int = 1  # bases between token starts, 1..k (paper: 1, overlapping)
     alphabet: str = "dna"  # "dna" or "rna": how k-mers are spelled
 
@@ -141,12 +139,12 @@ class Config:
 
     seed: int = 0  # of everything random: windows, order, masks, initial values, dropout
     num_steps: int = 10_000  # optimizer updates (paper: 10,000; also 1,000)
-    batch_size: int = 192  # rows of data.num_tokens positions a step, over all devices and
+    batch_size: int = 192  # rows of data.num_tokens positions per step, over all devices and
     # accumulation; they hold about 4/3 as many windows (paper: 250 windows)
     accumulation_steps: int = 1  # parts of a step, one after another (paper: 25 of 10 windows)
-    log_every: int = 100  # steps
+    log_every: int = 100  # steps; a checkpoint ends a line of the log too
     eval_every: int = 500  # steps; 0 = never (paper: 500)
-    eval_windows: int = 1_000  # validation windows an evaluation; 0 = all
+    eval_windows: int = 1_000  # validation windows per evaluation; 0 = all
     checkpoint_every: int = 500  # steps; the last step is always saved
     keep_checkpoints: int = 3  # the newest ones
     keep_every: int = 0  # steps; checkpoints at its multiples stay for good; 0 = none
@@ -275,10 +273,10 @@ def unflatten(fields: dict[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in fields.items():
         *sections, leaf = name.split(".")
-        place = values
+        inner = values
         for section in sections:
-            place = place.setdefault(section, {})
-        place[leaf] = value
+            inner = inner.setdefault(section, {})
+        inner[leaf] = value
     return values
 
 

@@ -23,9 +23,7 @@ class _Fault:
 def validate(config: Config, *, num_devices: int = 1) -> None:
     """Raises `InputError` for all settings that cannot work, before any work starts.
 
-    Args:
-      config: of the run to come.
-      num_devices: that share its batches.
+    `num_devices` share the batches.
     """
     faults = list(_single_fields(config))
     bad = {name for fault in faults for name in fault.fields}
@@ -47,51 +45,37 @@ def validate(config: Config, *, num_devices: int = 1) -> None:
 def _single_fields(config: Config) -> Iterator[_Fault]:
     """Yields what is wrong with fields by themselves: types, then choices and ranges."""
     defaults, values = flatten(Config()), flatten(config)
-    choices = {name: allowed for name, _, allowed in _choices(config)}
     for name, value in values.items():
         kind = type(defaults[name])
         is_int = kind is float and isinstance(value, int) and not isinstance(value, bool)
         if type(value) is not kind and not is_int:
             text = f"{name}={value!r}: expected {kind.__name__}, found {type(value).__name__}"
             yield _Fault(text, (name,))
-        elif name in choices and value not in choices[name]:
-            text = f"{name}={value!r}: expected one of {', '.join(choices[name])}."
-            yield _Fault(text + did_you_mean(value, choices[name]), (name,))
+        elif name in _CHOICES and value not in _CHOICES[name]:
+            text = f"{name}={value!r}: expected one of {', '.join(_CHOICES[name])}."
+            yield _Fault(text + did_you_mean(value, _CHOICES[name]), (name,))
         elif name in _RANGES and not _RANGES[name][0] <= value <= _RANGES[name][1]:
             least, most = _RANGES[name]
             above = f" to {most:g}" if most != _ANY else " or more"
             yield _Fault(f"{name}={value!r}: expected {least:g}{above}", (name,))
 
 
-def _choices(config: Config) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Returns (field, value, allowed values) of every field with a fixed set of values."""
-
-    return [
-        ("data.split", config.data.split, ("auto", "contig", "window")),
-        ("tokens.alphabet", config.tokens.alphabet, tuple(vocabulary.ALPHABETS)),
-        ("pmi.segmentation", config.pmi.segmentation, ("published", "full")),
-        ("masking.corruption", config.masking.corruption, ("token", "run")),
-        ("curriculum.name", config.curriculum.name, CURRICULA),
-        ("curriculum.strategy", config.curriculum.strategy, STRATEGIES),
-        (
-            "curriculum.threshold_kind",
-            config.curriculum.threshold_kind,
-            ("absolute", "relative"),
-        ),
-        (
-            "curriculum.budget_schedule",
-            config.curriculum.budget_schedule,
-            ("constant", "by_stage", "adaptive"),
-        ),
-        ("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16")),
-        ("model.attention", config.model.attention, ("auto", "plain", "fused")),
-        ("model.remat", config.model.remat, ("none", "dots", "full")),
-        ("model.embedding_init", config.model.embedding_init, ("bert", "bases")),
-        ("model.position_init", config.model.position_init, ("bert", "sinusoidal")),
-        ("optimizer.decay", config.optimizer.decay, ("linear", "cosine")),
-    ]
-
-
+_CHOICES = {  # of every field with a fixed set of values
+    "data.split": ("auto", "contig", "window"),
+    "tokens.alphabet": tuple(vocabulary.ALPHABETS),
+    "pmi.segmentation": ("published", "full"),
+    "masking.corruption": ("token", "run"),
+    "curriculum.name": CURRICULA,
+    "curriculum.strategy": STRATEGIES,
+    "curriculum.threshold_kind": ("absolute", "relative"),
+    "curriculum.budget_schedule": ("constant", "by_stage", "adaptive"),
+    "model.dtype": ("auto", "float32", "bfloat16"),
+    "model.attention": ("auto", "plain", "fused"),
+    "model.remat": ("none", "dots", "full"),
+    "model.embedding_init": ("bert", "bases"),
+    "model.position_init": ("bert", "sinusoidal"),
+    "optimizer.decay": ("linear", "cosine"),
+}
 _ANY = float("inf")
 _RANGES = {
     "seed": (0, 2**31 - 1),

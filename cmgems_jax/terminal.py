@@ -1,4 +1,4 @@
-"""What is told while a command works: progress, and streams on which no message fails."""
+"""What a command prints while it works: progress, and streams on which no message fails."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 _DELAY_S = 3.0  # shorter work has no bar
-_LINE_EVERY_S = 30.0  # where there is no terminal to draw a bar on
+_LINE_EVERY_S = 30.0  # where no terminal shows a bar
 
 
 def bar(

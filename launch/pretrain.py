@@ -5,7 +5,7 @@
         --config.data.fasta=genome.fa.gz --config.num_steps=1000
 
 Any field of the config can be set on the command line; `cmgems_jax/config.py`
-lists them. The same command again goes on from the newest checkpoint.
+lists them. The same command again resumes from the newest checkpoint.
 """
 
 import sys
@@ -23,7 +23,7 @@ _RESUME = flags.DEFINE_enum(
     "resume",
     "auto",
     ["auto", "must", "never"],
-    "auto: go on from the newest checkpoint, or start. must: no checkpoint is an error. "
+    "auto: resume from the newest checkpoint, or start. must: no checkpoint is an error. "
     "never: a checkpoint is an error.",
 )
 _FALLBACK = flags.DEFINE_bool(

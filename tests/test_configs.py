@@ -386,7 +386,7 @@ def test_ctrl_c_outside_the_loop_ends_with_one_line_and_status_130():
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 130
     assert result.stderr == (
-        "error: interrupted; the same command goes on from what is saved, or begins again\n"
+        "error: interrupted; the same command resumes from what is saved, or begins again\n"
     )
 
 

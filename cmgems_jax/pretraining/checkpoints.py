@@ -1,14 +1,12 @@
-"""Checkpoints: one orbax folder a step, with the train state, its checksums and the config.
+"""Checkpoints: one orbax folder per step, with the train state, its checksums and the config.
 
-`WORKDIR/checkpoints/STEP/{state,checksums,config,unlogged}`. The state is stored as
+`WORKDIR/checkpoints/STEP/{state,checksums,config,clock}`. The state is stored as
 host arrays, so that any number of devices restores it; the checksums are of those
-arrays, so that a flipped bit anywhere on the way is found. `unlogged` holds the
-metrics since the last line of the log, so that a resumed run's lines are whole, and
-the clock, so that its seconds are those of all its steps.
+arrays, so that a flipped bit anywhere on the way shows. The clock makes the seconds
+of a resumed run those of all its steps; earlier versions saved it in `unlogged`.
 """
 
 import contextlib
-import dataclasses
 import json
 import shutil
 import zlib
@@ -34,22 +32,10 @@ RESUME_MODES = ("auto", "must", "never")
 FREE_FIELDS = frozenset(
     {"log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "data.dir", "data.fasta"}
 )
-
-
 _LONGER = (
     "\nnum_steps shapes the learning rate of every step, so a run cannot be lengthened: the same "
     "command with another --workdir trains all the steps, from the first"
 )
-
-
-@dataclasses.dataclass
-class Unlogged:
-    """What the log of a resumed run goes on from: the steps since its last line, the clock."""
-
-    metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one a step
-    seconds: float = 0.0  # of "train" that they took
-    untimed_bases: float = 0.0  # of those steps whose time is not in `seconds`
-    clock: dict[str, Any] | None = None  # run_log.Clock's state
 
 
 @contextlib.contextmanager
@@ -78,7 +64,7 @@ def opened(workdir: Path, config: Config) -> Iterator[ocp.CheckpointManager]:
     try:
         yield manager
     except BaseException:
-        with contextlib.suppress(Exception):  # a failed save is told once
+        with contextlib.suppress(Exception):  # a failed save is named once
             manager.close()
         raise
     try:
@@ -91,29 +77,23 @@ def save(
     manager: ocp.CheckpointManager,
     state: TrainState,
     config: Config,
-    unlogged: Unlogged | None = None,
+    clock: dict[str, Any] | None = None,
     *,
     wait: bool = False,
 ) -> None:
-    """Saves the state under its step; returns once it is copied off the device.
+    """Saves the replicated state under its step, with config and `run_log.Clock.state` beside it.
 
-    Args:
-      manager: of the run.
-      state: replicated.
-      config: saved beside the state.
-      unlogged: scalar host metrics, saved beside it too.
-      wait: until the checkpoint is on disk.
+    Returns once it is copied off the device or, with `wait`, once it is on disk.
 
     Raises:
       TrainingError: this save, or an earlier one in the background, failed.
     """
-    host, unlogged = parallel.to_host(state), unlogged or Unlogged()
-    rows = [{name: float(value) for name, value in row.items()} for row in unlogged.metrics]
+    host = parallel.to_host(state)
     arguments = ocp.args.Composite(
-        unlogged=ocp.args.JsonSave(dataclasses.asdict(unlogged) | {"metrics": rows}),
         state=ocp.args.StandardSave(host),
         checksums=ocp.args.JsonSave(checksums(host)),
         config=ocp.args.JsonSave(config_lib.to_dict(config)),
+        clock=ocp.args.JsonSave(clock or {}),
     )
     try:
         manager.save(int(host.step), args=arguments)
@@ -126,16 +106,16 @@ def save(
 def save_params(workdir: Path, params: dict, config: Config) -> None:
     """Saves parameters that no training here has made, as the checkpoint of step 0.
 
+    What reads a run's parameters reads these; there is no optimizer's state to resume from.
+
     Args:
-      workdir: a new folder. What reads a run's parameters reads these; there is no
-        optimizer's state to go on from.
+      workdir: a new folder.
       params: of bert.MaskedLM, host arrays.
       config: saved beside them.
     """
-    sums = {f".params{name}": value for name, value in checksums(params).items()}
     arguments = ocp.args.Composite(
         state=ocp.args.StandardSave({"params": params}),
-        checksums=ocp.args.JsonSave(sums),
+        checksums=ocp.args.JsonSave(params_checksums(params)),
         config=ocp.args.JsonSave(config_lib.to_dict(config)),
     )
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
@@ -158,20 +138,36 @@ def _failed_save(manager: ocp.CheckpointManager, error: Exception) -> TrainingEr
     except OSError:
         kept = None
     older = f"the checkpoint of step {kept} is intact" if kept is not None else "none was saved"
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
     return TrainingError(
-        f"{manager.directory}: a checkpoint could not be written ({reason}); {older}. "
+        f"{manager.directory}: a checkpoint could not be written ({first_line(error)}); {older}. "
         "Is the disk full or the folder read-only? Mend that and run the same command again"
     )
 
 
-def checksums(host: TrainState) -> dict[str, int]:
-    """Returns the CRC-32 of every array of a state on the host, by its path."""
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message, or its kind where there is none."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def checksums(host: Any) -> dict[str, int]:
+    """Returns the CRC-32 of every array of a tree on the host, by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(host)
     return {
         jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).tobytes())
         for path, leaf in leaves
     }
+
+
+def params_checksums(params: dict) -> dict[str, int]:
+    """Returns the checksums of a state's parameters under the names that they have in it."""
+    return {f".params{name}": checksum for name, checksum in checksums(params).items()}
+
+
+def verify(sums: dict[str, int], saved: dict[str, int]) -> None:
+    """Raises `ValueError` where an array is not the one that was saved."""
+    for name, checksum in sums.items():
+        if saved.get(name) != checksum:
+            raise ValueError(f"array {name}: its checksum is not the one that was saved")
 
 
 def restore_latest(
@@ -180,10 +176,10 @@ def restore_latest(
     *,
     resume: str = "auto",
     fallback: bool = False,
-) -> tuple[TrainState, Unlogged]:
-    """Returns the newest state, replicated, and its log window.
+) -> tuple[TrainState, dict[str, Any]]:
+    """Returns the newest state, replicated, and its clock's state ({}: not saved).
 
-    Where there is no checkpoint, `initial` and an empty window.
+    Where there is no checkpoint, `initial` and {}.
 
     Args:
       manager: of the run.
@@ -209,17 +205,13 @@ def restore_latest(
         )
     for step in saved:
         try:
-            host, unlogged = restore(manager, step, initial)
+            host, clock = restore(manager, step, initial)
         except Exception as error:
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            damage = f"{folder / str(step)}: damaged checkpoint ({reason[:300]})"
+            damage = f"{folder / str(step)}: damaged checkpoint ({first_line(error)[:300]})"
             if not fallback:
                 older = [other for other in saved if other < step]
-                raise InputError(
-                    damage
-                    + (f"; --fallback goes back to step {older[0]}" if older else "")
-                    + ". Nothing was changed"
-                ) from None
+                back = f"; --fallback goes back to step {older[0]}" if older else ""
+                raise InputError(f"{damage}{back}. Nothing was changed") from None
             aside = folder.parent / DAMAGED_FOLDER / str(step)
             print(f"WARNING: {damage}; moved to {aside}, going back", flush=True)
             aside.parent.mkdir(exist_ok=True)
@@ -228,38 +220,34 @@ def restore_latest(
             manager.reload()
             continue
         print(f"resumed from step {step:,} in {folder}", flush=True)
-        return parallel.replicate(host), unlogged
+        return parallel.replicate(host), clock
     if saved:
         raise InputError(f"{folder}: no checkpoint that is whole; start in another --workdir")
-    return initial, Unlogged()
+    return initial, {}
 
 
 def restore(
     manager: ocp.CheckpointManager, step: int, like: TrainState
-) -> tuple[TrainState, Unlogged]:
-    """Returns the state of a step as host arrays, and its log window.
+) -> tuple[TrainState, dict[str, Any]]:
+    """Returns the state of a step as host arrays, and its clock's state ({}: not saved).
 
-    Args:
-      manager: of the run.
-      step: one of its checkpoints.
-      like: a state of the same shapes.
+    `like` is a state of the same shapes.
 
     Raises:
       ValueError: the state is not the one that was saved. A damaged checkpoint may
         raise other errors of orbax or tensorstore.
     """
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, parallel.to_host(like))
+    is_earlier = (Path(manager.directory) / str(step) / "unlogged").exists()
     arguments = ocp.args.Composite(
         state=ocp.args.StandardRestore(target),
         checksums=ocp.args.JsonRestore(),
-        unlogged=ocp.args.JsonRestore(),
+        **{"unlogged" if is_earlier else "clock": ocp.args.JsonRestore()},
     )
     restored = manager.restore(step, args=arguments)
-    found = checksums(restored["state"])
-    for name, expected in restored["checksums"].items():
-        if found.get(name) != expected:
-            raise ValueError(f"array {name}: its checksum is not the one that was saved")
-    return restored["state"], Unlogged(**restored["unlogged"])
+    verify(checksums(restored["state"]), restored["checksums"])
+    clock = restored["unlogged"].get("clock") if is_earlier else restored["clock"]
+    return restored["state"], clock or {}
 
 
 def binding(config: Config) -> dict[str, Any]:
@@ -273,9 +261,7 @@ def binding(config: Config) -> dict[str, Any]:
 def refuse_other_run(workdir: Path, config: Config) -> None:
     """Raises `InputError` with a table of differing fields where `workdir` holds another run.
 
-    Args:
-      workdir: folder of the run; its config.json is from the run's first start.
-      config: of this start; `FREE_FIELDS` may differ.
+    Its config.json is from the run's first start; `FREE_FIELDS` may differ.
     """
     path = workdir / "config.json"
     if not path.exists():

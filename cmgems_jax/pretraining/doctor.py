@@ -33,14 +33,7 @@ def examine(config: Config, workdir: Path | str) -> list[Finding]:
     """Runs every check, the later ones as far as the earlier ones allow, and prints the table.
 
     Trains two steps on random bases, and saves and restores them in a temporary
-    folder beside `workdir`. Nothing stays behind.
-
-    Args:
-      config: of the run to come.
-      workdir: its folder; need not exist.
-
-    Returns:
-      One finding a check, in order.
+    folder beside `workdir`, which need not exist. Nothing stays behind.
     """
     workdir = Path(workdir)
     findings: list[Finding] = []
@@ -96,13 +89,13 @@ def _attention(config: Config) -> str:
 
 
 def _config(config: Config, workdir: Path) -> str:
-    """Returns the shape of a step."""
+    """Returns the shape of one step."""
     parallel.check_devices()
     config_checks.validate(config, num_devices=jax.device_count())
     checkpoints.refuse_other_run(workdir, config)
     part = config.batch_size // config.accumulation_steps // jax.device_count()
     return (
-        f"{config.batch_size} rows of {config.data.num_tokens} positions a step, "
+        f"{config.batch_size} rows of {config.data.num_tokens} positions per step, "
         f"{part} at a time on each device"
     )
 
@@ -134,20 +127,18 @@ def _step(config: Config, trained: list[TrainState]) -> str:
     rows = packing.full_rows(config, num_rows)
     batch = Batch(*(parallel.shard(x, config.accumulation_steps) for x in rows))
     seconds, history = [], []
-    try:
+    with faults.memory_explained(config):
         for _ in range(2):
             start = time.perf_counter()
             state, metrics = train(state, batch)
             history.append(jax.device_get(metrics))
             seconds.append(time.perf_counter() - start)
-    except jax.errors.JaxRuntimeError as error:
-        raise faults.out_of_memory(error, config) or error from None
     packed = packing.pack(np.full(num_rows, config.window_bases), config)
     faults.refuse_non_finite(history, 1, config, packed)
     trained.append(state)
     whole = timedelta(seconds=round(seconds[1] * config.num_steps))
     return (
-        f"compiled in {seconds[0]:.1f} s; {seconds[1]:.3f} s a step on random bases, so "
+        f"compiled in {seconds[0]:.1f} s; {seconds[1]:.3f} s per step on random bases, so "
         f"{config.num_steps:,} steps take about {whole}"
     )
 
@@ -163,7 +154,7 @@ def _checkpoint(config: Config, workdir: Path, state: TrainState) -> str:
     """Saves, restores and compares a state beside the work folder."""
     if not parallel.is_first():
         return "left to process 0"
-    folder = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    folder = outputs.nearest_folder(workdir)
     start = time.perf_counter()
     with outputs.hidden_folder(folder / "doctor") as hidden:
         with checkpoints.opened(hidden, config) as manager:

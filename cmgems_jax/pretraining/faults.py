@@ -1,8 +1,9 @@
-"""Faults of a run, found early and said clearly: numbers, memory, disk, readable masks."""
+"""Faults of a run, found early and named clearly: numbers, memory, disk, readable masks."""
 
+import contextlib
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cmgems_jax.errors import InputError, TrainingError
 from cmgems_jax.model import bert
 from cmgems_jax.pretraining import optimizer
 from cmgems_jax.pretraining.steps import TrainState
+from cmgems_jax.runtime import outputs
 from cmgems_jax.windows import batches
 from cmgems_jax.windows.packing import EMPTY, Packing
 
@@ -22,10 +24,7 @@ _NUM_WINDOWS_NAMED = 8
 
 
 def refuse_non_finite(
-    metrics: Sequence[dict[str, Any]],
-    first_step: int,
-    config: Config,
-    packed: Packing,
+    metrics: Sequence[dict[str, Any]], first_step: int, config: Config, packed: Packing
 ) -> None:
     """Raises `TrainingError` at the first step whose loss or gradient is not finite.
 
@@ -59,11 +58,7 @@ def warn_if_readable(
 ) -> None:
     """Prints a warning where a perplexity near 1 so early means that masks give the answer away.
 
-    Args:
-      perplexity: of an evaluation.
-      step: updates done.
-      masked_fraction: share of the tokens that were masked.
-      hidden_per_token: hidden bases that a masked token covers, on average.
+    `hidden_per_token` is the mean number of hidden bases that a masked token covers.
     """
     if perplexity < READABLE_PERPLEXITY and step <= _EARLY_STEPS:
         print(
@@ -75,29 +70,33 @@ def warn_if_readable(
         )
 
 
-def out_of_memory(error: BaseException, config: Config) -> InputError | None:
-    """Returns what to lower where `error` says that a device's memory is used up, else None."""
-    text = str(error)
-    if "RESOURCE_EXHAUSTED" not in text and "out of memory" not in text.lower():
-        return None
-    part = config.batch_size // config.accumulation_steps // jax.device_count()
-    return InputError(
-        f"out of memory on {jax.devices()[0].device_kind}: {part} rows at a time on each "
-        f"device, of {config.data.num_tokens} positions, in {bert.compute_dtype(config.model)}. "
-        f"Raise accumulation_steps (now {config.accumulation_steps}) or lower batch_size (now "
-        f"{config.batch_size}) or data.num_tokens"
-    )
+@contextlib.contextmanager
+def memory_explained(config: Config) -> Iterator[None]:
+    """Raises `InputError` with what to lower where a device's memory is used up in the block."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        text = str(error)
+        if "RESOURCE_EXHAUSTED" not in text and "out of memory" not in text.lower():
+            raise
+        part = config.batch_size // config.accumulation_steps // jax.device_count()
+        raise InputError(
+            f"out of memory on {jax.devices()[0].device_kind}: {part} rows at a time on each "
+            f"device, of {config.data.num_tokens} positions, in "
+            f"{bert.compute_dtype(config.model)}. Raise accumulation_steps (now "
+            f"{config.accumulation_steps}) or lower batch_size (now {config.batch_size}) or "
+            "data.num_tokens"
+        ) from None
 
 
 def check_disk(workdir: Path, state: TrainState, config: Config) -> None:
     """Raises `InputError` where the checkpoints that a run keeps do not fit on the disk."""
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    wanted = size * (config.keep_checkpoints + 1)  # the next one is written before one goes
-    folder = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-    free = shutil.disk_usage(folder).free
-    if free < wanted:
+    needed = size * (config.keep_checkpoints + 1)  # the next one is written before one goes
+    free = shutil.disk_usage(outputs.nearest_folder(workdir)).free
+    if free < needed:
         raise InputError(
             f"{workdir}: {free / 2**20:,.0f} MiB free, but {config.keep_checkpoints + 1} "
-            f"checkpoints of {size / 2**20:,.0f} MiB need {wanted / 2**20:,.0f}; free some space, "
+            f"checkpoints of {size / 2**20:,.0f} MiB need {needed / 2**20:,.0f}; free some space, "
             "lower keep_checkpoints, or use another --workdir"
         )

@@ -7,7 +7,7 @@ masking/rows -> masking/strategies -> model/bert.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -32,6 +32,8 @@ class _Run:
     """What the parts of the loop share."""
 
     config: Config
+    training: dataset.Windows
+    packed: Packing  # of the training windows
     log: run_log.RunLog | run_log.NoLog
     clock: run_log.Clock
     manager: ocp.CheckpointManager | None  # in process 0
@@ -42,7 +44,7 @@ class _Run:
 def pretrain(
     config: Config, workdir: Path | str, *, resume: str = "auto", fallback: bool = False
 ) -> TrainState:
-    """Trains to `config.num_steps` and returns the last state; goes on where it was stopped.
+    """Trains to `config.num_steps` and returns the last state; resumes where it was stopped.
 
     Args:
       config: the run's settings.
@@ -56,18 +58,12 @@ def pretrain(
       TrainingError: numbers are not finite, or a checkpoint cannot be written.
       SystemExit: with `EXIT_STOPPED`, after SIGTERM or SIGINT and a checkpoint.
     """
-    workdir = Path(workdir)
+    workdir, clock = Path(workdir), run_log.Clock(jax.device_count())
     parallel.check_devices()
     config_checks.validate(config, num_devices=jax.device_count())
     parallel.in_first(lambda: checkpoints.refuse_other_run(workdir, config))
-    clock = run_log.Clock(jax.device_count())
     with clock("data"):
-        folder = config.data_dir(workdir)
-        parallel.in_first(lambda: dataset.prepare(config, folder))
-        if not parallel.is_first():  # finds it there, unless the folder is not shared
-            dataset.prepare(config, folder)
-        parallel.in_first(lambda: run_inputs.check_windows(workdir, folder))
-        training, validation = dataset.open(folder, "train"), dataset.open(folder, "validation")
+        training, validation = _windows(config, workdir)
         packed = packing.pack(training.lengths, config)
     with clock("pmi"):
         ranks_V = run_inputs.ranks(config, workdir)
@@ -76,7 +72,7 @@ def pretrain(
     progress.packing(packed)
     with contextlib.ExitStack() as stack:
 
-        def take_folder() -> tuple[ocp.CheckpointManager, TrainState, checkpoints.Unlogged]:
+        def take_folder() -> tuple[ocp.CheckpointManager, TrainState, dict]:
             """Returns what process 0 alone reads and writes with, and where to begin."""
             faults.check_disk(workdir, state, config)
             stack.enter_context(run_lock.held(workdir))
@@ -84,24 +80,16 @@ def pretrain(
             begin = checkpoints.restore_latest(manager, state, resume=resume, fallback=fallback)
             return manager, *begin
 
-        nothing = (None, state, checkpoints.Unlogged())
-        manager, state, unlogged = parallel.in_first(take_folder) or nothing
+        manager, state, clock_before = parallel.in_first(take_folder) or (None, state, {})
         state = parallel.of_first(state)
         if int(state.step) == config.num_steps:
             print(f"nothing to do: all {config.num_steps:,} steps in {workdir} are done")
             return state
-        if unlogged.clock:
-            clock.add(unlogged.clock)
-        if parallel.is_first():
-            run_inputs.write(workdir, folder, ranks_V)
-        with contextlib.closing(_open_log(workdir, config, int(state.step))) as log:
-            evaluator = _evaluator(config, evaluate, validation, clock)
-            run = _Run(config, log, clock, manager, train, evaluator)
-            try:
-                state = _train(run, state, unlogged, training, packed)
-            except jax.errors.JaxRuntimeError as error:
-                raise faults.out_of_memory(error, config) or error from None
-            progress.summary(log, config, state, clock)
+        clock.add(clock_before)
+        log = stack.enter_context(_opened_log(workdir, config, ranks_V, int(state.step)))
+        evaluator = _evaluator(config, evaluate, validation, clock)
+        state = _train(_Run(config, training, packed, log, clock, manager, train, evaluator), state)
+        progress.summary(log, config, state, clock)
     if parallel.is_first():
         curves.draw(workdir / "metrics.jsonl", workdir / "curves.png", config.tokens.k)
     last = workdir / checkpoints.FOLDER / str(config.num_steps)
@@ -109,77 +97,64 @@ def pretrain(
     return state
 
 
-def _open_log(workdir: Path, config: Config, resumed_step: int) -> run_log.RunLog | run_log.NoLog:
-    """Writes config.json and environment.json and opens the log; process 0 alone writes."""
+def _windows(config: Config, workdir: Path) -> tuple[dataset.Windows, dataset.Windows]:
+    """Returns the training and validation windows, prepared by process 0 where they are missing."""
+    folder = config.data_dir(workdir)
+    parallel.in_first(lambda: dataset.prepare(config, folder))
+    if not parallel.is_first():  # finds it there, unless the folder is not shared
+        dataset.prepare(config, folder)
+    parallel.in_first(lambda: run_inputs.check_windows(workdir, folder))
+    return dataset.open(folder, "train"), dataset.open(folder, "validation")
+
+
+@contextlib.contextmanager
+def _opened_log(
+    workdir: Path, config: Config, ranks_V: np.ndarray, resumed_step: int
+) -> Iterator[run_log.RunLog | run_log.NoLog]:
+    """Records the run's inputs, config and environment and opens its log, in process 0."""
     if not parallel.is_first():
-        return run_log.NoLog()
+        yield run_log.NoLog()
+        return
+    run_inputs.write(workdir, config.data_dir(workdir), ranks_V)
     outputs.write_json(workdir / "config.json", config_lib.to_dict(config))
     outputs.write_json(workdir / "environment.json", run_log.environment())
-    return run_log.RunLog(workdir, resumed_step)
+    with contextlib.closing(run_log.RunLog(workdir, resumed_step)) as log:
+        yield log
 
 
-def _train(
-    run: _Run,
-    state: TrainState,
-    unlogged: checkpoints.Unlogged,
-    training: dataset.Windows,
-    packed: Packing,
-) -> TrainState:
+def _train(run: _Run, state: TrainState) -> TrainState:
     """Runs the steps that are left; saves and exits when a signal asks for it."""
-    config, first = run.config, int(state.step)
-
-    def make_batch(step: int) -> Batch:
-        """The batch of a step (0-based), split over this process's devices."""
-        rows = batches.read_batch(
-            training,
-            packed,
-            seed=config.seed,
-            step=step,
-            batch_size=config.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        return _shard(rows, config.accumulation_steps)
-
-    window, clock = unlogged, run.clock
-    since_s, waited_s = clock.seconds("train") - window.seconds, clock.input_wait_s
+    config, clock, first = run.config, run.clock, int(state.step) + 1
+    window, waited_s = [], clock.input_wait_s
     with (
+        faults.memory_explained(config),
         signals.stop_requests(parallel.stops_when()) as stop,
-        batches.prefetch(make_batch, range(first, config.num_steps)) as stream,
+        batches.prefetch(
+            functools.partial(_read_batch, run), range(first - 1, config.num_steps)
+        ) as stream,
     ):
-        for step, batch in enumerate(stream, first + 1):
-            is_logged = _is_due(step, config.log_every, config)
+        for step, batch in enumerate(stream, first):
             stopped_by = parallel.agree_on_signal(stop.signal, step, after=state)
-            is_saved = _is_due(step, config.checkpoint_every, config) or bool(stopped_by)
-            if step == first + 1:
+            is_saved = bool(stopped_by) or _is_due(step, config.checkpoint_every, config)
+            if step == first:
                 waited_s -= stream.waited_s  # for the first batch: "setup", not "train"
                 with clock("compile"):
                     state, metrics = jax.block_until_ready(run.train(state, batch))
                 clock.start_loop(step)
-                window.untimed_bases += float(metrics["bases"])
             else:
                 state, metrics = run.train(state, batch)
-            window.metrics.append(metrics)
+            window.append(metrics)
             clock.steps, clock.input_wait_s = clock.steps + 1, waited_s + stream.waited_s
-            if is_logged or is_saved:  # a good checkpoint is never followed by a bad one
-                window.metrics = jax.device_get(window.metrics)
-                begin = step - len(window.metrics) + 1
-                faults.refuse_non_finite(window.metrics, begin, config, packed)
-            if is_logged:
-                window.seconds = clock.seconds("train") - since_s
-                _log_window(run, step, window)
-                window, since_s = checkpoints.Unlogged(), since_s + window.seconds
+            # A checkpoint ends a line of the log, so that a resumed run begins with a whole one.
+            if is_saved or _is_due(step, config.log_every, config):
+                _log_window(run, step, jax.device_get(window))
+                window = []
             if config.eval_every and _is_due(step, config.eval_every, config):
                 state = _evaluate(run, state, step)
             if jax.process_count() == 1:  # of several, all must hear of it: at the next save
                 checkpoints.check_background(run.manager)
             if is_saved:
-                window.seconds = clock.seconds("train") - since_s
-                with clock("checkpoint"):
-                    window.clock = clock.state()
-                    wait = step == config.num_steps or bool(stopped_by)
-                    save = functools.partial(checkpoints.save, run.manager, state, config, window)
-                    parallel.in_first(functools.partial(save, wait=wait))
+                _save(run, state, wait=bool(stopped_by) or step == config.num_steps)
             if stopped_by:
                 print(
                     f"saved step {step} after {stopped_by}; the same command resumes from it",
@@ -189,19 +164,44 @@ def _train(
     return state
 
 
-def _log_window(run: _Run, step: int, window: checkpoints.Unlogged) -> None:
-    """Writes and prints the metrics of the steps since the last line."""
-    sums = progress.add(window.metrics)
-    timed_bases = sums["bases"] - window.untimed_bases
+def _read_batch(run: _Run, step: int) -> Batch:
+    """Returns the batch of a step (0-based), split over this process's devices."""
+    rows = batches.read_batch(
+        run.training,
+        run.packed,
+        seed=run.config.seed,
+        step=step,
+        batch_size=run.config.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return _shard(rows, run.config.accumulation_steps)
+
+
+def _log_window(run: _Run, step: int, window: list[dict[str, np.ndarray]]) -> None:
+    """Writes and prints the metrics of the steps since the last line; refuses bad numbers."""
+    begin = step - len(window) + 1
+    faults.refuse_non_finite(window, begin, run.config, run.packed)
+    timed = window[1:] if begin == run.clock.first_step else window  # that one compiled
+    bases, seconds = sum(float(one["bases"]) for one in timed), run.clock.lap()
     progress.training(
         run.log,
         run.config,
         step,
-        sums,
-        num_steps=len(window.metrics),
-        bases_per_second=progress.ratio(timed_bases, window.seconds if timed_bases else 0.0),
+        progress.add(window),
+        num_steps=len(window),
+        bases_per_second=progress.ratio(bases, seconds if timed else 0.0),
         pace_s=run.clock.pace(step),
     )
+
+
+def _save(run: _Run, state: TrainState, *, wait: bool) -> None:
+    """Saves a checkpoint, in process 0."""
+    with run.clock("checkpoint"):
+        clock = run.clock.state()
+        parallel.in_first(
+            lambda: checkpoints.save(run.manager, state, run.config, clock, wait=wait)
+        )
 
 
 def _is_due(step: int, every: int, config: Config) -> bool:

@@ -55,11 +55,14 @@ def load_masked_lm(path: Path) -> Pretrained:
             config = config_lib.from_dict(values, source=str(folder))
             params = _read_params(reader, folder, config)
             saved = _read(reader, folder, checksums=ocp.args.JsonRestore())["checksums"]
+        checkpoints.verify(checkpoints.params_checksums(params), saved)
     except InputError:
         raise
     except Exception as error:  # whatever orbax and tensorstore raise on damaged files
-        raise _damaged(folder, str(error).strip().split("\n")[0] or type(error).__name__) from None
-    _verify(params, saved, folder)
+        raise InputError(
+            f"{folder}: damaged checkpoint ({checkpoints.first_line(error)[:300]}); give an older "
+            f"one as WORKDIR/{checkpoints.FOLDER}/STEP"
+        ) from None
     name = workdir.resolve().name
     return Pretrained(config, params, name if Path(path) == workdir else f"{name}@{step}", step)
 
@@ -71,12 +74,7 @@ def digest(model: Pretrained) -> str:
 
 
 def untrained(like: Pretrained, seed: int) -> Pretrained:
-    """Returns the same encoder with initial values, drawn as its pretraining drew them.
-
-    Args:
-      like: gives the config.
-      seed: of the initial values.
-    """
+    """Returns the same encoder with initial values, sampled as its pretraining sampled them."""
     model = bert.Encoder(like.config.model, like.config.tokens)
     ids = np.zeros((1, 8), np.int32)
     params = jax.jit(model.init)(jax.random.key(seed), ids)["params"]
@@ -115,31 +113,16 @@ def _read(
 
 def _read_params(reader: ocp.Checkpointer, folder: Path, config: Config) -> dict:
     """Returns the parameters, which must be those of the config's network."""
-    wanted = {"params": bert.param_shapes(config.model, config.tokens)}
-    on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=on_host, partial_restore=True)
-    found = {"params": _read(reader, folder, state=arguments)["state"]["params"]}
-    for (place, leaf), expected in zip(
-        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True
+    shapes = {"params": bert.param_shapes(config.model, config.tokens)}
+    on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+    arguments = ocp.args.PyTreeRestore(item=shapes, restore_args=on_host, partial_restore=True)
+    saved = {"params": _read(reader, folder, state=arguments)["state"]["params"]}
+    for (path, leaf), expected in zip(
+        jax.tree_util.tree_leaves_with_path(saved), jax.tree.leaves(shapes), strict=True
     ):
         if (leaf.shape, leaf.dtype) != (expected.shape, expected.dtype):
-            name = jax.tree_util.keystr(place)
+            name = jax.tree_util.keystr(path)
             raise ValueError(
                 f"{name}: {leaf.dtype} {leaf.shape}, expected {expected.dtype} {expected.shape}"
             )
-    return found["params"]
-
-
-def _verify(params: dict, saved: dict[str, int], folder: Path) -> None:
-    """Raises `InputError` where an array is not the one that was saved."""
-    for name, checksum in checkpoints.checksums(params).items():
-        if saved.get(f".params{name}") != checksum:
-            raise _damaged(folder, f"array {name}: its checksum is not the one that was saved")
-
-
-def _damaged(folder: Path, reason: str) -> InputError:
-    """Returns the error of a checkpoint that cannot be read."""
-    return InputError(
-        f"{folder}: damaged checkpoint ({reason[:300]}); give an older one as "
-        f"WORKDIR/{checkpoints.FOLDER}/STEP"
-    )
+    return saved["params"]

@@ -1,4 +1,4 @@
-"""What the loop says about itself: the model, training, evaluations, switches, the summary."""
+"""What the loop reports: the model, training, evaluations, switches, the summary."""
 
 import math
 from typing import Any
@@ -17,7 +17,7 @@ from cmgems_jax.windows.packing import Packing
 
 def add(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
     """Returns the sum of each metric over steps or batches, in double precision."""
-    return {name: float(sum(float(one[name]) for one in metrics)) for name in metrics[0]}
+    return {name: sum(float(one[name]) for one in metrics) for name in metrics[0]}
 
 
 def ratio(numerator: float, denominator: float) -> float:
@@ -68,10 +68,10 @@ def training(
       log: of the run.
       config: of the run.
       step: updates done.
-      sums: metrics of `steps.train_step`, added up.
-      num_steps: steps in them.
+      sums: metrics of `steps.train_step`, added up over `num_steps`.
+      num_steps: since the last line.
       bases_per_second: real bases, by the wall time less evaluation and saving.
-      pace_s: wall seconds a step so far, for the time left.
+      pace_s: wall seconds per step so far, for the time left.
     """
     easy, hard = curriculum.strategies(config.curriculum)
     hard_share = sums["hard"] / num_steps
@@ -88,8 +88,7 @@ def training(
         "padding": sums["padding"] / (num_steps * config.batch_size * config.data.num_tokens),
         "bases_per_second": bases_per_second,
         "dropped_positions": int(sums["dropped_positions"]),
-        # a checkpoint may hold steps that were logged without these sums
-        "windows_without_mask": ratio(sums.get("unmasked_windows", 0), sums.get("windows", 0)),
+        "windows_without_mask": ratio(sums["unmasked_windows"], sums["windows"]),
     }
     log.write("train", step, **values)
     print(progress_line(step, config.num_steps, values, pace_s), flush=True)
@@ -104,16 +103,7 @@ def evaluation(
     perplexity: float,
     under_random: float,
 ) -> None:
-    """Writes and prints an evaluation.
-
-    Args:
-      log: of the run.
-      config: of the run.
-      step: updates done.
-      before: the curriculum's state, on the host, that was evaluated under.
-      perplexity: under its strategy.
-      under_random: under `random`.
-    """
+    """Writes and prints the perplexities under the strategy of `before`, and under `random`."""
     strategy = curriculum.strategy_name(before, config.curriculum)
     drop = float(before.last_perplexity) - perplexity
     log.write(
@@ -160,9 +150,9 @@ def switch(
         (curriculum.strategy_name(state, settings), round(float(state.budget), 6))
         for state in (before, after)
     )
-    kind, place = ("switch", 0) if old[0] != new[0] else ("budget", 1)
-    log.write(kind, step, **{"from": old[place], "to": new[place]}, why=why, mask_budget=new[1])
-    print(f"{kind} at step {step:,}: {old[place]} -> {new[place]} ({why})", flush=True)
+    kind, index = ("switch", 0) if old[0] != new[0] else ("budget", 1)
+    log.write(kind, step, **{"from": old[index], "to": new[index]}, why=why, mask_budget=new[1])
+    print(f"{kind} at step {step:,}: {old[index]} -> {new[index]} ({why})", flush=True)
 
 
 def summary(log: RunLog, config: Config, state: TrainState, clock: Clock) -> None:

@@ -1,8 +1,8 @@
 """What a run learns from, recorded in its folder: at every start the same windows and ranks.
 
-Paths are places, and files move. WORKDIR/inputs.json therefore holds what identifies
-the data set, and WORKDIR/ranks.npy the k-mers' ranks, so that a run goes on without
-the genome and without the PMI table that it was begun with.
+Files move. WORKDIR/inputs.json therefore holds what identifies the data set, and
+WORKDIR/ranks.npy the k-mers' ranks, so that a run resumes without the genome and
+without the PMI table that it was begun with.
 """
 
 import json
@@ -22,13 +22,7 @@ RANKS_NAME = "ranks.npy"
 
 
 def write(workdir: Path, data_dir: Path, ranks_V: np.ndarray) -> None:
-    """Records what a run learns from.
-
-    Args:
-      workdir: of the run.
-      data_dir: its prepared windows.
-      ranks_V: int32 (4**k,), of its k-mers.
-    """
+    """Records what a run learns from: its prepared windows, and int32 (4**k,) ranks."""
     with outputs.replaced_file(workdir / RANKS_NAME) as partial:
         np.save(partial, ranks_V)
     outputs.write_json(workdir / NAME, {"windows": dataset.identity(data_dir)})
@@ -42,7 +36,7 @@ def read(workdir: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, LookupError, TypeError):
-        raise InputError(f"{path}: damaged; remove it to go on without a comparison") from None
+        raise InputError(f"{path}: damaged; remove it to resume without a comparison") from None
 
 
 def check_windows(workdir: Path, data_dir: Path) -> None:
@@ -65,26 +59,23 @@ def check_windows(workdir: Path, data_dir: Path) -> None:
 def ranks(config: Config, workdir: Path) -> np.ndarray:
     """Returns int32 (4**k,), the ranks that a run was begun with, or those of a new one.
 
-    Args:
-      config: of the run; its windows are prepared.
-      workdir: of the run.
+    Its windows are prepared.
 
     Raises:
       InputError: the PMI table is another one, or, where the ranks are not recorded,
         it cannot be read.
     """
-    before_V = read_ranks(workdir)
+    before_V, is_counted = read_ranks(workdir), config.pmi_source == "corpus"
     if before_V is not None:
-        if config.pmi_source == "corpus":  # the windows' input, which has been compared
+        if is_counted:  # in the windows' input, which has been compared
             return before_V
         if config.has_pmi_table and not Path(config.pmi_source).exists():
             print(
-                f"note: {config.pmi_source}: no such file; going on with the ranks in "
+                f"note: {config.pmi_source}: no such file; resuming with the ranks in "
                 f"{workdir / RANKS_NAME}",
                 flush=True,
             )
             return before_V
-    is_counted = config.pmi_source == "corpus"
     paths = dataset.input_paths(config, config.data_dir(workdir)) if is_counted else []
     now_V = pmi_table.ranks_for(config, paths)
     if before_V is not None and not np.array_equal(before_V, now_V):

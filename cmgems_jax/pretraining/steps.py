@@ -1,6 +1,6 @@
 """One training step and one evaluation step, pure, written against the axis `data`.
 
-Axes: A accumulation steps, R rows, M windows a row, N bases, L token positions, P
+Axes: A accumulation steps, R rows, M windows per row, N bases, L token positions, P
 predicted positions of all rows together, V vocabulary. Only bases (uint8) come from
 the host: ids, masks and rows are made in the step (masking/rows.py). Sums cross devices,
 not means, so that the update does not depend on how many there are.
@@ -79,10 +79,7 @@ def train_step(
     Args:
       state: replicated.
       batch: this device's part: bases (A, R, M, N), index (A, R, M).
-      model: the network.
-      transform: the optimizer.
       ranks_V: int32 (4**k,), PMI ranks.
-      config: the run's config.
 
     Returns:
       The new state, and float32 scalars: loss_sum (nats), right, predicted,
@@ -168,7 +165,7 @@ def _growth(step: jax.Array, config: Config) -> jax.Array:
 
 
 def _dropout_keys(step_key: jax.Array, index_RM: jax.Array, config: Config) -> jax.Array | None:
-    """Returns one dropout key a row, that of its first window; None where nothing is dropped."""
+    """Returns one dropout key per row, that of its first window; None where nothing is dropped."""
     if config.model.dropout == 0 and config.model.attention_dropout == 0:
         return None
     branch = jax.random.fold_in(step_key, _DROPOUT_KEY)
@@ -199,9 +196,7 @@ def eval_step(
       state: replicated.
       batch: this device's part: bases (1, R, M, N), index (1, R, M).
       which: int32 scalar, index into `eval_strategies(config)`.
-      model: the network.
       ranks_V: int32 (4**k,), PMI ranks.
-      config: the run's config.
     """
     flat = masked_rows.merge_axes(batch)
     masked = eval_masks(
@@ -243,7 +238,6 @@ def eval_masks(
       which: int32 scalar, index into `eval_strategies(config)`.
       budget: float32 scalar, the curriculum's.
       ranks_V: int32 (4**k,), PMI ranks.
-      config: the run's config.
       growth: of `masking.random_mask`.
     """
     strategies = eval_strategies(config)

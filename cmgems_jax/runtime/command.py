@@ -34,7 +34,7 @@ def run(main: Callable[[], None]) -> None:
             _stop(str(error), EXIT_FAILED)
         except KeyboardInterrupt:
             _stop(
-                "interrupted; the same command goes on from what is saved, or begins again",
+                "interrupted; the same command resumes from what is saved, or begins again",
                 EXIT_INTERRUPTED,
             )
 

@@ -20,13 +20,13 @@ TABLE_SUFFIXES = (".tsv", ".parquet")
 _ROW_GROUP = 16_384  # rows in memory before they are written to a parquet file
 
 
-def check_file(path: Path | str, suffixes: Sequence[str]) -> None:
-    """Raises `InputError` where a file cannot be made, before any work.
+def nearest_folder(path: Path) -> Path:
+    """Returns the path, or the nearest one above it, that exists."""
+    return next(one for one in (path, *path.absolute().parents) if one.exists())
 
-    Args:
-      path: the file; one that exists will be replaced.
-      suffixes: of the formats that can be written.
-    """
+
+def check_file(path: Path | str, suffixes: Sequence[str]) -> None:
+    """Raises `InputError` where a file, new or to be replaced, cannot be made, before any work."""
     path = Path(path)
     if path.suffix not in suffixes:
         raise InputError(
@@ -157,15 +157,15 @@ def check_folder(output: Path | str, names: Sequence[str], marks: Sequence[str])
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise InputError(f"--output={output}: is a file; give a folder")
-    parent = next(path for path in output.absolute().parents if path.exists())
+    parent = nearest_folder(output.absolute().parent)
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise InputError(f"--output={output}: cannot be made in {parent}; give another folder")
     if not output.exists():
         return
     if output.samefile(Path.cwd()):
         raise InputError(f"--output={output}: is the current folder; give a new one")
-    found = {path.name for path in output.iterdir()}
-    others = sorted(found - set(names) if found >= set(marks) else found)
+    present = {path.name for path in output.iterdir()}
+    others = sorted(present - set(names) if present >= set(marks) else present)
     if others:
         raise InputError(
             f"--output={output}: holds other files ({', '.join(others[:3])}); give a new folder"
@@ -175,8 +175,7 @@ def check_folder(output: Path | str, names: Sequence[str], marks: Sequence[str])
 @contextlib.contextmanager
 def replaced_folder(output: Path | str) -> Iterator[Path]:
     """Yields a hidden folder beside `output` that takes its place when the block succeeds."""
-    output = Path(output)
-    output = output.resolve()
+    output = Path(output).resolve()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

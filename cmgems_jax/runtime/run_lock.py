@@ -1,4 +1,4 @@
-"""One writer a run folder: a lock that the operating system frees when its process ends."""
+"""One writer per run folder: a lock that the operating system frees when its process ends."""
 
 import contextlib
 import fcntl
@@ -18,16 +18,13 @@ class InUse(InputError):
 
 @contextlib.contextmanager
 def held(workdir: Path, *, wait: bool = False) -> Iterator[None]:
-    """Holds the folder's lock, naming host and process in it.
+    """Holds the lock of a folder, made where it is missing, naming host and process in it.
 
-    The lock is the kernel's (flock), so it cannot be left behind by a crash.
-
-    Args:
-      workdir: made where it is missing.
-      wait: until it is free.
+    The lock is the kernel's (flock), so it cannot be left behind by a crash; filelock would fall
+    back to a file that can, and keeps no holder.
 
     Raises:
-      InUse: another process holds it.
+      InUse: another process holds it, and `wait` is False.
       InputError: the folder cannot be written.
     """
     try:

@@ -34,6 +34,7 @@ class Clock:
       starts: that did them; the first step of each is in "compile".
       input_wait_s: seconds of "train" in which the host waited for a batch; the device
         may have been busy meanwhile.
+      first_step: of this start, the one that compiles.
     """
 
     def __init__(self, num_devices: int = 1) -> None:
@@ -43,11 +44,11 @@ class Clock:
         self._seconds: dict[str, float] = {}
         self._device_s = 0.0
         self._part, self._since = "setup", time.perf_counter()
-        self._loop_start = (0, self._since)
+        self.first_step, self._loop_start, self._lap_start = 0, self._since, 0.0
 
     @contextlib.contextmanager
     def __call__(self, part: str) -> Iterator[None]:
-        """Counts the time of the block as `part`, then goes on with the part around it."""
+        """Counts the time of the block as `part`, then returns to the part around it."""
         around = self._part
         self._begin(part)
         try:
@@ -79,7 +80,9 @@ class Clock:
         }
 
     def add(self, before: dict[str, Any]) -> None:
-        """Adds the `state` of the starts before this one."""
+        """Adds the `state` of the starts before this one; {} where it is not known."""
+        if not before:
+            return
         for part, seconds in before["seconds_by_part"].items():
             self._seconds[part] = self._seconds.get(part, 0.0) + seconds
         self._device_s += before["device_seconds"]
@@ -90,12 +93,17 @@ class Clock:
     def start_loop(self, step: int) -> None:
         """Begins the part "train": the first step, which compiles, is done."""
         self._begin("train")
-        self._loop_start = (step, self._since)
+        self.first_step, self._loop_start = step, self._since
+        self._lap_start = self.seconds("train")
+
+    def lap(self) -> float:
+        """Returns the seconds of "train" since the last call, or since `start_loop`."""
+        begin, self._lap_start = self._lap_start, self.seconds("train")
+        return self._lap_start - begin
 
     def pace(self, step: int) -> float:
-        """Returns the wall seconds a step since `start_loop`, evaluation and saving included."""
-        first, start = self._loop_start
-        return (time.perf_counter() - start) / max(1, step - first)
+        """Returns the wall seconds per step since `start_loop`, evaluation and saving included."""
+        return (time.perf_counter() - self._loop_start) / max(1, step - self.first_step)
 
 
 class RunLog:

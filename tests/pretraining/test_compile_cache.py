@@ -77,7 +77,6 @@ def test_a_checkpoints_programs_lie_in_its_work_folder(tmp_path, monkeypatch, gi
     used = []
     monkeypatch.setattr(compile_cache, "use", used.append)
     compile_cache.use_of(tmp_path / given)
-    compile_cache.use_of(tmp_path / "none")
     assert used == [tmp_path / "run"]
 
 

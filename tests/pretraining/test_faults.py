@@ -217,7 +217,7 @@ def test_a_full_disk_stops_the_run_and_the_older_checkpoint_leads_to_the_same_en
         subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def save_on_a_full_disk(disk: Path, manager, state, config, unlogged, *, wait: bool) -> None:
+def save_on_a_full_disk(disk: Path, manager, state, config, clock, *, wait: bool) -> None:
     """Saves; at step 4 with the disk filled to the last byte, which is freed after it."""
     ballast = disk / "ballast"
     if int(state.step) == 4:
@@ -226,7 +226,7 @@ def save_on_a_full_disk(disk: Path, manager, state, config, unlogged, *, wait: b
             while True:
                 file.write(b"x" * 4096)
     try:
-        SAVE(manager, state, config, unlogged, wait=True)
+        SAVE(manager, state, config, clock, wait=True)
     finally:
         ballast.unlink(missing_ok=True)
 

@@ -1,6 +1,5 @@
 """The loop end to end, on a model that trains in seconds: records, switch, resume, refusals."""
 
-import contextlib
 import gzip
 import json
 import shutil
@@ -14,7 +13,7 @@ import pytest
 
 from cmgems_jax.config import CurriculumConfig, OptimizerConfig, TokensConfig
 from cmgems_jax.errors import InputError
-from cmgems_jax.pretraining import checkpoints, progress
+from cmgems_jax.pretraining import checkpoints
 from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.runtime import parallel, run_log, signals
 from cmgems_jax.windows import batches, dataset, synthetic_genome
@@ -113,7 +112,7 @@ def test_rates_and_parts_are_of_the_wall_time_with_the_wait_for_input(
 def resumed(unbroken, genome, tmp_path_factory):
     """The run resumed from step 6, the switch: its folder, the clock it resumed from, its state."""
     copy = without_last_checkpoint(unbroken[0], tmp_path_factory.mktemp("resumed"))
-    clock = json.loads(unlogged_file(copy, 6).read_text())["clock"]
+    clock = json.loads((checkpoint_folder(copy) / "clock" / "metadata").read_text())
     state = pretraining_loop.pretrain(small_config(genome), copy)
     return copy, clock, parallel.to_host(state)
 
@@ -129,23 +128,28 @@ def test_the_clock_goes_on_in_a_resumed_run(resumed):
     assert summary["device_hours"] * 3600 > kept["device_seconds"]
 
 
-def test_a_checkpoint_without_a_clock_is_resumed_and_its_steps_are_not_timed(
-    unbroken, genome, tmp_path
+@pytest.mark.parametrize(("has_clock", "timed"), [(True, (12, 2)), (False, (6, 1))])
+def test_a_checkpoint_of_an_earlier_version_is_resumed(
+    unbroken, genome, tmp_path, has_clock, timed
 ):
+    """Its clock, where it has one, stands beside the metrics of steps that were not logged."""
     workdir, state = unbroken
     copy = without_last_checkpoint(workdir, tmp_path)
-    stored = json.loads(unlogged_file(copy, 6).read_text())
-    older = {name: stored[name] for name in ("metrics", "seconds")}
-    unlogged_file(copy, 6).write_text(json.dumps(older))
+    folder = checkpoint_folder(copy)
+    clock = json.loads((folder / "clock" / "metadata").read_text())
+    (folder / "clock").rename(folder / "unlogged")
+    earlier = {"metrics": [{"loss_sum": 1.0}], "seconds": 0.5}
+    earlier |= {"untimed_bases": 0.0, "clock": clock} if has_clock else {}
+    (folder / "unlogged" / "metadata").write_text(json.dumps(earlier))
     resumed = pretraining_loop.pretrain(small_config(genome), copy)
     jax.tree.map(np.testing.assert_array_equal, parallel.to_host(resumed), state)
     (summary,) = records(copy, "summary")
-    assert (summary["timed_steps"], summary["starts"]) == (6, 1)
+    assert (summary["timed_steps"], summary["starts"]) == timed
 
 
-def unlogged_file(workdir: Path, step: int) -> Path:
-    """Returns the file of a checkpoint that the log goes on from."""
-    return workdir / checkpoints.FOLDER / str(step) / "unlogged" / "metadata"
+def checkpoint_folder(workdir: Path) -> Path:
+    """Returns the folder of the checkpoint of step 6."""
+    return workdir / checkpoints.FOLDER / "6"
 
 
 def without_last_checkpoint(workdir: Path, tmp_path: Path) -> Path:
@@ -210,7 +214,10 @@ def test_a_run_that_lost_every_checkpoint_equals_the_unbroken_one(unbroken, geno
 def test_a_stop_request_saves_the_step_and_the_next_start_goes_on(
     unbroken, genome, tmp_path, monkeypatch, capsys
 ):
-    """The request comes as a real signal would leave it: during the first of two logged steps."""
+    """The request comes as a real signal would leave it: during the first of two logged steps.
+
+    Both then have a line of their own; every other line is that of the unbroken run.
+    """
     workdir, state = unbroken
     request = signals.StopRequest(signal="SIGTERM")
     with monkeypatch.context() as patch:
@@ -223,7 +230,12 @@ def test_a_stop_request_saves_the_step_and_the_next_start_goes_on(
     assert [path.name for path in (tmp_path / checkpoints.FOLDER).iterdir()] == ["1"]
     resumed = pretraining_loop.pretrain(small_config(genome), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, parallel.to_host(resumed), state)
-    assert lines(tmp_path) == lines(workdir)
+    first = [(line["kind"], line["step"]) for line in lines(tmp_path) if line["step"] <= 2]
+    assert first == [("train", 1), ("train", 2)]
+    rest, expected = (
+        [line for line in lines(folder) if line["step"] > 2] for folder in (tmp_path, workdir)
+    )
+    assert rest == expected
 
 
 def test_a_stop_is_answered_at_once_and_a_second_signal_too(capfd):
@@ -284,18 +296,18 @@ def test_perplexity_random_keeps_the_configs_budget_while_an_adaptive_one_grows(
     assert adaptive[-1]["perplexity"] != under_random[-1]
 
 
-def test_steps_that_a_checkpoint_holds_without_newer_sums_are_logged(genome, tmp_path):
-    config = small_config(genome)
-    names = (
-        "loss_sum", "right", "predicted", "eligible", "dropped_positions", "hidden_covered",
-        "bases", "padding", "hard", "grad_norm", "budget",
-    )  # fmt: skip
-    old = dict.fromkeys(names, 1.0)
-    sums = progress.add([old, old | {"windows": 4.0, "unmasked_windows": 1.0}])
-    with contextlib.closing(run_log.RunLog(tmp_path, 0)) as log:
-        progress.training(log, config, 2, sums, num_steps=2, bases_per_second=1.0, pace_s=1.0)
-    (record,) = run_log.read(tmp_path / "metrics.jsonl")
-    assert record["loss"] == 1 and record["windows_without_mask"] is None
+def test_a_run_killed_between_two_lines_logs_every_step_once(genome, tmp_path):
+    """A checkpoint at 3 and 9 ends a line that `log_every` would not: so in every run."""
+    config = small_config(genome, log_every=2, checkpoint_every=3, keep_checkpoints=9)
+    pretraining_loop.pretrain(config, tmp_path / "whole")
+    assert [line["step"] for line in records(tmp_path / "whole", "train")] == [
+        2, 3, 4, 6, 8, 9, 10, 12,
+    ]  # fmt: skip
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    for step in (6, 9, 12):
+        shutil.rmtree(tmp_path / "killed" / checkpoints.FOLDER / str(step))
+    pretraining_loop.pretrain(config, tmp_path / "killed", resume="must")
+    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
 
 
 def test_a_curriculum_that_did_not_switch_says_so_in_the_summary(genome, tmp_path, capsys):
