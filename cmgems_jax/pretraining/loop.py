@@ -21,7 +21,8 @@ from cmgems_jax.masking import curriculum
 from cmgems_jax.pretraining import checkpoints, curves, faults, progress, run_inputs, steps
 from cmgems_jax.pretraining.steps import TrainState
 from cmgems_jax.runtime import outputs, parallel, run_lock, run_log, signals
-from cmgems_jax.windows import batches, dataset, packing
+from cmgems_jax.windows import batches, cutting, dataset, packing
+from cmgems_jax.windows.files import StoredWindows
 from cmgems_jax.windows.packing import Batch, Packing
 
 EXIT_STOPPED = 75  # a signal came and the state is saved: run the same command again
@@ -67,7 +68,7 @@ def pretrain(
         if not parallel.is_first():  # finds it there, unless the folder is not shared
             dataset.prepare(config, folder)
         parallel.in_first(lambda: run_inputs.check_windows(workdir, folder))
-        training, validation = dataset.open(folder, "train"), dataset.open(folder, "validation")
+        training, validation = (dataset.open_split(folder, name) for name in cutting.SPLITS)
         packed = packing.pack(training.lengths, config)
     with clock("pmi"):
         ranks_V = run_inputs.ranks(config, workdir)
@@ -122,7 +123,7 @@ def _train(
     run: _Run,
     state: TrainState,
     unlogged: checkpoints.Unlogged,
-    training: dataset.Windows,
+    training: StoredWindows,
     packed: Packing,
 ) -> TrainState:
     """Runs the steps that are left; saves and exits when a signal asks for it."""
@@ -215,7 +216,7 @@ def _shard(rows: Batch, accumulation_steps: int) -> Batch:
 
 
 def _evaluator(
-    config: Config, program: Callable, validation: dataset.Windows, clock: run_log.Clock
+    config: Config, program: Callable, validation: StoredWindows, clock: run_log.Clock
 ) -> Callable[[TrainState, int], dict[str, float]]:
     """Returns (state, index of a strategy) -> metrics of the fixed validation windows, summed."""
     rows = batches.eval_batches(

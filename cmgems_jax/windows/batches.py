@@ -19,7 +19,7 @@ from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.windows import packing
-from cmgems_jax.windows.dataset import Windows
+from cmgems_jax.windows.files import StoredWindows
 from cmgems_jax.windows.packing import EMPTY, Batch, Packing
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ def batch_rows(packed: Packing, *, seed: int, step: int, batch_size: int) -> np.
 
 
 def read_batch(
-    windows: Windows,
+    windows: StoredWindows,
     packed: Packing,
     *,
     seed: int,
@@ -84,7 +84,7 @@ def read_batch(
 
 
 def eval_batches(
-    windows: Windows,
+    windows: StoredWindows,
     config: Config,
     *,
     process_index: int = 0,
@@ -118,7 +118,7 @@ def eval_batches(
         yield _read(windows, rows_RM[first : first + batch_size][share])
 
 
-def _read(windows: Windows, rows_RM: np.ndarray) -> Batch:
+def _read(windows: StoredWindows, rows_RM: np.ndarray) -> Batch:
     """Returns the bases of rows of windows; padding where a place is not taken."""
     bases_RMN = np.full((*rows_RM.shape, windows.num_bases), vocabulary.PADDING, np.uint8)
     is_taken_RM = rows_RM != EMPTY

@@ -3,7 +3,9 @@
 Shard-based and array_record for the reasons given in data/window_files.py: no TensorFlow.
 """
 
+import contextlib
 import dataclasses
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
+from absl import logging
 
 from cmgems_jax import terminal
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.runtime import outputs
-from cmgems_jax.windows import files as window_files
 
 _SHARD_ROWS = 65_536  # bounds memory: TFDS holds the examples of one shard
 _READ_ROWS = 4_096
@@ -110,7 +112,7 @@ def write(folder: Path, splits: dict[str, Examples], label_names: list[str]) -> 
     with (
         outputs.hidden_folder(folder) as partial,
         terminal.bar(total=num_rows, unit="rows", desc="storing") as progress,
-        window_files.quiet_tfds(),
+        _quiet_tfds(),
     ):
         builder = LabelledSequences(
             splits, label_names, progress, data_dir=partial, file_format="array_record"
@@ -135,7 +137,7 @@ def read(folder: Path, source: Path) -> tuple[dict[str, Examples], list[str]]:
     Returns:
       Splits by name, and the names of the classes.
     """
-    with window_files.quiet_tfds():
+    with _quiet_tfds():
         builder = tfds.builder_from_directory(str(folder))
         splits = {
             split: _read_split(builder, split, str(source / name))
@@ -161,3 +163,16 @@ def _read_split(builder: Any, split: str, path: str) -> Examples:
             examples.labels_N[number] = record["label"]
             examples.rows_N[number] = record["row"]
     return examples
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    """TFDS announces downloads and generation on stdout and in the log, and draws bars."""
+    verbosity = logging.get_verbosity()
+    tfds.disable_progress_bar()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
