@@ -74,7 +74,7 @@ def prepare(config: Config, data_dir: Path | str, settings: Beam) -> None:
         dataset.prepare(config, Path(data_dir), write=write)
         return
     started, summary_path = time.perf_counter(), run.join(data_dir, dataset.SUMMARY_NAME)
-    if run.exists(summary_path):
+    if run.file_systems().exists(summary_path):
         raise InputError(f"{data_dir}: holds a data set already; give another --data_dir")
     if not config.data.fasta:
         raise InputError("data.fasta is empty: give files with --config.data.fasta=gs://...")
@@ -86,10 +86,8 @@ def prepare(config: Config, data_dir: Path | str, settings: Beam) -> None:
         for path in sorted(folder.iterdir(), key=lambda path: path.name == dataset.SUMMARY_NAME):
             run.put(path, run.join(data_dir, path.name))
         summary = dataset.read_summary(folder)
-    print(
-        f"data: {data_dir} made in {summary['seconds']:.1f} s: {dataset.report(summary)}",
-        flush=True,
-    )
+    seconds = summary["seconds"]
+    print(f"data: {data_dir} made in {seconds:.1f} s: {dataset.report(summary)}", flush=True)
 
 
 def _write(
@@ -117,7 +115,7 @@ def _write(
 
     run.run(settings, build)
     planned, sizes = run.load(result)
-    run.remove(result)
+    run.file_systems().delete([result])
     run.raise_first(planned.refusals)
     shards = {split: [] for split in SPLITS}
     for (split, _), *size in sorted(sizes):
