@@ -385,7 +385,7 @@ def test_windows_of_a_block_stay_together(tmp_path):
     config = make_config(write_fasta(tmp_path / "a.fa", [80_000, 400]))
     plan = cutting.plan(config.fasta_paths, config)
     assert plan.block == 16  # of about 700 windows that should be held out
-    held_W = plan.pieces.drawn_P[: plan.pieces.first_C[1]]
+    held_W = plan.pieces.held_P[: plan.pieces.first_C[1]]
     blocks = held_W[: len(held_W) // 16 * 16].reshape(-1, 16)
     assert np.all(blocks == blocks[:, :1]) and 0 < blocks[:, 0].sum() < len(blocks)
 
@@ -425,7 +425,7 @@ def test_a_genome_that_is_gone_is_a_note_where_its_windows_are_there(prepared, t
     gone = tmp_path / "gone.fa"
     assert dataset.prepare(make_config(gone), prepared[1]) == prepared[1]
     out = capsys.readouterr().out
-    assert out.count("note: ") == 1 and f"note: {gone}: no such file; going on with" in out
+    assert out.count("note: ") == 1 and f"note: {gone}: no such file; continuing with" in out
     with pytest.raises(InputError, match="no such file"):
         dataset.prepare(make_config(gone), tmp_path / "new")
 
@@ -438,7 +438,7 @@ def test_a_data_set_of_an_earlier_version_is_known_by_its_files_as_packed(prepar
     (old / "windows.json").write_text(json.dumps(summary))
     assert dataset.prepare(config, old) == old
     other = repacked(Path(config.data.fasta), tmp_path)
-    with pytest.raises(InputError, match="leave data.fasta empty to go on with the windows"):
+    with pytest.raises(InputError, match="leave data.fasta empty to continue with the windows"):
         dataset.prepare(make_config(other), old)
     assert dataset.prepare(make_config(), old) == old
     assert "sha256" in dataset.identity(old) and "content" not in dataset.identity(old)

@@ -42,15 +42,10 @@ Refusal = tuple[int, str]  # number of an input file, and what is wrong with it
 
 @dataclasses.dataclass(frozen=True)
 class Beam:
-    """Where a pipeline runs.
+    """Where a pipeline runs."""
 
-    Attributes:
-      runner: one of `RUNNERS`; DirectRunner is this machine.
-      options: of Beam's pipeline, NAME=VALUE or NAME each, without dashes.
-    """
-
-    runner: str
-    options: tuple[str, ...] = ()
+    runner: str  # one of `RUNNERS`; DirectRunner is this machine
+    options: tuple[str, ...] = ()  # of Beam's pipeline, NAME=VALUE or NAME, without dashes
 
 
 def define_beam_flags() -> Callable[[], Beam | None]:

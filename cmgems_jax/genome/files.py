@@ -109,8 +109,8 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_files(paths: Paths) -> None:
-    """Looks at the head of every file, before any work starts.
+def check_files(paths: Paths) -> list[str]:
+    """Returns the paths as a list, after a look at the head of every file before any work.
 
     Raises:
       InputError: a file is missing, no regular file, unreadable, empty, packed in a way
@@ -129,6 +129,7 @@ def check_files(paths: Paths) -> None:
                 f"{path}: named twice (before as {seen[real_path]}); every base would count double"
             )
         seen[real_path] = path
+    return paths
 
 
 def read_contigs(
@@ -155,8 +156,7 @@ def read_contigs(
       InputError: naming file and record: broken gzip, no record, letters that are not
         nucleotides, or no usable base in a file.
     """
-    paths = input_files.listed(paths)
-    check_files(paths)
+    paths = check_files(paths)
     tally = Tally() if tally is None else tally
     total = sum(map(_estimate_bases, paths))
     with terminal.bar(
@@ -194,10 +194,8 @@ def read_records(paths: Paths) -> Iterator[tuple[str, np.ndarray]]:
     Raises:
       InputError: as `read_contigs`, or for a name that stands twice in these files.
     """
-    paths = input_files.listed(paths)
-    check_files(paths)
     path_of: dict[str, str] = {}
-    for path, name, codes in _records(paths):
+    for path, name, codes in _records(check_files(paths)):
         if name in path_of:
             raise InputError(
                 f"{path}: record '{name}': a second record of this name (the first is in "

@@ -127,26 +127,6 @@ def _jax_numpy() -> ModuleType:
     return jax.numpy
 
 
-def detokenize(ids: np.ndarray, k: int, stride: int = 1) -> np.ndarray:
-    """Returns the bases that k-mer ids (L,) spell: uint8 (n,).
-
-    The inverse of `tokenize` where the tokens overlap consistently; where they
-    do not, the later token wins. [CLS], [SEP] and [PAD] are left out; the bases
-    that only [UNK] or [MASK] cover are ambiguous.
-    """
-    tokens = np.asarray(ids)
-    tokens = tokens[~np.isin(tokens, (PAD, CLS, SEP))]
-    if not len(tokens):
-        return np.zeros(0, np.uint8)
-    bases = np.full(num_bases(len(tokens), k, stride), AMBIGUOUS, np.uint8)
-    known = tokens >= NUM_SPECIAL
-    starts = np.arange(len(tokens))[known] * stride
-    codes = tokens[known] - NUM_SPECIAL
-    for offset in reversed(range(k)):
-        bases[starts + offset] = codes >> 2 * (k - 1 - offset) & 3
-    return bases
-
-
 def kmers(k: int, alphabet: str = "dna") -> list[str]:
     """Returns the 4**k k-mers in the order of their codes (AAA, AAT, AAC, AAG, ATA, ...)."""
     return list(map("".join, itertools.product(ALPHABETS[alphabet], repeat=k)))

@@ -30,7 +30,7 @@ class Cut(NamedTuple):
     """W pieces that cover one contig, each beginning where the one before ends."""
 
     length_W: np.ndarray  # int64 (W,), bases
-    draw_W: np.ndarray  # float64 (W,) in [0, 1), decides the split where that is by window
+    uniform_W: np.ndarray  # float64 (W,) in [0, 1), decides the split where that is by window
 
 
 def cut(num_bases: int, contig_index: int, config: Config) -> Cut:
@@ -42,17 +42,17 @@ def cut(num_bases: int, contig_index: int, config: Config) -> Cut:
     rng = np.random.default_rng((config.seed, _CUT_STREAM, contig_index))
     full, share = config.window_bases, config.data.full_length_share
     stride, mean = config.tokens.stride, _mean_length(config)
-    lengths, draws, covered = [], [], 0
+    lengths, uniforms, covered = [], [], 0
     while covered < num_bases:
         uniform_W3 = rng.random((int((num_bases - covered) / mean) + 16, 3))
         shorter_W = SHORTEST_PIECE + uniform_W3[:, 1] * (full - SHORTEST_PIECE)
         length_W = np.where(uniform_W3[:, 0] < share, full, shorter_W.astype(np.int64))
         lengths.append(np.maximum(length_W - length_W % stride, stride))
-        draws.append(uniform_W3[:, 2])
+        uniforms.append(uniform_W3[:, 2])
         covered += int(lengths[-1].sum())
     end_W = np.cumsum(np.concatenate(lengths))
     end_W = np.minimum(end_W[: np.searchsorted(end_W, num_bases) + 1], num_bases)
-    return Cut(np.diff(end_W, prepend=0), np.concatenate(draws)[: len(end_W)])
+    return Cut(np.diff(end_W, prepend=0), np.concatenate(uniforms)[: len(end_W)])
 
 
 def _mean_length(config: Config) -> float:
@@ -93,7 +93,7 @@ class Pieces:
 
     first_C: np.ndarray  # int64 (C + 1,), number of every contig's first piece
     length_P: np.ndarray  # unsigned (P,), bases
-    drawn_P: np.ndarray  # bool (P,), whether drawn for validation
+    held_P: np.ndarray  # bool (P,), for validation, where windows and not contigs are held out
 
     def count(self, chosen_P: np.ndarray) -> np.ndarray:
         """Returns number and bases of every contig's chosen pieces, int64 (C, 2)."""
@@ -104,35 +104,21 @@ class Pieces:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a pass over the genome found, and which windows go where.
-
-    Attributes:
-      content: of the input, see `genome.files.Survey`.
-      held_out_C: bool (C,), contigs held out; None where windows are drawn.
-      block: windows of a contig that are drawn together; 1 is each for itself.
-      note: why no contigs are held out, where "auto" could have done it.
-      names: of the held-out contigs, `record:first-last`, from 1.
-      contig_bases_C: int64 (C,), length of every contig.
-      windows_CS: int64 (C, 2), windows of every contig in train and validation.
-      bases: real bases of every split.
-      short_pieces: pieces too short for one k-mer, and their bases.
-      tally: of the input.
-      pieces: None where contigs shall be cut again, to save memory.
-    """
+    """What a pass over the genome found, and which windows go where."""
 
     paths: list[str]
     config: Config
-    content: str
-    held_out_C: np.ndarray | None
-    block: int
-    note: str
-    names: list[str]
-    contig_bases_C: np.ndarray
-    windows_CS: np.ndarray
-    bases: dict[str, int]
-    short_pieces: tuple[int, int]
+    content: str  # of the input, see `genome.files.Survey`
+    held_out_C: np.ndarray | None  # bool (C,), contigs held out; None where windows are
+    block: int  # neighbouring windows that are held out together; 1 is each for itself
+    note: str  # why no contigs are held out, where "auto" could have
+    names: list[str]  # of the held-out contigs, `record:first-last`, from 1
+    contig_bases_C: np.ndarray  # int64 (C,), length of every contig
+    windows_CS: np.ndarray  # int64 (C, 2), windows of every contig in train and validation
+    bases: dict[str, int]  # real bases of every split
+    short_pieces: tuple[int, int]  # pieces too short for one k-mer, and their bases
     tally: genome_files.Tally
-    pieces: Pieces | None
+    pieces: Pieces | None  # None where contigs shall be cut again, to save memory
 
     @property
     def windows(self) -> dict[str, int]:
@@ -149,17 +135,17 @@ class Plan:
     def contig_windows(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns first base, length and "is for validation" of a contig's windows, each (W,)."""
         if self.pieces is None:
-            length_W, drawn_W = _cut_and_draw(
+            length_W, held_W = _cut_and_choose(
                 int(self.contig_bases_C[index]), index, self.block, self.config
             )
         else:
             mine = slice(*self.pieces.first_C[index : index + 2])
-            length_W, drawn_W = self.pieces.length_P[mine], self.pieces.drawn_P[mine]
+            length_W, held_W = self.pieces.length_P[mine], self.pieces.held_P[mine]
         if self.held_out_C is not None:
-            drawn_W = np.full(len(length_W), self.held_out_C[index])
+            held_W = np.full(len(length_W), self.held_out_C[index])
         start_W = np.cumsum(length_W, dtype=np.int64) - length_W
         kept_W = length_W >= self.config.tokens.k
-        return start_W[kept_W], length_W[kept_W], drawn_W[kept_W]
+        return start_W[kept_W], length_W[kept_W], held_W[kept_W]
 
     def contig_rows(
         self, bases_N: np.ndarray, windows: tuple[np.ndarray, np.ndarray, np.ndarray], split: str
@@ -187,13 +173,13 @@ class Plan:
         return {split: np.concatenate(parts) for split, parts in lengths.items()}
 
 
-def _cut_and_draw(
+def _cut_and_choose(
     num_bases: int, index: int, block: int, config: Config
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns lengths of a contig's pieces, and which are drawn for validation, both (W,)."""
-    length_W, draw_W = cut(num_bases, index, config)
-    draw_W = draw_W[np.arange(len(draw_W)) // block * block]
-    return length_W, draw_W < config.data.validation_fraction
+    """Returns lengths of a contig's pieces, and which are chosen for validation, both (W,)."""
+    length_W, uniform_W = cut(num_bases, index, config)
+    uniform_W = uniform_W[np.arange(len(uniform_W)) // block * block]
+    return length_W, uniform_W < config.data.validation_fraction
 
 
 def plan(paths: list[str], config: Config) -> Plan:
@@ -210,7 +196,7 @@ def plan_of(paths: list[str], config: Config, survey: genome_files.Survey) -> Pl
     kept_C2 = pieces.count(kept_P)
     held_out_C, note = _contigs_to_hold_out(kept_C2, config)
     if held_out_C is None:
-        held_C2, names = pieces.count(kept_P & pieces.drawn_P), []
+        held_C2, names = pieces.count(kept_P & pieces.held_P), []
     else:
         held_C2 = kept_C2 * held_out_C[:, None]
         names = [survey.names[index] for index in np.flatnonzero(held_out_C)]
@@ -237,17 +223,17 @@ def plan_of(paths: list[str], config: Config, survey: genome_files.Survey) -> Pl
 def _all_pieces(lengths: list[int], block: int, config: Config) -> Pieces:
     """Returns the pieces of contigs of these lengths."""
     dtype = np.min_scalar_type(config.window_bases)
-    length_parts, drawn_parts = [np.zeros(0, dtype)], [np.zeros(0, bool)]
+    length_parts, held_parts = [np.zeros(0, dtype)], [np.zeros(0, bool)]
     for index, length in enumerate(lengths):
-        length_W, drawn_W = _cut_and_draw(length, index, block, config)
+        length_W, held_W = _cut_and_choose(length, index, block, config)
         length_parts.append(length_W.astype(dtype))
-        drawn_parts.append(drawn_W)
-    first_C = np.cumsum([len(drawn_W) for drawn_W in drawn_parts])
-    return Pieces(first_C, np.concatenate(length_parts), np.concatenate(drawn_parts))
+        held_parts.append(held_W)
+    first_C = np.cumsum([len(held_W) for held_W in held_parts])
+    return Pieces(first_C, np.concatenate(length_parts), np.concatenate(held_parts))
 
 
 def _block(lengths: list[int], config: Config) -> int:
-    """Returns how many windows are drawn together where contigs cannot be held out."""
+    """Returns how many windows are held out together where contigs cannot be."""
     if config.data.split == "window" or len(lengths) < 2:
         return 1
     held_windows = config.data.validation_fraction * sum(lengths) / _mean_length(config)
@@ -255,7 +241,7 @@ def _block(lengths: list[int], config: Config) -> int:
 
 
 def _contigs_to_hold_out(kept_C2: np.ndarray, config: Config) -> tuple[np.ndarray | None, str]:
-    """Returns the contigs to hold out, or None and why "auto" draws windows.
+    """Returns the contigs to hold out, or None and why "auto" takes windows.
 
     "auto" holds out contigs where they come near to what the config asks for: between half
     and twice the share of the bases, and at least a quarter of the windows that an
@@ -285,7 +271,7 @@ def _contigs_to_hold_out(kept_C2: np.ndarray, config: Config) -> tuple[np.ndarra
 
 
 def _check_enough(plan: Plan) -> None:
-    """Both splits have a window."""
+    """Raises `InputError` unless both splits have a window."""
     source = ", ".join(plan.paths)
     if not plan.config.data.fasta:
         source = f"data.synthetic_bases={plan.config.data.synthetic_bases}"

@@ -111,7 +111,7 @@ def input_paths(config: Config, data_dir: Path) -> list[str]:
 
 
 def _check_input(config: Config) -> None:
-    """There is a genome, and it looks like one."""
+    """Raises `InputError` unless there is a genome that looks like one."""
     if config.data.fasta:
         genome_files.check_files(config.fasta_paths)
     elif not config.data.synthetic_bases:
@@ -204,7 +204,7 @@ def _check_same(config: Config, data_dir: Path) -> None:
     gone = [path for path in config.fasta_paths if not Path(path).exists()]
     if gone and not differing:
         print(
-            f"note: {', '.join(gone)}: no such file; going on with the windows in {data_dir}, "
+            f"note: {', '.join(gone)}: no such file; continuing with the windows in {data_dir}, "
             f"made of {files}",
             flush=True,
         )
@@ -213,7 +213,7 @@ def _check_same(config: Config, data_dir: Path) -> None:
         if "content" not in summary:
             differing[-1] += (
                 ", of which an earlier version kept only the sha256 as packed: give these files "
-                "unchanged, or leave data.fasta empty to go on with the windows as they are"
+                "unchanged, or leave data.fasta empty to continue with the windows as they are"
             )
     if differing:
         raise InputError(

@@ -33,7 +33,7 @@ def draw(num_rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
     Returns:
       uint8 (num_rows, 60) base codes; int32 (num_rows,), 1 = positive; shuffled.
     """
-    bases_NM = synthetic_genome.draw_contigs(pmi_table.grch38_counts(), num_rows, NUM_BASES, rng)
+    bases_NM = synthetic_genome.sample_contigs(pmi_table.grch38_counts(), num_rows, NUM_BASES, rng)
     labels_N = np.arange(num_rows, dtype=np.int32) % 2
     for number, bases_M in enumerate(bases_NM):
         if labels_N[number]:
