@@ -79,7 +79,7 @@ def evaluation_batches(run_config: Config, workdir: Path) -> Iterator[Masked]:
             key, batch, which, jnp.float32(0), ranks_V=ranks, config=run_config
         )
     )
-    for batch in batches.eval_batches(dataset.open(folder, "validation"), run_config):
+    for batch in batches.eval_batches(dataset.open_split(folder, "validation"), run_config):
         masked = mask(batch)
         is_window_RM = batch.index != packing.EMPTY
         arrays = (masked.ids, masked.corrupted, masked.masked)

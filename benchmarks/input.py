@@ -21,6 +21,7 @@ from cmgems_jax.config import Config
 from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.runtime import command, run_log
 from cmgems_jax.windows import dataset
+from cmgems_jax.windows.files import StoredWindows
 
 _CONFIG = command.define_config("logo6")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Rows a step, in one part.", lower_bound=1)
@@ -40,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config.data.dir = str(dataset.prepare(config, folder / "data"))
-        training = dataset.open(folder / "data", "train")
+        training = dataset.open_split(folder / "data", "train")
         rates = result.in_turn(_readers(training, config), _REPEATS.value)
         shares = [_waited(config, folder / f"run{number}") for number in range(_RUNS.value)]
     notes = {
@@ -56,7 +57,7 @@ def main() -> None:
     result.report(name, rates, unit="windows/s", notes=notes)
 
 
-def _readers(training: dataset.Windows, config: Config) -> dict[str, Callable[[], float]]:
+def _readers(training: StoredWindows, config: Config) -> dict[str, Callable[[], float]]:
     """Returns functions that read random batches and return the windows a second."""
     rng = np.random.default_rng(config.seed)
 

@@ -24,6 +24,7 @@ from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pretraining import steps
 from cmgems_jax.runtime import command, parallel
 from cmgems_jax.windows import batches, dataset, packing
+from cmgems_jax.windows.files import StoredWindows
 
 _CONFIG = command.define_config("logo6")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/packing", "Where the windows are prepared.")
@@ -41,7 +42,7 @@ class Timed(NamedTuple):
 
 
 def stepper(
-    config: Config, training: dataset.Windows, packed: packing.Packing
+    config: Config, training: StoredWindows, packed: packing.Packing
 ) -> Callable[[int], dict[str, np.ndarray]]:
     """Returns a function that reads and trains on the batch of a step and returns its metrics."""
     ranks_V = pmi_table.ranks_for(config, config.fasta_paths)
@@ -64,7 +65,7 @@ def main() -> None:
     config = _CONFIG.value
     folder = config.data_dir(_WORKDIR.value)
     dataset.prepare(config, folder)
-    training = dataset.open(folder, "train")
+    training = dataset.open_split(folder, "train")
     runs: dict[str, Callable[[int], dict[str, np.ndarray]]] = {}
     timed: dict[str, list[Timed]] = {}
     epoch: dict[str, float] = {}

@@ -26,6 +26,7 @@ from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pretraining import steps
 from cmgems_jax.runtime import command, parallel
 from cmgems_jax.windows import batches, dataset, packing
+from cmgems_jax.windows.files import StoredWindows
 
 _CONFIG = command.define_config("logo6")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/benchmark", "Where the windows are prepared.")
@@ -42,7 +43,7 @@ def main() -> None:
     config.accumulation_steps = 1
     folder = config.data_dir(_WORKDIR.value)
     dataset.prepare(config, folder)
-    training = dataset.open(folder, "train")
+    training = dataset.open_split(folder, "train")
     chosen = np.random.default_rng(0).permutation(len(training))[:_NUM_WINDOWS]
     with torch_peer(
         config,
@@ -76,7 +77,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _ours(
-    config: Config, training: dataset.Windows
+    config: Config, training: StoredWindows
 ) -> Iterator[tuple[Callable[[int], float], batches.prefetch]]:
     """Yields a function that runs so many steps and returns real bases a second, and its input."""
     state, train, _ = steps.make(config, pmi_table.ranks_for(config, config.fasta_paths))

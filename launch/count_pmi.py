@@ -18,7 +18,7 @@ from cmgems_jax.runtime import command
 
 _FASTA = command.define_paths("fasta", [], "FASTA (plain, gzip, bgzip) or .2bit files.")
 _COUNTS = flags.DEFINE_string("counts", "", "CSV with columns kmer,count, in place of --fasta.")
-_K = flags.DEFINE_integer("k", 6, "Bases a k-mer, 3 to 8.")
+_K = flags.DEFINE_integer("k", 6, "Bases per k-mer, 3 to 8.")
 _SEGMENTATION = flags.DEFINE_enum(
     "segmentation",
     "published",

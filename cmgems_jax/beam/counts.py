@@ -1,11 +1,11 @@
-"""n-gram counts of many genomes by an Apache Beam pipeline: a worker counts a file, sums meet.
+"""n-gram counts of many genomes by an Apache Beam pipeline: one file per worker, then their sum.
 
 Counts are integers and their sum asks for no order, so the result is that of the
 local `corpus.count`, whatever the runner and the number of its workers.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,17 +22,10 @@ _Part = tuple[Corpus, tuple[Refusal, ...]]
 
 
 def count(paths: Sequence[str], k: int, *, settings: Beam, beside: Path) -> Corpus:
-    """Returns the counts of all files, made by a Beam pipeline.
+    """Returns the counts of files that every worker sees; `InputError` where one is bad.
 
-    Args:
-      paths: FASTA or .2bit files that every worker sees.
-      k: bases of the longest n-grams.
-      settings: runner and its options.
-      beside: the result passes through a folder beside this path, unless the
-        options name a remote temp_location.
-
-    Raises:
-      InputError: a file is bad.
+    The result passes through a folder beside `beside`, unless the options name a remote
+    temp_location.
     """
     run.check_inputs(paths)
     with run.results_folder(settings, beside) as folder:
@@ -63,7 +56,7 @@ def _count_file(item: tuple[int, str], k: int) -> _Part:
     return part or Corpus(), refusals
 
 
-def _add(parts: Sequence[_Part]) -> _Part:
+def _add(parts: Iterable[_Part]) -> _Part:
     """Returns the sum of some files' counts, and all that is wrong."""
-    parts = list(parts)
-    return corpus.add(part for part, _ in parts), sum((found for _, found in parts), ())
+    parts = list(parts)  # of none too: what Beam begins with
+    return sum((part for part, _ in parts), Corpus()), sum((bad for _, bad in parts), ())

@@ -32,24 +32,20 @@ T = TypeVar("T")
 RUNNERS = ("DirectRunner", "DataflowRunner", "SparkRunner", "FlinkRunner")
 _HERE = {
     "direct_running_mode": "multi_processing",
-    "direct_num_workers": "0",  # one a core
+    "direct_num_workers": "0",  # one per core
     "default_sdk_harness_log_level": "ERROR",
 }
 _TEMP_LOCATION = "temp_location"
+_AS_IT_IS = "uncompressed"  # CompressionTypes.UNCOMPRESSED: a .gz is copied packed
 Refusal = tuple[int, str]  # number of an input file, and what is wrong with it
 
 
 @dataclasses.dataclass(frozen=True)
 class Beam:
-    """Where a pipeline runs.
+    """Where a pipeline runs."""
 
-    Attributes:
-      runner: one of `RUNNERS`; DirectRunner is this machine.
-      options: of Beam's pipeline, NAME=VALUE or NAME each, without dashes.
-    """
-
-    runner: str
-    options: tuple[str, ...] = ()
+    runner: str  # one of `RUNNERS`; DirectRunner is this machine
+    options: tuple[str, ...] = ()  # of Beam's pipeline, NAME=VALUE or NAME, without dashes
 
 
 def define_beam_flags() -> Callable[[], Beam | None]:
@@ -95,15 +91,11 @@ def check(settings: Beam) -> None:
 
 
 def run(settings: Beam, build: Callable[["beam.Pipeline"], None]) -> None:
-    """Runs a pipeline to its end.
+    """Runs the pipeline whose transforms `build` adds, to its end.
 
-    DirectRunner gets one process a core unless the options say otherwise. It is
+    DirectRunner gets one process per core unless the options say otherwise. It is
     Beam's FnApiRunner by name, for the name DirectRunner alone first looks for a
     program of another language to download.
-
-    Args:
-      settings: where.
-      build: adds the transforms.
     """
     with _quiet_logs():
         import apache_beam as beam
@@ -125,16 +117,14 @@ def _here(flags: Any) -> Any:
     from apache_beam.runners.portability.fn_api_runner import fn_runner
     from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
-    told = JobServiceHandle.encode_pipeline_options(flags.get_all_options())
-    info = fn_runner.ExtendedProvisionInfo(
-        beam_provision_api_pb2.ProvisionInfo(pipeline_options=told)
-    )
-    return fn_runner.FnApiRunner(provision_info=info)
+    options = JobServiceHandle.encode_pipeline_options(flags.get_all_options())
+    info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=options)
+    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(info))
 
 
 @contextlib.contextmanager
 def _quiet_logs() -> Iterator[None]:
-    """Beam tells every stage, and at its import what of Google's cloud is not installed."""
+    """Beam logs every stage, and at its import what of Google's cloud is not installed."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -142,6 +132,13 @@ def _quiet_logs() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def file_systems() -> Any:
+    """Returns Beam's access to files, local and remote ones."""
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems
 
 
 def is_remote(path: str) -> bool:
@@ -168,11 +165,7 @@ def attempt(
     """Returns the result of `work` on a local copy of an input file, or what is wrong with it.
 
     A worker must not raise for a bad file: runners try a failed piece of work
-    again, several times, and hide its message.
-
-    Args:
-      item: number of the file, and its path.
-      work: takes a path that can be opened; may raise `InputError`.
+    again, several times, and hide its message. `item` is the file's number and path.
     """
     number, path = item
     copy = path
@@ -189,14 +182,15 @@ def local_copy(path: str) -> Iterator[str]:
     if not is_remote(path):
         yield path
         return
-    from apache_beam.io.filesystem import BeamIOError, CompressionTypes
-    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.io.filesystem import BeamIOError
 
-    plain = CompressionTypes.UNCOMPRESSED  # a .gz is copied as it is
     with tempfile.TemporaryDirectory() as folder:
         copy = os.path.join(folder, path.rsplit("/", 1)[-1])
         try:
-            with FileSystems.open(path, compression_type=plain) as source, open(copy, "wb") as to:
+            with (
+                file_systems().open(path, compression_type=_AS_IT_IS) as source,
+                open(copy, "wb") as to,
+            ):
                 shutil.copyfileobj(source, to, 1 << 24)
         except (BeamIOError, OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read ({error})") from None
@@ -210,32 +204,12 @@ def put(source: Path, path: str) -> None:
         shutil.copyfile(source, partial)
         os.replace(partial, path)
         return
-    from apache_beam.io.filesystem import CompressionTypes
-    from apache_beam.io.filesystems import FileSystems
-
-    plain = CompressionTypes.UNCOMPRESSED
     # An object of a bucket appears when it is closed.
-    with source.open("rb") as file, FileSystems.create(path, compression_type=plain) as to:
+    with (
+        source.open("rb") as file,
+        file_systems().create(path, compression_type=_AS_IT_IS) as to,
+    ):
         shutil.copyfileobj(file, to, 1 << 24)
-
-
-def exists(path: str) -> bool:
-    """True where there is a file of this local or remote path."""
-    if not is_remote(path):
-        return os.path.exists(path)
-    from apache_beam.io.filesystems import FileSystems
-
-    return FileSystems.exists(path)
-
-
-def remove(path: str) -> None:
-    """Removes a local or remote file."""
-    if not is_remote(path):
-        os.remove(path)
-        return
-    from apache_beam.io.filesystems import FileSystems
-
-    FileSystems.delete([path])
 
 
 def save(value: Any, path: str) -> None:

@@ -14,7 +14,6 @@ one shard.
 
 import dataclasses
 import functools
-import json
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -22,8 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core import example_serializer, writer
 
 from cmgems_jax.beam import run
 from cmgems_jax.beam.run import Beam, Refusal
@@ -44,14 +41,11 @@ _Chunk = tuple[int, np.ndarray]  # number of the first row in the split, rows
 
 @dataclasses.dataclass(frozen=True)
 class _Scan:
-    """What one file holds."""
+    """What one file holds, or what is wrong with it."""
 
     number: int = 0
     sha256: str = ""
-    names: tuple[str, ...] = ()
-    lengths: tuple[int, ...] = ()
-    digests: tuple[bytes, ...] = ()  # of every stretch of bases, see `genome.content`
-    tally: genome_files.Tally = dataclasses.field(default_factory=genome_files.Tally)
+    survey: genome_files.Survey = dataclasses.field(default_factory=genome_files.Survey)
     refusals: tuple[Refusal, ...] = ()
 
 
@@ -66,56 +60,41 @@ class _Planned:
 
 
 def prepare(config: Config, data_dir: Path | str, settings: Beam) -> None:
-    """Makes the data set of a config as `windows.prepare` does, by a Beam pipeline.
+    """Makes the data set of a config as `windows.dataset.prepare` does, by a Beam pipeline.
 
-    Args:
-      config: inputs, window length, seed, split.
-      data_dir: the data set's own folder. In a remote one (`gs://...`) the shards
-        are written in place and windows.json last: without it, it is not whole.
-      settings: runner and its options.
+    In a remote folder (`gs://...`) the shards are written in place and windows.json last:
+    without it, it is not whole.
 
     Raises:
-      InputError: as `windows.prepare`.
+      InputError: as `windows.dataset.prepare`.
     """
     data_dir = str(data_dir)
     if not run.is_remote(data_dir):
-        make = functools.partial(_make, settings=settings)
-        dataset.prepare(config, Path(data_dir), make=make)
+        write = functools.partial(_write, settings=settings)
+        dataset.prepare(config, Path(data_dir), write=write)
         return
     started, summary_path = time.perf_counter(), run.join(data_dir, dataset.SUMMARY_NAME)
-    if run.exists(summary_path):
+    if run.file_systems().exists(summary_path):
         raise InputError(f"{data_dir}: holds a data set already; give another --data_dir")
     if not config.data.fasta:
         raise InputError("data.fasta is empty: give files with --config.data.fasta=gs://...")
     run.check_inputs(config.fasta_paths)
-    planned, shards = _run(config.fasta_paths, config, data_dir, settings)
-    with tempfile.TemporaryDirectory() as folder:
-        built = window_files.build(Path(folder), planned.plan, written=shards)
-        for path in sorted(built.iterdir()):
+    written = _write(config.fasta_paths, config, data_dir, settings=settings)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        dataset.describe(folder, written, config.fasta_paths, started)
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == dataset.SUMMARY_NAME):
             run.put(path, run.join(data_dir, path.name))
-        seconds = time.perf_counter() - started
-        content = dataset.summary(planned.plan, list(planned.sha256), seconds)
-        path = Path(folder) / dataset.SUMMARY_NAME
-        path.write_text(json.dumps(content, indent=1) + "\n")
-        run.put(path, summary_path)
-    print(f"data: {data_dir} made in {seconds:.1f} s: {dataset.report(content)}", flush=True)
+        summary = dataset.read_summary(folder)
+    seconds = summary["seconds"]
+    print(f"data: {data_dir} made in {seconds:.1f} s: {dataset.report(summary)}", flush=True)
 
 
-def _make(paths: list[str], config: Config, partial: Path, *, settings: Beam) -> dataset.Made:
-    """Returns the data set, made in `partial`, a folder that every worker sees."""
-    shards_dir = partial / "shards"
-    shards_dir.mkdir()
-    planned, shards = _run(paths, config, str(shards_dir.absolute()), settings)
-    folder = window_files.build(partial, planned.plan, written=shards)
-    for path in shards_dir.glob("*.array_record*"):
-        path.rename(folder / path.name)
-    return dataset.Made(planned.plan, list(planned.sha256), folder)
-
-
-def _run(
-    paths: list[str], config: Config, folder: str, settings: Beam
-) -> tuple[_Planned, window_files.Shards]:
-    """Runs the pipeline, which writes the shards to `folder`; returns the plan and their sizes."""
+def _write(
+    paths: list[str], config: Config, folder: Path | str, *, settings: Beam
+) -> dataset.Written:
+    """Runs the pipeline, which writes the shards to a folder that every worker sees."""
+    folder = str(folder if run.is_remote(str(folder)) else Path(folder).absolute())
     result = run.join(folder, _RESULT)
 
     def build(pipeline: "apache_beam.Pipeline") -> None:
@@ -136,25 +115,20 @@ def _run(
 
     run.run(settings, build)
     planned, sizes = run.load(result)
-    run.remove(result)
+    run.file_systems().delete([result])
     run.raise_first(planned.refusals)
     shards = {split: [] for split in SPLITS}
     for (split, _), *size in sorted(sizes):
         shards[split].append(tuple(size))
-    return planned, shards
+    return dataset.Written(planned.plan, list(planned.sha256), shards)
 
 
 def _scan(item: tuple[int, str], k: int) -> _Scan:
     """Returns names and lengths of a file's contigs, or what is wrong with it."""
 
     def work(copy: str) -> _Scan:
-        tally, names, lengths, digests = genome_files.Tally(), [], [], []
-        contigs = genome_files.read_contigs([copy], min_length=k, tally=tally, digests=digests)
-        for contig in contigs:
-            names.append(cutting.contig_name(contig))
-            lengths.append(len(contig.bases))
-        sha256 = genome_files.sha256(copy)
-        return _Scan(item[0], sha256, tuple(names), tuple(lengths), tuple(digests), tally)
+        survey = genome_files.survey([copy], min_length=k)
+        return _Scan(item[0], genome_files.sha256(copy), survey)
 
     scan, refusals = run.attempt(item, work)
     return scan or _Scan(refusals=refusals)
@@ -166,16 +140,12 @@ def _plan(scans: list[_Scan], paths: list[str], config: Config) -> _Planned:
     if refusals:
         return _Planned(refusals=refusals)
     scans = sorted(scans, key=lambda scan: scan.number)
-    names = [name for scan in scans for name in scan.names]
-    lengths = [length for scan in scans for length in scan.lengths]
     try:
-        tally = genome_files.add_tallies(scan.tally for scan in scans)
-        content = genome_files.content(digest for scan in scans for digest in scan.digests)
-        plan = cutting.plan_of(paths, config, names, lengths, tally, content)
+        plan = cutting.plan_of(paths, config, genome_files.join([scan.survey for scan in scans]))
     except InputError as error:
         return _Planned(refusals=((len(paths), str(error)),))
     plan = dataclasses.replace(plan, pieces=None)  # a side input goes to every worker
-    ends = np.cumsum([len(scan.lengths) for scan in scans])
+    ends = np.cumsum([len(scan.survey.lengths) for scan in scans])
     first_contig = (0, *ends[:-1].tolist())
     return _Planned(plan, tuple(scan.sha256 for scan in scans), first_contig)
 
@@ -202,29 +172,13 @@ def _cut(item: tuple[int, str], planned: _Planned) -> Iterator[tuple[_Shard, _Ch
 def _write_shard(
     item: tuple[_Shard, Iterable[_Chunk]], planned: _Planned, folder: str
 ) -> tuple[_Shard, int, int]:
-    """Writes one shard, as TFDS does; returns which, its windows and its bytes."""
+    """Writes one shard; returns which, its windows and its bytes."""
     (split, shard), chunks = item
     chunks = sorted(chunks, key=lambda chunk: chunk[0])
     numbers = np.cumsum([shard * window_files.SHARD_WINDOWS, *(len(rows) for _, rows in chunks)])
     assert [number for number, _ in chunks] == numbers[:-1].tolist(), (split, shard)
-    features = window_files.features(planned.plan.config)
-    shard_writer = writer.ShardWriter(
-        features=features,
-        serializer=example_serializer.ExampleSerializer(features.get_serialized_info()),
-        example_writer=writer.ExampleWriter(file_format=window_files.FILE_FORMAT),
-    )
     rows = (row_N for _, rows_WN in chunks for row_N in rows_WN)
-    examples = ((number, {"bases": row_N}) for number, row_N in enumerate(rows))
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=tempfile.gettempdir(),
-        dataset_name=window_files.DnaWindows.name,
-        split=split,
-        filetype_suffix=window_files.FILE_FORMAT.file_suffix,
-    )
-    num_shards = window_files.num_shards(planned.plan, split)
-    name = template.sharded_filepath(shard_index=shard, num_shards=num_shards).name
     with tempfile.TemporaryDirectory() as made:
-        path = Path(made) / name
-        num_windows = shard_writer.write(examples=examples, path=path)
-        run.put(path, run.join(folder, name))
-        return (split, shard), num_windows, path.stat().st_size
+        path, number = window_files.write_shard(Path(made), planned.plan, split, shard, rows)
+        run.put(path, run.join(folder, path.name))
+        return (split, shard), number, path.stat().st_size

@@ -1,12 +1,13 @@
 """Files as people have them: how their paths are typed, what is no file, how they are packed."""
 
+import contextlib
 import csv
 import glob
 import io
 import os
 import stat
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from cmgems_jax.errors import InputError, note
@@ -38,7 +39,7 @@ def expand(path: str | os.PathLike) -> str:
 
 
 def expand_list(text: str) -> list[str]:
-    """Returns the paths of a list with commas.
+    """Returns the paths in a list with commas.
 
     Blanks around commas are dropped, a name that holds a comma stands in double quotes,
     `~` is the home folder, and a pattern (`*`, `?`, `[...]`) stands for the files that match,
@@ -66,10 +67,7 @@ def check(path: str | os.PathLike, expected: str) -> None:
     """Raises `InputError` unless a path leads to a regular file.
 
     A pipe gives its content once and blocks whoever opens it; files are read several times.
-
-    Args:
-      path: to look at; it is not opened.
-      expected: what the file should be, for the message.
+    `expected` says what the file should be, for the message.
     """
     try:
         mode = os.stat(path).st_mode
@@ -113,7 +111,7 @@ def read_head(path: str | os.PathLike, expected: str) -> bytes:
       InputError: no regular file, unreadable, broken gzip, cut bgzip, or packed in another way.
     """
     check(path, expected)
-    try:
+    with _readable(path):
         with open(path, "rb") as file:
             if _is_bgzip(file.read(_GZIP_HEAD)):
                 file.seek(max(0, os.path.getsize(path) - _BGZIP_TAIL))
@@ -121,10 +119,6 @@ def read_head(path: str | os.PathLike, expected: str) -> bytes:
                     raise _no_bgzip_end(path)
         with open_unpacked(path) as file:
             head = file.read(_HEAD)
-    except (EOFError, zlib.error) as error:
-        raise broken_gzip(path, error) from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     _refuse_foreign(path, head)
     return head
 
@@ -132,18 +126,21 @@ def read_head(path: str | os.PathLike, expected: str) -> bytes:
 def read_unpacked(path: str | os.PathLike, expected: str) -> bytes:
     """Returns all unpacked bytes of a file; raises as `read_head`."""
     read_head(path, expected)
+    with _readable(path), open_unpacked(path) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _readable(path: str | os.PathLike) -> Iterator[None]:
+    """Names a file whose gzip ends early or is damaged, or that cannot be read."""
     try:
-        with open_unpacked(path) as file:
-            return file.read()
+        yield
     except (EOFError, zlib.error) as error:
-        raise broken_gzip(path, error) from None
-
-
-def broken_gzip(path: str | os.PathLike, error: Exception) -> InputError:
-    """Returns what to say of a gzip file that ends early or is damaged."""
-    return InputError(
-        f"{path}: broken gzip ({error}); the download may be incomplete, fetch it again"
-    )
+        raise InputError(
+            f"{path}: broken gzip ({error}); the download may be incomplete, fetch it again"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _refuse_foreign(path: str | os.PathLike, head: bytes) -> None:
@@ -175,8 +172,7 @@ class _Gunzip(io.RawIOBase):
 
     def __init__(self, path: str, file: BinaryIO) -> None:
         """Starts at the first member."""
-        self._path, self._file = path, file
-        self._is_done = False
+        self._path, self._file, self._is_done = path, file, False
         packed = file.read(_PART)
         self._is_bgzip = _is_bgzip(packed)
         self._start(packed)

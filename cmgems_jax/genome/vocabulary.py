@@ -6,6 +6,7 @@ DNABERT's (Ji et al. 2021): five special tokens, then the 4**k k-mers with the
 first base most significant, so that weights interchange with published models.
 """
 
+import itertools
 from types import ModuleType
 from typing import TYPE_CHECKING, Union
 
@@ -58,11 +59,8 @@ def encode(sequence: str | bytes) -> np.ndarray:
     Lower case counts as upper case (soft-masked repeats are DNA), U as T; every
     other letter is `AMBIGUOUS`.
 
-    Args:
-      sequence: n letters.
-
     Returns:
-      uint8 (n,).
+      uint8 (n,), one code per letter.
     """
     letters = sequence.encode("latin-1", "replace") if isinstance(sequence, str) else sequence
     return np.frombuffer(bytearray(letters).translate(_CODE_BYTES), np.uint8)
@@ -82,7 +80,7 @@ def tokenize(bases: Array, k: int, stride: int = 1) -> Array:
 
     Args:
       bases: uint8 (..., n).
-      k: bases a token.
+      k: bases per token.
       stride: bases between the starts of neighbouring tokens.
 
     Returns:
@@ -107,8 +105,8 @@ def model_ids(bases: Array, k: int, stride: int = 1) -> Array:
 
     Args:
       bases: uint8 (..., n), numpy or jax; ends in `PADDING` where shorter.
-      k: bases a token.
-      stride: bases between the starts of neighbouring tokens.
+      k: as in `tokenize`.
+      stride: as in `tokenize`.
 
     Returns:
       int32 (..., num_tokens(n) + 2).
@@ -129,40 +127,9 @@ def _jax_numpy() -> ModuleType:
     return jax.numpy
 
 
-def detokenize(ids: np.ndarray, k: int, stride: int = 1) -> np.ndarray:
-    """Returns the bases that a row of k-mer ids spells.
-
-    The inverse of `tokenize` where the tokens overlap consistently; where they
-    do not, the later token wins. [CLS], [SEP] and [PAD] are left out; the bases
-    that only [UNK] or [MASK] cover are ambiguous.
-
-    Args:
-      ids: int32 (L,).
-      k: bases a token.
-      stride: bases between the starts of neighbouring tokens.
-
-    Returns:
-      uint8 (n,).
-    """
-    tokens = np.asarray(ids)
-    tokens = tokens[~np.isin(tokens, (PAD, CLS, SEP))]
-    if not len(tokens):
-        return np.zeros(0, np.uint8)
-    bases = np.full(num_bases(len(tokens), k, stride), AMBIGUOUS, np.uint8)
-    known = tokens >= NUM_SPECIAL
-    starts = np.arange(len(tokens))[known] * stride
-    codes = tokens[known] - NUM_SPECIAL
-    for offset in reversed(range(k)):
-        bases[starts + offset] = codes >> 2 * (k - 1 - offset) & 3
-    return bases
-
-
 def kmers(k: int, alphabet: str = "dna") -> list[str]:
     """Returns the 4**k k-mers in the order of their codes (AAA, AAT, AAC, AAG, ATA, ...)."""
-    letters = np.frombuffer(ALPHABETS[alphabet].encode(), np.uint8)
-    codes = np.arange(4**k)
-    columns = [letters[codes >> 2 * (k - 1 - offset) & 3] for offset in range(k)]
-    return [row.tobytes().decode() for row in np.stack(columns, axis=1)]
+    return list(map("".join, itertools.product(ALPHABETS[alphabet], repeat=k)))
 
 
 def kmer_code(kmer: str) -> int:

@@ -45,7 +45,7 @@ def describe(config: Config, data_dir: Path, ranks_V: np.ndarray) -> list[MaskSt
       data_dir: its prepared windows.
       ranks_V: int32 (4**k,), PMI ranks.
     """
-    validation = dataset.open(data_dir, "validation")
+    validation = dataset.open_split(data_dir, "validation")
     full = np.flatnonzero(validation.lengths == config.window_bases)
     parts = strategies.NUM_GROWTHS
     full = full[: min(_MOST_WINDOWS, len(full)) // parts * parts]

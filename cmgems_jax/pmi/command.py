@@ -23,7 +23,7 @@ from cmgems_jax.runtime import outputs
 OUTPUTS = ("pmi.csv", "pmi.png", "summary.json")
 MARKS = ("pmi.csv", "summary.json")  # a folder with both was made by this command
 _NUM_PRINTED = 5
-_NUM_DRAWN = 15
+_NUM_PLOTTED = 15
 
 
 def make(
@@ -41,8 +41,8 @@ def make(
     Args:
       fasta: genome files to count, or none.
       counts: a CSV of k-mer counts in place of `fasta`, or "".
-      k: bases a k-mer; with `counts`, must be theirs.
-      segmentation: "published" or "full", see `pmi.pmi`.
+      k: bases per k-mer; with `counts`, must be theirs.
+      segmentation: "published" or "full", see `scores.pmi`.
       min_count: the constant c of NPMI.
       output: a new or empty folder, or one that this command made before.
       count: returns the n-gram counts of files, for k; None = in this process.
@@ -59,39 +59,40 @@ def make(
     outputs.check_folder(output, OUTPUTS, MARKS)
     start = time.perf_counter()
     if fasta:
-        found = count(fasta, k)
-        if not found.counts[k - 1].sum():
+        counted = count(fasta, k)
+        if not counted.counts[k - 1].sum():
             raise InputError(f"{','.join(fasta)}: no contig of {k} bases or more")
-        ngrams, read = list(found.counts), found.summary()
+        ngrams, source = list(counted.counts), counted.summary()
     else:
-        ngrams, read = _load_counts(counts, k), {"sha256": {counts: genome_files.sha256(counts)}}
+        ngrams, source = _read_counts(counts, k), {"sha256": {counts: genome_files.sha256(counts)}}
     table = pmi_table.make(ngrams, k, segmentation=segmentation, min_count=min_count)
     seconds = time.perf_counter() - start
+    if fasta:
+        source["bases_per_second"] = round(source["bases"] / seconds)
     summary = {
         "k": k,
         "segmentation": segmentation,
         "min_count": min_count,
         "kmers_counted": int(table.count.sum()),
         "kmers_absent": int((table.count == 0).sum()),
-        **read,
-        **({"bases_per_second": round(read["bases"] / seconds)} if fasta else {}),
+        **source,
         "seconds": round(seconds, 3),
         "version": __version__,
     }
     with outputs.replaced_folder(output) as folder:
         pmi_table.write(table, folder / "pmi.csv")
         (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        draw(table, folder / "pmi.png", segmentation)
+        plot(table, folder / "pmi.png", segmentation)
     _print_summary(table, summary, output)
     return table
 
 
-def _load_counts(path: str, k: int) -> list[np.ndarray]:
+def _read_counts(path: str, k: int) -> list[np.ndarray]:
     """Returns n-gram counts from a CSV of k-mer counts."""
     kmer_counts = pmi_table.read_counts(Path(path))
     if len(kmer_counts) != 4**k:
-        found = round(np.log(len(kmer_counts)) / np.log(4))
-        raise InputError(f"{path}: holds {found}-mers, --k={k}; give --k={found}")
+        length = round(np.log(len(kmer_counts)) / np.log(4))
+        raise InputError(f"{path}: holds {length}-mers, --k={k}; give --k={length}")
     return pmi_counts.counts_from_kmers(kmer_counts)
 
 
@@ -132,9 +133,9 @@ def _print_summary(table: PmiTable, summary: dict, output: Path) -> None:
     print(f"wrote {', '.join(str(output / name) for name in OUTPUTS)}")
 
 
-def draw(table: PmiTable, path: Path, segmentation: str) -> None:
+def plot(table: PmiTable, path: Path, segmentation: str) -> None:
     """Writes a PNG: the distribution of NPMI, the top and the bottom k-mers."""
-    from matplotlib.figure import Figure  # most callers of this module's checks draw nothing
+    from matplotlib.figure import Figure  # its import is slow
 
     kmers, order = vocabulary.kmers(table.k), np.argsort(table.rank)
     order = order[table.count[order] > 0]
@@ -146,14 +147,14 @@ def draw(table: PmiTable, path: Path, segmentation: str) -> None:
         f"{len(order):,} {table.k}-mers, {table.count.sum():,} occurrences ({segmentation})",
         loc="left", fontsize=10,
     )  # fmt: skip
-    number = min(_NUM_DRAWN, len(order))
+    number = min(_NUM_PLOTTED, len(order))
     for axes, codes, title, color in (
         (middle, order[:number], f"{number} highest", "#2a7f4f"),
         (right, order[-number:], f"{number} lowest", "#d1495b"),
     ):
-        values, places = table.npmi[codes], np.arange(number)
-        axes.barh(places, values, color=color)
-        axes.set_yticks(places, [kmers[code] for code in codes], family="monospace", fontsize=9)
+        heights = np.arange(number)
+        axes.barh(heights, table.npmi[codes], color=color)
+        axes.set_yticks(heights, [kmers[code] for code in codes], family="monospace", fontsize=9)
         axes.invert_yaxis()
         axes.set_xlabel("NPMI (nats)")
         axes.locator_params(axis="x", nbins=4)  # labels that do not touch

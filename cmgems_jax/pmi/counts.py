@@ -12,7 +12,7 @@ _BATCH = 1 << 18  # bases counted at a time: few enough to stay in the cache
 def count_ngrams(contigs: Iterable[np.ndarray], max_n: int) -> list[np.ndarray]:
     """Returns exact counts of all n-grams for n = 1..max_n, within contigs, never across.
 
-    Octamers are counted, at every place that is a multiple of 9 - max_n: each
+    Octamers are counted, at every position that is a multiple of 9 - max_n: each
     holds as many of the longest n-grams, which follow by summing over the bases
     beside them. What the sum finds across the ends of contigs is counted once
     more and taken off. Of the shorter n-grams, each but the last of a contig
@@ -38,8 +38,7 @@ def count_ngrams(contigs: Iterable[np.ndarray], max_n: int) -> list[np.ndarray]:
         across += _count(bases, _crossing(length_P, end_P, num_words * step, max_n), max_n)
         for n, ends in enumerate(last, 1):
             ends += _count(bases, end_P[is_last_P & (length_P >= n)] - n, n)
-    sums = (words.reshape(4**before, 4**max_n, -1).sum(axis=(0, 2)) for before in range(step))
-    counts = [sum(sums) - across]
+    counts = [sum(_inner_sum(words, before, max_n) for before in range(step)) - across]
     for ends in reversed(last):
         counts.insert(0, counts[0].reshape(-1, 4).sum(axis=1) + ends)
     return counts
@@ -63,7 +62,7 @@ def _batches(
 
 
 def _words(bases: np.ndarray, num_words: int, step: int) -> np.ndarray:
-    """Returns the codes of the octamers at every `step`-th place: uint16 (num_words,)."""
+    """Returns the codes of the octamers at every `step`-th position: uint16 (num_words,)."""
     two = bases[:-1] << 2 | bases[1:]  # in eight bits, as far as they reach
     four = two[:-2] << 4 | two[2:]
     end = num_words * step
@@ -74,15 +73,15 @@ def _words(bases: np.ndarray, num_words: int, step: int) -> np.ndarray:
 
 
 def _crossing(length_P: np.ndarray, end_P: np.ndarray, covered: int, n: int) -> np.ndarray:
-    """Returns the places below `covered` whose n-grams reach beyond their piece: int64."""
-    place_PN = end_P[:, None] - np.arange(1, n)
-    inside = place_PN[place_PN >= (end_P - length_P)[:, None]]
+    """Returns the positions below `covered` whose n-grams reach beyond their piece: int64."""
+    position_PN = end_P[:, None] - np.arange(1, n)
+    inside = position_PN[position_PN >= (end_P - length_P)[:, None]]
     return np.append(inside, np.arange(end_P[-1], covered))
 
 
-def _count(bases: np.ndarray, places: np.ndarray, n: int) -> np.ndarray:
-    """Returns how often each n-gram stands at some places: int64 (4**n,)."""
-    letters = bases[places[:, None] + np.arange(n)].astype(np.int64)
+def _count(bases: np.ndarray, positions: np.ndarray, n: int) -> np.ndarray:
+    """Returns how often each n-gram stands at some positions: int64 (4**n,)."""
+    letters = bases[positions[:, None] + np.arange(n)].astype(np.int64)
     return np.bincount(letters @ 4 ** np.arange(n)[::-1], minlength=4**n)
 
 
@@ -92,19 +91,15 @@ def counts_from_kmers(kmer_counts: np.ndarray) -> list[np.ndarray]:
     Each offset of an n-gram within the k-mers gives a sum that misses a few at
     contig ends; the largest is the nearest. So no piece of a k-mer that occurs
     counts 0, which would make its PMI infinite and rank it first.
-
-    Args:
-      kmer_counts: int64 (4**k,).
     """
     kmer_counts = np.asarray(kmer_counts, np.int64)
     k = round(math.log(len(kmer_counts), 4))
     return [
-        np.max(
-            [
-                kmer_counts.reshape(4**before, 4**n, -1).sum(axis=(0, 2))
-                for before in range(k - n + 1)
-            ],
-            axis=0,
-        )
+        np.max([_inner_sum(kmer_counts, before, n) for before in range(k - n + 1)], axis=0)
         for n in range(1, k + 1)
     ]
+
+
+def _inner_sum(counts: np.ndarray, before: int, n: int) -> np.ndarray:
+    """Returns the sum over all bases but the n behind the first `before`: int64 (4**n,)."""
+    return counts.reshape(4**before, 4**n, -1).sum(axis=(0, 2))

@@ -53,14 +53,7 @@ def npmi(
 ) -> np.ndarray:
     """Returns PMI * log f / (log f + log c) of every k-mer: rare ones count less.
 
-    Args:
-      counts: counts[n-1] int64 (4**n,) for n = 1..k.
-      k: 3..8.
-      segmentation: as in `pmi`.
-      min_count: the constant c, 2 or more.
-
-    Returns:
-      float64 (4**k,), nats; NaN for k-mers that do not occur.
+    Arguments and result as of `pmi`; `min_count` is the constant c, 2 or more.
     """
     frequency = np.maximum(counts[k - 1], 1)
     weight = np.log(frequency) / (np.log(frequency) + np.log(min_count))

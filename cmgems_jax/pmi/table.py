@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
@@ -76,19 +75,18 @@ def read(path: Path | str, k: int) -> PmiTable:
         np.zeros(4**k, np.int32),
     )
     remedy = f"make it again (python -m launch.count_pmi --k={k})"
-    with _open(path, "a PMI table") as file:
-        for line, row in _rows(path, file, COLUMNS, remedy):
-            code = _kmer_code(path, line, row[0], k, table.count)
-            table.count[code] = _number(path, line, "count", row[1], int)
-            if row[2] or row[3] or table.count[code]:
-                table.pmi[code] = _number(path, line, "pmi", row[2], float)
-                table.npmi[code] = _number(path, line, "npmi", row[3], float)
-            table.rank[code] = _number(path, line, "rank", row[4], int)
-            if table.rank[code] != line - 1:
-                raise InputError(
-                    f"{path}: line {line}: rank {row[4]} of {row[0]}: expected {line - 1}; "
-                    f"lines must be sorted by rank, 1 to {4**k}; {remedy}"
-                )
+    for line, row in _rows(path, "a PMI table", COLUMNS, remedy):
+        code = _kmer_code(path, line, row[0], k, table.count)
+        table.count[code] = _number(path, line, "count", row[1], int)
+        if row[2] or row[3] or table.count[code]:
+            table.pmi[code] = _number(path, line, "pmi", row[2], float)
+            table.npmi[code] = _number(path, line, "npmi", row[3], float)
+        table.rank[code] = _number(path, line, "rank", row[4], int)
+        if table.rank[code] != line - 1:
+            raise InputError(
+                f"{path}: line {line}: rank {row[4]} of {row[0]}: expected {line - 1}; "
+                f"lines must be sorted by rank, 1 to {4**k}; {remedy}"
+            )
     _refuse_missing(path, table.count, k, remedy)
     expected = pmi_scores.rank(table.npmi)
     wrong = np.flatnonzero(expected != table.rank)
@@ -110,20 +108,18 @@ def read_counts(path: Path | str) -> np.ndarray:
       InputError: naming file, line and the first offenders, as `read`.
     """
     remedy = "expected one line 'KMER,COUNT' for each of the 4**k k-mers"
-    counts = np.full(0, -1, np.int64)
-    k = 0
-    with _open(path, "k-mer counts") as file:
-        for line, row in _rows(path, file, ("kmer", "count"), remedy):
-            if not k:
-                k = len(row[0])
-                if not vocabulary.MIN_K <= k <= vocabulary.MAX_K:
-                    raise InputError(
-                        f"{path}: line {line}: k-mer {row[0][:_LETTERS_SHOWN]!r} of length {k}: "
-                        f"expected {vocabulary.MIN_K} to {vocabulary.MAX_K}"
-                    )
-                counts = np.full(4**k, -1, np.int64)
-            code = _kmer_code(path, line, row[0], k, counts)
-            counts[code] = _number(path, line, "count", row[1], int)
+    k, counts = 0, np.zeros(0, np.int64)
+    for line, row in _rows(path, "k-mer counts", COLUMNS[:2], remedy):
+        if not k:
+            k = len(row[0])
+            if not vocabulary.MIN_K <= k <= vocabulary.MAX_K:
+                raise InputError(
+                    f"{path}: line {line}: k-mer {row[0][:_LETTERS_SHOWN]!r} of length {k}: "
+                    f"expected {vocabulary.MIN_K} to {vocabulary.MAX_K}"
+                )
+            counts = np.full(4**k, -1, np.int64)
+        code = _kmer_code(path, line, row[0], k, counts)
+        counts[code] = _number(path, line, "count", row[1], int)
     if not k:
         raise InputError(f"{path}: no k-mer; {remedy}")
     _refuse_missing(path, counts, k, remedy)
@@ -142,12 +138,7 @@ def grch38_counts() -> np.ndarray:
 
 
 def ranks_for(config: Config, fasta_paths: Sequence[str]) -> np.ndarray:
-    """Returns int32 (4**k,), the ranks that `config.pmi` asks for.
-
-    Args:
-      config: the run's config; `pmi_source` is "grch38", "corpus" or a table.
-      fasta_paths: the corpus, counted where the source is "corpus".
-    """
+    """Returns int32 (4**k,), the ranks that `config.pmi` asks for; a "corpus" is counted."""
     k, settings = config.tokens.k, config.pmi
     if config.has_pmi_table:
         return read(config.pmi_source, k).rank
@@ -159,18 +150,14 @@ def ranks_for(config: Config, fasta_paths: Sequence[str]) -> np.ndarray:
     return make(counts, k, segmentation=settings.segmentation, min_count=settings.min_count).rank
 
 
-def _open(path: Path, what: str) -> TextIO:
-    """Opens a text file for reading."""
-    content = input_files.read_unpacked(path, what)
-    return io.TextIOWrapper(io.BytesIO(content), newline="", encoding="utf-8-sig", errors="replace")
-
-
 def _rows(
-    path: Path, file: TextIO, columns: tuple[str, ...], remedy: str
+    path: Path | str, what: str, columns: tuple[str, ...], remedy: str
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yields (line, fields) behind the header, each with as many fields as the header."""
+    """Yields (line, fields) behind a file's header, each with as many fields as the header."""
+    content = io.BytesIO(input_files.read_unpacked(path, what))
+    text = io.TextIOWrapper(content, newline="", encoding="utf-8-sig", errors="replace")
     try:
-        for line, row in enumerate(csv.reader(file), 1):
+        for line, row in enumerate(csv.reader(text), 1):
             if line == 1 and tuple(row) != columns:
                 raise InputError(
                     f"{path}: line 1: expected the columns {','.join(columns)}, found "

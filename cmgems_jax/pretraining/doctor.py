@@ -105,7 +105,9 @@ def _genome(config: Config, workdir: Path) -> str:
     folder = config.data_dir(workdir)
     if dataset.is_prepared(config, folder):
         run_inputs.check_windows(workdir, folder)
-        return f"prepared in {folder}: {len(dataset.open(folder, 'train')):,} training windows"
+        return (
+            f"prepared in {folder}: {len(dataset.open_split(folder, 'train')):,} training windows"
+        )
     if config.data.fasta:
         return f"{config.data.fasta}: will be prepared in {folder}"
     return f"a synthetic genome of {config.data.synthetic_bases:,} bases"

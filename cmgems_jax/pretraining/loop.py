@@ -22,6 +22,7 @@ from cmgems_jax.pretraining import checkpoints, curves, faults, progress, run_in
 from cmgems_jax.pretraining.steps import TrainState
 from cmgems_jax.runtime import outputs, parallel, run_lock, run_log, signals
 from cmgems_jax.windows import batches, dataset, packing
+from cmgems_jax.windows.files import StoredWindows
 from cmgems_jax.windows.packing import Batch, Packing
 
 EXIT_STOPPED = 75  # a signal came and the state is saved: run the same command again
@@ -32,7 +33,7 @@ class _Run:
     """What the parts of the loop share."""
 
     config: Config
-    training: dataset.Windows
+    training: StoredWindows
     packed: Packing  # of the training windows
     log: run_log.RunLog | run_log.NoLog
     clock: run_log.Clock
@@ -97,14 +98,14 @@ def pretrain(
     return state
 
 
-def _windows(config: Config, workdir: Path) -> tuple[dataset.Windows, dataset.Windows]:
+def _windows(config: Config, workdir: Path) -> tuple[StoredWindows, StoredWindows]:
     """Returns the training and validation windows, prepared by process 0 where they are missing."""
     folder = config.data_dir(workdir)
     parallel.in_first(lambda: dataset.prepare(config, folder))
     if not parallel.is_first():  # finds it there, unless the folder is not shared
         dataset.prepare(config, folder)
     parallel.in_first(lambda: run_inputs.check_windows(workdir, folder))
-    return dataset.open(folder, "train"), dataset.open(folder, "validation")
+    return dataset.open_split(folder, "train"), dataset.open_split(folder, "validation")
 
 
 @contextlib.contextmanager
@@ -215,7 +216,7 @@ def _shard(rows: Batch, accumulation_steps: int) -> Batch:
 
 
 def _evaluator(
-    config: Config, program: Callable, validation: dataset.Windows, clock: run_log.Clock
+    config: Config, program: Callable, validation: StoredWindows, clock: run_log.Clock
 ) -> Callable[[TrainState, int], dict[str, float]]:
     """Returns (state, index of a strategy) -> metrics of the fixed validation windows, summed."""
     rows = batches.eval_batches(

@@ -19,7 +19,7 @@ from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.windows import packing
-from cmgems_jax.windows.dataset import Windows
+from cmgems_jax.windows.files import StoredWindows
 from cmgems_jax.windows.packing import EMPTY, Batch, Packing
 
 T = TypeVar("T")
@@ -35,28 +35,21 @@ def epoch_rows(packed: Packing, seed: int, epoch: int) -> np.ndarray:
 
 
 def batch_rows(packed: Packing, *, seed: int, step: int, batch_size: int) -> np.ndarray:
-    """Returns the windows of the global batch of one step.
+    """Returns the windows of the global batch of one step, from 0: int32 (B, M), or EMPTY.
 
-    Args:
-      packed: the rows of the split.
-      seed: of the run.
-      step: 0 for the first.
-      batch_size: B, rows of the global batch; may exceed an epoch.
-
-    Returns:
-      int32 (B, M), numbers of windows, or EMPTY.
+    B is `batch_size`, which may exceed an epoch.
     """
     num_rows = len(packed.slot_RM)
-    epoch_B, place_B = np.divmod(step * batch_size + np.arange(batch_size), num_rows)
+    epoch_B, row_B = np.divmod(step * batch_size + np.arange(batch_size), num_rows)
     parts = [
-        epoch_rows(packed, seed, epoch)[place_B[epoch_B == epoch]]
+        epoch_rows(packed, seed, epoch)[row_B[epoch_B == epoch]]
         for epoch in range(epoch_B[0], epoch_B[-1] + 1)
     ]
     return np.concatenate(parts)
 
 
 def read_batch(
-    windows: Windows,
+    windows: StoredWindows,
     packed: Packing,
     *,
     seed: int,
@@ -65,26 +58,18 @@ def read_batch(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batch:
-    """Returns this process's rows of the global batch of one step.
+    """Returns this process's rows of the global batch of one step, from 0.
 
-    Args:
-      windows: where to read.
-      packed: their rows.
-      seed: of the run.
-      step: 0 for the first.
-      batch_size: rows of the global batch, a multiple of `process_count`.
-      process_index: of this process.
-      process_count: number of processes; their rows follow each other.
-
-    Returns:
-      bases (batch_size / process_count, M, n), index (batch_size / process_count, M).
+    `batch_size` is of the global batch, a multiple of `process_count`; the rows of the
+    processes follow each other. Shapes: bases (batch_size / process_count, M, n), index
+    (batch_size / process_count, M).
     """
     share = _process_rows(batch_size, process_index, process_count)
     return _read(windows, batch_rows(packed, seed=seed, step=step, batch_size=batch_size)[share])
 
 
 def eval_batches(
-    windows: Windows,
+    windows: StoredWindows,
     config: Config,
     *,
     process_index: int = 0,
@@ -94,17 +79,8 @@ def eval_batches(
 
     The windows are the same in every run, and since masks follow from a window's
     number, how they are packed changes nothing. The last batch is filled with empty
-    rows: no token, hence no loss.
-
-    Args:
-      windows: the validation split.
-      config: of the run: `eval_windows` of them, in batches of one accumulation
-        part, a multiple of `process_count`.
-      process_index: of this process.
-      process_count: number of processes.
-
-    Yields:
-      bases (batch / process_count, M, n), index (batch / process_count, M).
+    rows: no token, hence no loss. There are `config.eval_windows` of them, in batches of
+    one accumulation part; shapes as of `read_batch`.
     """
     batch_size = config.batch_size // config.accumulation_steps
     share = _process_rows(batch_size, process_index, process_count)
@@ -118,8 +94,8 @@ def eval_batches(
         yield _read(windows, rows_RM[first : first + batch_size][share])
 
 
-def _read(windows: Windows, rows_RM: np.ndarray) -> Batch:
-    """Returns the bases of rows of windows; padding where a place is not taken."""
+def _read(windows: StoredWindows, rows_RM: np.ndarray) -> Batch:
+    """Returns the bases of rows of windows; padding where a slot is empty."""
     bases_RMN = np.full((*rows_RM.shape, windows.num_bases), vocabulary.PADDING, np.uint8)
     is_taken_RM = rows_RM != EMPTY
     bases_RMN[is_taken_RM] = windows.read(rows_RM[is_taken_RM])

@@ -9,6 +9,7 @@ length) alone, so the genome is streamed once for each purpose and never held.
 
 import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,51 +23,36 @@ SHORTEST_PIECE = 5  # bases (Ji et al. 2021)
 _CUT_STREAM, _HOLD_OUT_STREAM = range(2)
 _CHUNK_WINDOWS = 4_096
 _BLOCK_WINDOWS = 16  # about 6,000 bases at 512 positions: longer than most genes of microbes
-_LEAST_BLOCKS = 32  # held out, so that their share is near the one that was asked for
+_LEAST_BLOCKS = 32  # held out, so that their share is near the one in the config
 
 
-@dataclasses.dataclass(frozen=True)
-class Cut:
-    """How one contig is cut into W pieces that cover it without overlap.
+class Cut(NamedTuple):
+    """W pieces that cover one contig, each beginning where the one before ends."""
 
-    Attributes:
-      start_W: int64 (W,), first base of every piece.
-      length_W: int64 (W,), bases of every piece.
-      draw_W: float64 (W,) in [0, 1); below `data.validation_fraction` a piece
-        is a validation window where the split is by window.
-    """
-
-    start_W: np.ndarray
-    length_W: np.ndarray
-    draw_W: np.ndarray
+    length_W: np.ndarray  # int64 (W,), bases
+    uniform_W: np.ndarray  # float64 (W,) in [0, 1), decides the split where that is by window
 
 
 def cut(num_bases: int, contig_index: int, config: Config) -> Cut:
-    """Returns the pieces of a contig, the last one being what is left.
+    """Returns the pieces of a contig of 1 base or more, the last one being what is left.
 
-    Three uniform draws a piece: full or shorter, how short, which split.
-
-    Args:
-      num_bases: length of the contig, 1 or more.
-      contig_index: its number in the input; keys the draws, with the seed.
-      config: seed, full length, share of full length, stride: lengths are rounded down
-        to its multiples.
+    Three uniform numbers per piece: full or shorter, how short, which split; their key is
+    (seed, number of the contig in the input). Lengths are multiples of the stride.
     """
     rng = np.random.default_rng((config.seed, _CUT_STREAM, contig_index))
     full, share = config.window_bases, config.data.full_length_share
     stride, mean = config.tokens.stride, _mean_length(config)
-    lengths, draws, covered = [], [], 0
+    lengths, uniforms, covered = [], [], 0
     while covered < num_bases:
         uniform_W3 = rng.random((int((num_bases - covered) / mean) + 16, 3))
         shorter_W = SHORTEST_PIECE + uniform_W3[:, 1] * (full - SHORTEST_PIECE)
         length_W = np.where(uniform_W3[:, 0] < share, full, shorter_W.astype(np.int64))
         lengths.append(np.maximum(length_W - length_W % stride, stride))
-        draws.append(uniform_W3[:, 2])
+        uniforms.append(uniform_W3[:, 2])
         covered += int(lengths[-1].sum())
     end_W = np.cumsum(np.concatenate(lengths))
     end_W = np.minimum(end_W[: np.searchsorted(end_W, num_bases) + 1], num_bases)
-    start_W = np.concatenate([[0], end_W[:-1]])
-    return Cut(start_W, end_W - start_W, np.concatenate(draws)[: len(end_W)])
+    return Cut(np.diff(end_W, prepend=0), np.concatenate(uniforms)[: len(end_W)])
 
 
 def _mean_length(config: Config) -> float:
@@ -86,9 +72,6 @@ def hold_out(bases_C: np.ndarray, fraction: float, seed: int) -> np.ndarray:
         are above 0.
       fraction: of all bases that should be held out.
       seed: of the visiting order.
-
-    Returns:
-      bool (C,).
     """
     usable = np.flatnonzero(bases_C)
     order = usable[np.random.default_rng((seed, _HOLD_OUT_STREAM)).permutation(len(usable))]
@@ -106,52 +89,36 @@ def hold_out(bases_C: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """The pieces of all C contigs, one behind the other, so that no contig is cut twice.
+    """The P pieces of all C contigs, one behind the other, so that no contig is cut twice."""
 
-    Attributes:
-      first_C: int64 (C + 1,), number of every contig's first piece.
-      length_P: unsigned (P,), bases of every piece.
-      drawn_P: bool (P,), whether it is drawn for validation.
-    """
+    first_C: np.ndarray  # int64 (C + 1,), number of every contig's first piece
+    length_P: np.ndarray  # unsigned (P,), bases
+    held_P: np.ndarray  # bool (P,), for validation, where windows and not contigs are held out
 
-    first_C: np.ndarray
-    length_P: np.ndarray
-    drawn_P: np.ndarray
+    def count(self, chosen_P: np.ndarray) -> np.ndarray:
+        """Returns number and bases of every contig's chosen pieces, int64 (C, 2)."""
+        values = (chosen_P, self.length_P * chosen_P)
+        sums = [np.add.reduceat(value_P, self.first_C[:-1], dtype=np.int64) for value_P in values]
+        return np.stack(sums, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a pass over the genome found, and which windows go where.
-
-    Attributes:
-      paths: the input files.
-      config: of the run.
-      content: of the input, see `genome.content`.
-      held_out_C: bool (C,), contigs held out; None where windows are drawn.
-      block: windows of a contig that are drawn together; 1 is each for itself.
-      note: why no contigs are held out, where "auto" could have done it.
-      names: of the held-out contigs, `record:first-last`, from 1.
-      contig_bases_C: int64 (C,), length of every contig.
-      windows_CS: int64 (C, 2), windows of every contig in train and validation.
-      bases: real bases of every split.
-      short_pieces: pieces too short for one k-mer, and their bases.
-      tally: of the input.
-      pieces: None where contigs shall be cut again, to save memory.
-    """
+    """What a pass over the genome found, and which windows go where."""
 
     paths: list[str]
     config: Config
-    content: str
-    held_out_C: np.ndarray | None
-    block: int
-    note: str
-    names: list[str]
-    contig_bases_C: np.ndarray
-    windows_CS: np.ndarray
-    bases: dict[str, int]
-    short_pieces: tuple[int, int]
+    content: str  # of the input, see `genome.files.Survey`
+    held_out_C: np.ndarray | None  # bool (C,), contigs held out; None where windows are
+    block: int  # neighbouring windows that are held out together; 1 is each for itself
+    note: str  # why no contigs are held out, where "auto" could have
+    names: list[str]  # of the held-out contigs, `record:first-last`, from 1
+    contig_bases_C: np.ndarray  # int64 (C,), length of every contig
+    windows_CS: np.ndarray  # int64 (C, 2), windows of every contig in train and validation
+    bases: dict[str, int]  # real bases of every split
+    short_pieces: tuple[int, int]  # pieces too short for one k-mer, and their bases
     tally: genome_files.Tally
-    pieces: Pieces | None
+    pieces: Pieces | None  # None where contigs shall be cut again, to save memory
 
     @property
     def windows(self) -> dict[str, int]:
@@ -168,36 +135,30 @@ class Plan:
     def contig_windows(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns first base, length and "is for validation" of a contig's windows, each (W,)."""
         if self.pieces is None:
-            length_W, drawn_W = _cut_and_draw(
+            length_W, held_W = _cut_and_choose(
                 int(self.contig_bases_C[index]), index, self.block, self.config
             )
         else:
             mine = slice(*self.pieces.first_C[index : index + 2])
-            length_W, drawn_W = self.pieces.length_P[mine], self.pieces.drawn_P[mine]
+            length_W, held_W = self.pieces.length_P[mine], self.pieces.held_P[mine]
         if self.held_out_C is not None:
-            drawn_W = np.full(len(length_W), self.held_out_C[index])
+            held_W = np.full(len(length_W), self.held_out_C[index])
         start_W = np.cumsum(length_W, dtype=np.int64) - length_W
         kept_W = length_W >= self.config.tokens.k
-        return start_W[kept_W], length_W[kept_W], drawn_W[kept_W]
+        return start_W[kept_W], length_W[kept_W], held_W[kept_W]
 
     def contig_rows(
         self, bases_N: np.ndarray, windows: tuple[np.ndarray, np.ndarray, np.ndarray], split: str
     ) -> Iterator[np.ndarray]:
-        """Yields the windows of one contig in a split, as `rows`.
-
-        Args:
-          bases_N: uint8 (N,) of the contig.
-          windows: as `contig_windows` returns them.
-          split: "train" or "validation".
-        """
+        """Yields a contig's windows in a split, as `rows`; `windows` are its `contig_windows`."""
         size = self.config.window_bases
         start_W, length_W, held_W = windows
         taken_W = held_W == (split == "validation")
         start_W, length_W = start_W[taken_W], length_W[taken_W]
         for first in range(0, len(start_W), _CHUNK_WINDOWS):
             chunk = slice(first, first + _CHUNK_WINDOWS)
-            place_WN = start_W[chunk, None] + np.arange(size)
-            rows_WN = bases_N[np.minimum(place_WN, len(bases_N) - 1)]
+            position_WN = start_W[chunk, None] + np.arange(size)
+            rows_WN = bases_N[np.minimum(position_WN, len(bases_N) - 1)]
             rows_WN[np.arange(size) >= length_W[chunk, None]] = vocabulary.PADDING
             yield rows_WN
 
@@ -212,89 +173,67 @@ class Plan:
         return {split: np.concatenate(parts) for split, parts in lengths.items()}
 
 
-def _cut_and_draw(
+def _cut_and_choose(
     num_bases: int, index: int, block: int, config: Config
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns lengths of a contig's pieces, and which are drawn for validation, both (W,)."""
-    pieces = cut(num_bases, index, config)
-    draw_W = pieces.draw_W
-    if block > 1:
-        draw_W = draw_W[np.arange(len(draw_W)) // block * block]
-    return pieces.length_W, draw_W < config.data.validation_fraction
+    """Returns lengths of a contig's pieces, and which are chosen for validation, both (W,)."""
+    length_W, uniform_W = cut(num_bases, index, config)
+    uniform_W = uniform_W[np.arange(len(uniform_W)) // block * block]
+    return length_W, uniform_W < config.data.validation_fraction
 
 
 def plan(paths: list[str], config: Config) -> Plan:
     """Returns which windows the input gives; raises `InputError` where a split would be empty."""
-    tally, names, lengths, digests = genome_files.Tally(), [], [], []
-    contigs = genome_files.read_contigs(
-        paths, min_length=config.tokens.k, tally=tally, progress=True, digests=digests
-    )
-    for contig in contigs:
-        names.append(contig_name(contig))
-        lengths.append(len(contig.bases))
-    return plan_of(paths, config, names, lengths, tally, genome_files.content(digests))
+    survey = genome_files.survey(paths, min_length=config.tokens.k, progress=True)
+    return plan_of(paths, config, survey)
 
 
-def contig_name(contig: genome_files.Contig) -> str:
-    """Returns `record:first-last`, from 1."""
-    return f"{contig.record}:{contig.start + 1}-{contig.start + len(contig.bases)}"
-
-
-def plan_of(
-    paths: list[str],
-    config: Config,
-    names: list[str],
-    lengths: list[int],
-    tally: genome_files.Tally,
-    content: str,
-) -> Plan:
-    """Returns the plan of contigs of which only names and lengths are known, in their order."""
-    k, block = config.tokens.k, _block(lengths, config)
-    dtype = np.min_scalar_type(config.window_bases)
-    counts, length_parts, drawn_parts = [], [np.zeros(0, dtype)], [np.zeros(0, bool)]
-    for index, length in enumerate(lengths):
-        length_W, drawn_W = _cut_and_draw(length, index, block, config)
-        kept_W = length_W >= k
-        taken_W = kept_W & drawn_W
-        row = (kept_W.sum(), length_W @ kept_W, taken_W.sum(), length_W @ taken_W, len(kept_W))
-        counts.append(row)
-        length_parts.append(length_W.astype(dtype))
-        drawn_parts.append(drawn_W)
-    table_C5 = np.array(counts, np.int64).reshape(-1, 5)
-    kept_C2, drawn_C2, pieces_C = table_C5[:, :2], table_C5[:, 2:4], table_C5[:, 4]
+def plan_of(paths: list[str], config: Config, survey: genome_files.Survey) -> Plan:
+    """Returns the plan of files that have been surveyed; raises as `plan`."""
+    block = _block(survey.lengths, config)
+    pieces = _all_pieces(survey.lengths, block, config)
+    kept_P = pieces.length_P >= config.tokens.k
+    kept_C2 = pieces.count(kept_P)
     held_out_C, note = _contigs_to_hold_out(kept_C2, config)
-    if held_out_C is not None:
-        drawn_C2 = kept_C2 * held_out_C[:, None]
-    train_C2 = kept_C2 - drawn_C2
-    bases = zip(SPLITS, (train_C2[:, 1], drawn_C2[:, 1]), strict=True)
+    if held_out_C is None:
+        held_C2, names = pieces.count(kept_P & pieces.held_P), []
+    else:
+        held_C2 = kept_C2 * held_out_C[:, None]
+        names = [survey.names[index] for index in np.flatnonzero(held_out_C)]
+    both_CS2 = np.stack([kept_C2 - held_C2, held_C2], axis=1)  # windows and bases by split
     result = Plan(
         paths=paths,
         config=config,
-        content=content,
+        content=survey.content,
         held_out_C=held_out_C,
         block=block,
         note=note,
-        names=[] if held_out_C is None else [names[i] for i in np.flatnonzero(held_out_C)],
-        contig_bases_C=np.array(lengths, np.int64),
-        windows_CS=np.stack([train_C2[:, 0], drawn_C2[:, 0]], axis=1),
-        bases={split: int(bases_C.sum()) for split, bases_C in bases},
-        short_pieces=(
-            int(pieces_C.sum() - kept_C2[:, 0].sum()),
-            int(sum(lengths) - kept_C2[:, 1].sum()),
-        ),
-        tally=tally,
-        pieces=Pieces(
-            np.concatenate([[0], np.cumsum(pieces_C)]),
-            np.concatenate(length_parts),
-            np.concatenate(drawn_parts),
-        ),
+        names=names,
+        contig_bases_C=np.array(survey.lengths, np.int64),
+        windows_CS=both_CS2[:, :, 0],
+        bases=dict(zip(SPLITS, both_CS2[:, :, 1].sum(axis=0).tolist(), strict=True)),
+        short_pieces=(int((~kept_P).sum()), int(pieces.length_P[~kept_P].sum())),
+        tally=survey.tally,
+        pieces=pieces,
     )
     _check_enough(result)
     return result
 
 
+def _all_pieces(lengths: list[int], block: int, config: Config) -> Pieces:
+    """Returns the pieces of contigs of these lengths."""
+    dtype = np.min_scalar_type(config.window_bases)
+    length_parts, held_parts = [np.zeros(0, dtype)], [np.zeros(0, bool)]
+    for index, length in enumerate(lengths):
+        length_W, held_W = _cut_and_choose(length, index, block, config)
+        length_parts.append(length_W.astype(dtype))
+        held_parts.append(held_W)
+    first_C = np.cumsum([len(held_W) for held_W in held_parts])
+    return Pieces(first_C, np.concatenate(length_parts), np.concatenate(held_parts))
+
+
 def _block(lengths: list[int], config: Config) -> int:
-    """Returns how many windows are drawn together where contigs cannot be held out."""
+    """Returns how many windows are held out together where contigs cannot be."""
     if config.data.split == "window" or len(lengths) < 2:
         return 1
     held_windows = config.data.validation_fraction * sum(lengths) / _mean_length(config)
@@ -302,15 +241,12 @@ def _block(lengths: list[int], config: Config) -> int:
 
 
 def _contigs_to_hold_out(kept_C2: np.ndarray, config: Config) -> tuple[np.ndarray | None, str]:
-    """Returns the contigs to hold out, or None and why "auto" draws windows.
+    """Returns the contigs to hold out, or None and why "auto" takes windows.
 
-    "auto" holds out contigs where they come near to what was asked for: between half
+    "auto" holds out contigs where they come near to what the config asks for: between half
     and twice the share of the bases, and at least a quarter of the windows that an
-    evaluation wants, unless there are too few in any case.
-
-    Args:
-      kept_C2: int64 (C, 2), windows and bases of every contig.
-      config: split, fraction, evaluation's windows, seed.
+    evaluation wants, unless there are too few in any case. `kept_C2` holds windows and
+    bases of every contig.
     """
     windows_C, bases_C = kept_C2.T
     split, fraction = config.data.split, config.data.validation_fraction
@@ -335,7 +271,7 @@ def _contigs_to_hold_out(kept_C2: np.ndarray, config: Config) -> tuple[np.ndarra
 
 
 def _check_enough(plan: Plan) -> None:
-    """Both splits have a window."""
+    """Raises `InputError` unless both splits have a window."""
     source = ", ".join(plan.paths)
     if not plan.config.data.fasta:
         source = f"data.synthetic_bases={plan.config.data.synthetic_bases}"

@@ -1,4 +1,4 @@
-"""Pretraining windows (data/cutting.py) as a TFDS data set: made, checked, read.
+"""Pretraining windows as a data set in a folder: made, described, and checked before use.
 
 The genome is streamed three times (plan, train, validation).
 """
@@ -8,13 +8,9 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import tensorflow_datasets as tfds
+from typing import Any, NamedTuple
 
 from cmgems_jax import config as config_lib
-from cmgems_jax import terminal
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
@@ -34,52 +30,40 @@ SETTINGS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """What a way of making the data set gives: its plan, sha256 of the inputs, and the files."""
+class Written(NamedTuple):
+    """What a way of writing the windows gives."""
 
     plan: cutting.Plan
-    sha256: list[str]
-    folder: Path
+    sha256: list[str]  # of the input files
+    shards: window_files.Shards
 
 
-def make_here(paths: list[str], config: Config, partial: Path) -> Made:
-    """Returns the data set, made in `partial` by this process."""
+def write_here(paths: list[str], config: Config, folder: Path) -> Written:
+    """Writes the shards of files to `folder` in this process."""
     sha256 = [genome_files.sha256(path) for path in paths]
     plan = cutting.plan(paths, config)
-    total = sum(plan.windows.values())
-    with terminal.bar(total=total, unit="windows", desc="windows") as progress:
-        return Made(plan, sha256, window_files.build(partial, plan, progress))
+    return Written(plan, sha256, window_files.write(folder, plan))
 
 
 def prepare(
     config: Config,
     data_dir: Path,
     *,
-    make: Callable[[list[str], Config, Path], Made] = make_here,
+    write: Callable[[list[str], Config, Path], Written] = write_here,
 ) -> Path:
-    """Makes the data set of a config in `data_dir`, or reuses the one that is there.
+    """Makes the data set of a config in the folder `data_dir`, or reuses the one that is there.
 
-    It is written beside `data_dir` and renamed at the end, so that an
-    interrupted run leaves nothing that looks complete.
-
-    Args:
-      config: inputs, window length, seed, split.
-      data_dir: the data set's own folder.
-      make: writes it, in this process unless told otherwise.
-
-    Returns:
-      `data_dir`.
+    It is written beside `data_dir` and renamed at the end, so that an interrupted run
+    leaves nothing that looks complete. `write` writes the shards of files to a folder.
 
     Raises:
       InputError: no input, bad input, too little data, or `data_dir` holds
         something else.
     """
-    data_dir = Path(data_dir)
-    started = time.perf_counter()
+    data_dir, started = Path(data_dir), time.perf_counter()
     how = "reused"
     if not is_prepared(config, data_dir):
-        if _write(config, data_dir, make, started):
+        if _make(config, data_dir, write, started):
             how = f"made in {time.perf_counter() - started:.1f} s"
         else:
             _check_same(config, data_dir)
@@ -127,7 +111,7 @@ def input_paths(config: Config, data_dir: Path) -> list[str]:
 
 
 def _check_input(config: Config) -> None:
-    """There is a genome, and it looks like one."""
+    """Raises `InputError` unless there is a genome that looks like one."""
     if config.data.fasta:
         genome_files.check_files(config.fasta_paths)
     elif not config.data.synthetic_bases:
@@ -137,20 +121,17 @@ def _check_input(config: Config) -> None:
         )
 
 
-def _write(config: Config, data_dir: Path, make: Callable, started: float) -> bool:
-    """Writes under another name, then renames; False if another process was there first."""
+def _make(config: Config, data_dir: Path, write: Callable, started: float) -> bool:
+    """Makes it under another name, then renames; False if another process was there first."""
     data_dir.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with outputs.hidden_folder(data_dir) as partial:
-        paths = input_paths(config, partial)
+    with outputs.hidden_folder(data_dir) as hidden:
+        folder = hidden / "made"
+        folder.mkdir()
+        paths = input_paths(config, folder)
+        files = paths if config.data.fasta else [str(data_dir / Path(paths[0]).name)]
         try:
-            made = make(paths, config, partial)
-            content = summary(made.plan, made.sha256, time.perf_counter() - started)
-            if not config.data.fasta:
-                path = Path(paths[0])
-                path.rename(made.folder / path.name)
-                content["files"] = [str(data_dir / path.name)]
-            (made.folder / SUMMARY_NAME).write_text(json.dumps(content, indent=1) + "\n")
-            made.folder.rename(data_dir)
+            describe(folder, write(paths, config, folder), files, started)
+            folder.rename(data_dir)
             return True
         except OSError:
             if not (data_dir / SUMMARY_NAME).is_file():
@@ -158,13 +139,22 @@ def _write(config: Config, data_dir: Path, make: Callable, started: float) -> bo
             return False
 
 
-def summary(plan: cutting.Plan, sha256: list[str], seconds: float) -> dict[str, Any]:
-    """Returns the content of `windows.json`."""
-    return {
+def describe(folder: Path, written: Written, files: list[str], started: float) -> None:
+    """Writes what belongs to a data set's shards, and `windows.json` at the end.
+
+    Args:
+      folder: of the data set.
+      written: the shards, wherever they lie.
+      files: of the input, as they will be known.
+      started: `time.perf_counter()` at the beginning.
+    """
+    plan = written.plan
+    window_files.write_metadata(folder, plan, written.shards)
+    summary = {
         "settings": settings(plan.config),
         "content": plan.content,
-        "sha256": sha256,
-        "files": plan.paths,
+        "sha256": written.sha256,
+        "files": files,
         "window_bases": plan.config.window_bases,
         "split": _split(plan),
         "split_note": plan.note,
@@ -174,8 +164,9 @@ def summary(plan: cutting.Plan, sha256: list[str], seconds: float) -> dict[str, 
         "short_pieces": plan.short_pieces[0],
         "short_pieces_bases": plan.short_pieces[1],
         "input": dataclasses.asdict(plan.tally) | {"ambiguous_share": plan.tally.ambiguous_share},
-        "seconds": round(seconds, 3),
+        "seconds": round(time.perf_counter() - started, 3),
     }
+    (folder / SUMMARY_NAME).write_text(json.dumps(summary, indent=1) + "\n")
 
 
 def _split(plan: cutting.Plan) -> str:
@@ -202,33 +193,34 @@ def report(summary: dict[str, Any]) -> str:
 
 def _check_same(config: Config, data_dir: Path) -> None:
     """Raises `InputError` where the data set that is there is another than the config's."""
-    found = read_summary(data_dir)
+    summary = read_summary(data_dir)
+    before = summary["settings"]
     differing = [
-        f"{name}={value!r} (there: {found['settings'].get(name)!r})"
+        f"{name}={value!r} (there: {before.get(name)!r})"
         for name, value in settings(config).items()
-        if found["settings"].get(name) != value
+        if before.get(name) != value
     ]
-    files = ", ".join(found["files"])
+    files = ", ".join(summary["files"])
     gone = [path for path in config.fasta_paths if not Path(path).exists()]
     if gone and not differing:
         print(
-            f"note: {', '.join(gone)}: no such file; going on with the windows in {data_dir}, "
+            f"note: {', '.join(gone)}: no such file; continuing with the windows in {data_dir}, "
             f"made of {files}",
             flush=True,
         )
-    elif not differing and not is_made_of(found, config):
+    elif not differing and not is_made_of(summary, config):
         differing.append(f"contents of the input files (there: {files})")
-        if "content" not in found:
+        if "content" not in summary:
             differing[-1] += (
                 ", of which an earlier version kept only the sha256 as packed: give these files "
-                "unchanged, or leave data.fasta empty to go on with the windows as they are"
+                "unchanged, or leave data.fasta empty to continue with the windows as they are"
             )
     if differing:
         raise InputError(
             f"{data_dir}: holds a data set with other settings: {'; '.join(differing)}; "
             "give another data.dir, or remove the folder"
         )
-    if "content" not in found and config.tokens.stride > 1:
+    if "content" not in summary and config.tokens.stride > 1:
         print(
             f"note: {data_dir}: an earlier version cut these windows without regard to "
             f"tokens.stride={config.tokens.stride}, out of frame; prepare them anew for new runs",
@@ -239,18 +231,14 @@ def _check_same(config: Config, data_dir: Path) -> None:
 def is_made_of(summary: dict[str, Any], config: Config) -> bool:
     """Returns whether a data set's input is the config's, by contents; True where it has none.
 
-    Args:
-      summary: of the data set.
-      config: files that exist, a synthetic genome, or nothing.
+    The config's files exist, as the caller has seen.
     """
-    if config.data.fasta:
-        genome_files.check_files(config.fasta_paths)
-        if [genome_files.sha256(path) for path in config.fasta_paths] == summary.get("sha256"):
+    if paths := config.fasta_paths:
+        genome_files.check_files(paths)
+        if list(map(genome_files.sha256, paths)) == summary.get("sha256"):
             return True
-        return (
-            "content" in summary
-            and genome_files.content_of(config.fasta_paths) == summary["content"]
-        )
+        content = summary.get("content")
+        return bool(content) and genome_files.survey(paths, progress=True).content == content
     if config.data.synthetic_bases:  # the seed is among the settings
         tally = summary["input"]
         is_synthetic = Path(summary["files"][0]).name.startswith("synthetic")
@@ -265,7 +253,7 @@ def identity(data_dir: Path) -> dict[str, Any]:
     names = ("settings", "windows", "real_bases", "content", "sha256")
     kept = {name: summary[name] for name in names if name in summary}
     lengths = [data_dir / window_files.LENGTHS_NAME.format(split=name) for name in cutting.SPLITS]
-    return kept | {"lengths": [genome_files.sha256(str(path)) for path in lengths]}
+    return kept | {"lengths": [genome_files.sha256(path) for path in lengths]}
 
 
 def read_summary(data_dir: Path) -> dict[str, Any]:
@@ -284,60 +272,7 @@ def read_summary(data_dir: Path) -> dict[str, Any]:
         ) from None
 
 
-def _read_lengths(data_dir: Path, split: str, num_windows: int) -> np.ndarray:
-    """Returns the bases of every window, int (W,)."""
-    path = data_dir / window_files.LENGTHS_NAME.format(split=split)
-    try:
-        length_W = np.load(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error}); remove {data_dir} and make it again"
-        ) from None
-    if length_W.shape != (num_windows,):
-        raise InputError(
-            f"{path}: holds {length_W.size:,} lengths, expected those of {num_windows:,} windows; "
-            f"remove {data_dir} and make it again"
-        )
-    return length_W
-
-
-class Windows:
-    """One split of a prepared data set, for random access.
-
-    Attributes:
-      num_bases: of every row that `read` returns.
-      lengths: unsigned (W,), real bases of every window.
-    """
-
-    def __init__(self, data_dir: Path, split: str) -> None:
-        """Opens the split; use `open`."""
-        builder = tfds.builder_from_directory(str(data_dir))
-        self.num_bases: int = builder.info.features["bases"].shape[0]
-        self._source = builder.as_data_source(split)
-        self.lengths: np.ndarray = _read_lengths(data_dir, split, len(self._source))
-
-    def __len__(self) -> int:
-        """Returns the number of windows."""
-        return len(self._source)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        """Returns windows by number.
-
-        Args:
-          indices: int (B,), each in [0, len).
-
-        Returns:
-          uint8 (B, num_bases), base codes, `vocabulary.PADDING` behind.
-        """
-        rows = np.empty((len(indices), self.num_bases), np.uint8)
-        for row_N, example in zip(
-            rows, self._source.__getitems__(np.asarray(indices).tolist()), strict=True
-        ):
-            row_N[:] = example["bases"]
-        return rows
-
-
-def open(data_dir: Path, split: str) -> Windows:
+def open_split(data_dir: Path, split: str) -> window_files.StoredWindows:
     """Returns a split ("train" or "validation") of the data set in `data_dir`."""
     read_summary(data_dir)
-    return Windows(Path(data_dir), split)
+    return window_files.StoredWindows(Path(data_dir), split)

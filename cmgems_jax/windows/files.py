@@ -1,128 +1,148 @@
-"""The files of a data set of pretraining windows, written by TFDS as array_record.
+"""The files of a data set of pretraining windows: TFDS's array_record, and how they are read.
 
-The builder is shard-based: TFDS's generator-based writer keeps a split in memory
-up to 1 GB and beyond that needs TensorFlow.
+Shards are written here and not by a builder of TFDS, whose generator-based writer keeps a split
+in memory up to 1 GB and beyond that needs TensorFlow.
 """
 
-import contextlib
-import functools
-import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
-from absl import logging
+from tensorflow_datasets.core import dataset_info, example_serializer, file_adapters
 
+from cmgems_jax import terminal
 from cmgems_jax.config import Config
+from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.windows import cutting
+from cmgems_jax.windows.cutting import SPLITS, Plan
 
-SHARD_WINDOWS = 131_072  # bounds memory: TFDS holds the examples of one shard
+SHARD_WINDOWS = 131_072
 LENGTHS_NAME = "lengths_{split}.npy"  # bases of every window, so that rows are packed unread
-FILE_FORMAT = tfds.core.FileFormat.ARRAY_RECORD
 Shards = dict[str, list[tuple[int, int]]]  # windows and bytes of the shards of every split
+_NAME = "dna_windows"
 
 
-def features(config: Config) -> tfds.features.FeaturesDict:
+def num_shards(plan: Plan, split: str) -> int:
+    """Returns how many files a split has; all but the last hold `SHARD_WINDOWS` windows."""
+    return -(-plan.windows[split] // SHARD_WINDOWS)
+
+
+def write(folder: Path, plan: Plan) -> Shards:
+    """Writes all windows of a plan, split by split; returns what was written."""
+    shards: Shards = {split: [] for split in SPLITS}
+    with terminal.bar(total=sum(plan.windows.values()), unit="windows", desc="windows") as bar:
+        for split in SPLITS:
+            rows = _one_by_one(plan.rows(split), bar)
+            for shard in range(num_shards(plan, split)):
+                some = itertools.islice(rows, SHARD_WINDOWS)
+                path, number = write_shard(folder, plan, split, shard, some)
+                shards[split].append((number, path.stat().st_size))
+    return shards
+
+
+def _one_by_one(chunks: Iterable[np.ndarray], bar: tqdm.tqdm) -> Iterator[np.ndarray]:
+    """Yields the windows of chunks, which the bar counts."""
+    for rows_WN in chunks:
+        yield from rows_WN
+        bar.update(len(rows_WN))
+
+
+def write_shard(
+    folder: Path, plan: Plan, split: str, shard: int, rows: Iterable[np.ndarray]
+) -> tuple[Path, int]:
+    """Writes the windows of one shard, each uint8 (N,); returns its file and their number."""
+    features = _features(plan.config)
+    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+    number = itertools.count()
+    examples = (
+        (next(number), serializer.serialize_example(features.encode_example({"bases": row_N})))
+        for row_N in rows
+    )
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name=_NAME, split=split, filetype_suffix="array_record"
+    )
+    name = template.sharded_filepath(shard_index=shard, num_shards=num_shards(plan, split)).name
+    file_adapters.ArrayRecordFileAdapter.write_examples(folder / name, examples)
+    return folder / name, next(number)
+
+
+def write_metadata(folder: Path, plan: Plan, shards: Shards) -> None:
+    """Writes what TFDS reads the shards by, and the lengths of all windows."""
+    written = {split: sum(number for number, _ in shards[split]) for split in SPLITS}
+    assert written == plan.windows, (written, plan.windows)
+    identity = dataset_info.DatasetIdentity(
+        name=_NAME, version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=""
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity,
+        description="DNA windows cut from contigs without overlap; codes A T C G = 0..3, "
+        f"{vocabulary.PADDING} = padding.",
+        features=_features(plan.config),
+    )
+    info.set_file_format(tfds.core.FileFormat.ARRAY_RECORD)
+    splits = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[number for number, _ in shards[split]],
+            num_bytes=sum(size for _, size in shards[split]),
+        )
+        for split in SPLITS
+    ]
+    info.set_splits(tfds.core.splits.SplitDict(splits))
+    info.write_to_directory(folder)
+    for split, length_W in plan.lengths().items():
+        np.save(folder / LENGTHS_NAME.format(split=split), length_W)
+
+
+def _features(config: Config) -> tfds.features.FeaturesDict:
     """Returns the one feature; its fixed shape makes every record equally long."""
     bases = tfds.features.Tensor(shape=(config.window_bases,), dtype=np.uint8, encoding="bytes")
     return tfds.features.FeaturesDict({"bases": bases})
 
 
-def num_shards(plan: cutting.Plan, split: str) -> int:
-    """Returns how many files a split has; all but the last hold `SHARD_WINDOWS` windows."""
-    return -(-plan.windows[split] // SHARD_WINDOWS)
+class StoredWindows:
+    """One split of a prepared data set, for random access.
+
+    Attributes:
+      num_bases: of every row that `read` returns.
+      lengths: unsigned (W,), real bases of every window.
+    """
+
+    def __init__(self, data_dir: Path, split: str) -> None:
+        """Opens it; `dataset.open_split` says more where the data set is not there."""
+        builder = tfds.builder_from_directory(str(data_dir))
+        self.num_bases: int = builder.info.features["bases"].shape[0]
+        self._source = builder.as_data_source(split)
+        self.lengths: np.ndarray = _read_lengths(data_dir, split, len(self))
+
+    def __len__(self) -> int:
+        """Returns the number of windows."""
+        return len(self._source)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Returns windows by number (B,): uint8 (B, num_bases), `vocabulary.PADDING` behind."""
+        rows = np.empty((len(indices), self.num_bases), np.uint8)
+        examples = self._source.__getitems__(np.asarray(indices).tolist())
+        for row_N, example in zip(rows, examples, strict=True):
+            row_N[:] = example["bases"]
+        return rows
 
 
-class DnaWindows(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """Windows of base codes, all of one length, filled behind with `vocabulary.PADDING`."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    url_infos = None  # nothing is downloaded; TFDS's look-up needs an undeclared package
-
-    def __init__(
-        self,
-        plan: cutting.Plan,
-        progress: tqdm.tqdm | None = None,
-        written: Shards | None = None,
-        **arguments: Any,
-    ) -> None:
-        """Takes what to write, or what has been written elsewhere; `arguments` are TFDS's."""
-        self._plan = plan
-        self._progress = progress
-        self._written = written
-        super().__init__(**arguments)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        """Everything that TFDS asks for."""
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="DNA windows cut from contigs without overlap; codes A T C G = 0..3, "
-            f"{vocabulary.PADDING} = padding.",
-            features=features(self._plan.config),
-        )
-
-    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
-        """Writes the shards, unless that was done elsewhere: then it only notes their sizes."""
-        if self._written is None:
-            super()._download_and_prepare(dl_manager, download_config)
-            return
-        infos = [
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=[length for length, _ in shards],
-                num_bytes=sum(size for _, size in shards),
-                filename_template=self._get_filename_template(split_name=split),
-            )
-            for split, shards in self._written.items()
-        ]
-        self.info.set_splits(tfds.core.splits.SplitDict(infos))
-
-    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list]:
-        """One stream a split; TFDS asks for its shards one after another."""
-        del dl_manager
-        shards = {}
-        for split in cutting.SPLITS:
-            examples = self._examples(split)
-            lengths = [SHARD_WINDOWS] * num_shards(self._plan, split)
-            shards[split] = [functools.partial(itertools.islice, examples, n) for n in lengths]
-        return shards
-
-    def _examples(self, split: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Yields (number, example)."""
-        number = itertools.count()
-        for rows_WN in self._plan.rows(split):
-            yield from ((next(number), {"bases": row_N}) for row_N in rows_WN)
-            self._progress.update(len(rows_WN))
-
-
-def build(partial: Path, plan: cutting.Plan, progress: Any = None, written: Any = None) -> Path:
-    """Returns the folder of a data set, windows and lengths; arguments as of `DnaWindows`."""
-    with quiet_tfds():
-        builder = DnaWindows(plan, progress, written, data_dir=partial, file_format=FILE_FORMAT)
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
-    found = {split: builder.info.splits[split].num_examples for split in cutting.SPLITS}
-    assert found == plan.windows, (found, plan.windows)
-    folder = Path(builder.data_dir)
-    for split, length_W in plan.lengths().items():
-        np.save(folder / LENGTHS_NAME.format(split=split), length_W)
-    return folder
-
-
-@contextlib.contextmanager
-def quiet_tfds() -> Iterator[None]:
-    """TFDS announces downloads and generation on stdout and in the log, and draws bars."""
-    verbosity = logging.get_verbosity()
-    tfds.disable_progress_bar()
-    logging.set_verbosity(logging.WARNING)
+def _read_lengths(data_dir: Path, split: str, num_windows: int) -> np.ndarray:
+    """Returns the bases of every window, int (W,)."""
+    path = data_dir / LENGTHS_NAME.format(split=split)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
+        length_W = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error}); remove {data_dir} and make it again"
+        ) from None
+    if length_W.shape != (num_windows,):
+        raise InputError(
+            f"{path}: holds {length_W.size:,} lengths, expected those of {num_windows:,} windows; "
+            f"remove {data_dir} and make it again"
+        )
+    return length_W

@@ -1,18 +1,18 @@
 """Which windows share a row of the model, and how they lie in it.
 
-Half of the windows are short, so that with one window a row a quarter of all
+Half of the windows are short, so that with one window per row a quarter of all
 computed positions is padding. Here a row holds several windows, each with its own
 [CLS] and [SEP]; positions, masks and attention are those of the window alone.
 
 Lengths fall into `NUM_CLASSES` classes, and a row is a pattern of classes that fit
 together (first fit, decreasing). The patterns follow from the lengths alone: every
-epoch has the same number of rows, so the row at any place of the stream is found by
-a division, without a state. Which windows meet in a row is drawn anew each epoch, among
-those of a class. Fewer classes mix more and waste more: 64 waste half a percent. A batch
+epoch has the same number of rows, so the row at any position of the stream is found
+by a division, without a state. Which windows meet in a row is sampled anew each epoch,
+among those of a class. Fewer classes mix more and waste more: 64 waste half a percent. A batch
 is a number of rows, not of windows: so many windows fill a varying number of rows, and
 room for the most that they need would be padding again.
 
-Axes: W windows of a split, R rows, M windows a row, N bases, L positions, C classes.
+Axes: W windows of a split, R rows, M windows per row, N bases, L positions, C classes.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ import numpy as np
 from cmgems_jax.config import Config
 from cmgems_jax.genome import vocabulary
 
-EMPTY = -1  # the number of no window: a place of a row that is not taken
+EMPTY = -1  # the number of no window: a slot of a row that is not taken
 NUM_CLASSES = 64
 
 
 class Batch(NamedTuple):
-    """Rows of windows; a place that is not taken holds nothing but padding."""
+    """Rows of windows; an empty slot holds nothing but padding."""
 
     bases: jax.Array  # uint8 (..., R, M, N), filled with vocabulary.PADDING
     index: jax.Array  # int32 (..., R, M), number of the window in its split, or EMPTY
@@ -40,23 +40,17 @@ class Batch(NamedTuple):
 class Layout(NamedTuple):
     """What each position of a row belongs to."""
 
-    window: jax.Array  # int32 (..., L), the window's place among the row's; M at padding
+    window: jax.Array  # int32 (..., L), the window's slot in the row; M at padding
     position: jax.Array  # int32 (..., L), position within the window, 0 = [CLS]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Packing:
-    """The rows of an epoch, up to the choice among windows of a class.
+    """The rows of an epoch, up to the choice among windows of a class."""
 
-    Attributes:
-      class_W: uint8 (W,), class of every window.
-      slot_RM: int32 (R, M), places among the windows sorted by class, or EMPTY.
-      padding: share of the rows' positions that no window takes.
-    """
-
-    class_W: np.ndarray
-    slot_RM: np.ndarray
-    padding: float
+    class_W: np.ndarray  # uint8 (W,), class of every window
+    slot_RM: np.ndarray  # int32 (R, M), numbers among the windows sorted by class, or EMPTY
+    padding: float  # share of the rows' positions that no window takes
 
     def rows(self, rng: np.random.Generator) -> np.ndarray:
         """Returns the windows of every row of one epoch, int32 (R, M), in random order."""
@@ -77,8 +71,8 @@ def pack(bases_W: np.ndarray, config: Config) -> Packing:
     slots = []
     for pattern, num_rows in patterns(count_C, config.data.windows_per_row):
         slot_RM = np.full((num_rows, config.data.windows_per_row), EMPTY, np.int32)
-        for place, number in enumerate(pattern):
-            slot_RM[:, place] = first_C[number] + np.arange(num_rows)
+        for slot, number in enumerate(pattern):
+            slot_RM[:, slot] = first_C[number] + np.arange(num_rows)
             first_C[number] += num_rows
         slots.append(slot_RM)
     slot_RM = np.concatenate(slots)
@@ -90,12 +84,8 @@ def patterns(count_C: np.ndarray, windows_per_row: int) -> Iterator[tuple[list[i
     """Yields (classes of a row, number of such rows), until no window is left.
 
     A row takes the largest class that is left, then again and again the largest
-    that fits beside it.
-
-    Args:
-      count_C: int64 (NUM_CLASSES + 1,), windows of every class; class c takes
-        c / NUM_CLASSES of a row, so that class 0 has none.
-      windows_per_row: most windows that share a row.
+    that fits beside it; at most `windows_per_row` share it. `count_C` holds the windows
+    of every class; class c takes c / NUM_CLASSES of a row, so that class 0 has none.
     """
     left_C = count_C.copy()
     while left_C.any():
@@ -121,11 +111,9 @@ def full_rows(config: Config, num_rows: int) -> Batch:
 
 
 def lay_out(length_RM: jax.Array, num_positions: int) -> Layout:
-    """Returns the layout of rows whose windows lie one behind the other.
+    """Returns the layout of rows of L = `num_positions`, their windows one behind the other.
 
-    Args:
-      length_RM: int32 (R, M), positions of every window, 0 where there is none.
-      num_positions: L.
+    `length_RM` holds the positions of every window, 0 where there is none.
     """
     end_RM = jnp.cumsum(length_RM, axis=1)
     position_L = jnp.arange(num_positions, dtype=jnp.int32)
@@ -135,7 +123,7 @@ def lay_out(length_RM: jax.Array, num_positions: int) -> Layout:
 
 
 def to_rows(value_RML: jax.Array, layout: Layout, fill: int | bool) -> jax.Array:
-    """Returns (R, L): every window's values at its place in the row, `fill` at padding."""
+    """Returns (R, L): every window's values where it lies in the row, `fill` at padding."""
 
     def one(value_ML: jax.Array, layout_L: Layout) -> jax.Array:
         return value_ML.at[layout_L.window, layout_L.position].get(mode="fill", fill_value=fill)

@@ -1,4 +1,4 @@
-"""A genome without a download: a 5th-order Markov chain drawn from 6-mer counts.
+"""A genome without a download: a 5th-order Markov chain by 6-mer counts.
 
 Its law is known, so the least reachable loss of a model trained on it is known
 too; its k-mer ranks are those of the genome that was counted.
@@ -14,18 +14,14 @@ from cmgems_jax.runtime import outputs
 
 ORDER = 5  # bases that the next one depends on: what 6-mer counts can tell
 NUM_STATES = 4**ORDER
-MAX_CONTIGS = 256  # drawn side by side
+MAX_CONTIGS = 256  # sampled side by side
 CONTIG_BASES = 10_000  # a small genome has fewer contigs rather than shorter ones
 FASTA_COLUMNS = 80
-_STEPS_A_DRAW = 1_024
+_BASES_AT_ONCE = 1_024
 
 
 def transition(counts: np.ndarray) -> np.ndarray:
-    """Returns the probability of every base after every 5-mer.
-
-    Args:
-      counts: int (4096,), occurrences of the 6-mers by code (first base most
-        significant, order A T C G).
+    """Returns the probability of every base after every 5-mer, from 6-mer counts (4096,) by code.
 
     Returns:
       float64 (1024, 4), rows sum to 1; a 5-mer that never occurs is followed by
@@ -37,11 +33,7 @@ def transition(counts: np.ndarray) -> np.ndarray:
 
 
 def stationary(probability_SB: np.ndarray) -> np.ndarray:
-    """Returns float64 (1024,), the share of every 5-mer in an endless chain.
-
-    Args:
-      probability_SB: float64 (1024, 4), as `transition` returns it.
-    """
+    """Returns float64 (1024,), the share of every 5-mer in an endless chain."""
     share_S = np.full(NUM_STATES, 1 / NUM_STATES)
     for _ in range(1_000):
         # The 5-mer after `s` and base `b` is 4 * (s mod 256) + b.
@@ -52,32 +44,25 @@ def stationary(probability_SB: np.ndarray) -> np.ndarray:
     return share_S
 
 
-def draw_contigs(
+def sample_contigs(
     counts: np.ndarray, num_contigs: int, num_bases: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Returns contigs drawn from the chain, each from its stationary law on.
+    """Returns contigs of the chain of 6-mer counts (4096,), each from its stationary law on.
 
-    The contigs are drawn side by side, so many short ones take less time than
-    one long one.
-
-    Args:
-      counts: int (4096,), 6-mer counts by code.
-      num_contigs: number of independent chains C.
-      num_bases: bases of each.
-      rng: where the draws come from.
+    They are sampled side by side, so many short ones take less time than one long one.
 
     Returns:
-      uint8 (C, num_bases), codes 0..3.
+      uint8 (num_contigs, num_bases), codes 0..3.
     """
     probability_SB = transition(counts)
     bound_SB = np.cumsum(probability_SB, axis=1)[:, :3]
     share_S = stationary(probability_SB)
     state_C = rng.choice(NUM_STATES, size=num_contigs, p=share_S / share_S.sum())
     base_NC = np.empty((max(num_bases, ORDER), num_contigs), np.uint8)
-    for place in range(ORDER):
-        base_NC[place] = state_C >> 2 * (ORDER - 1 - place) & 3
-    for first in range(ORDER, num_bases, _STEPS_A_DRAW):
-        uniform_NC = rng.random((min(_STEPS_A_DRAW, num_bases - first), num_contigs))
+    for offset in range(ORDER):
+        base_NC[offset] = state_C >> 2 * (ORDER - 1 - offset) & 3
+    for first in range(ORDER, num_bases, _BASES_AT_ONCE):
+        uniform_NC = rng.random((min(_BASES_AT_ONCE, num_bases - first), num_contigs))
         for step, uniform_C in enumerate(uniform_NC, first):
             base_C = (uniform_C[:, None] >= bound_SB[state_C]).sum(axis=1)
             state_C = state_C * 4 % NUM_STATES + base_C
@@ -86,15 +71,10 @@ def draw_contigs(
 
 
 def write_genome(path: Path | str, num_bases: int, seed: int) -> None:
-    """Writes a FASTA file drawn from GRCh38's 6-mer counts; a file of that genome is left alone.
+    """Writes a FASTA file by GRCh38's 6-mer counts; a file of that genome is left alone.
 
-    The first header names seed and size, by which the file is recognised. It is
-    written under another name first, so that an interrupted run leaves no part.
-
-    Args:
-      path: the file to write; its folder is made.
-      num_bases: bases in all, in contigs of equal length (to one base).
-      seed: the same seed gives the same file.
+    The first header names seed and size, by which the file is recognised. The contigs
+    have equal length, to one base; the same seed gives the same file.
     """
     path = Path(path)
     num_contigs = min(MAX_CONTIGS, max(2, num_bases // CONTIG_BASES))
@@ -106,7 +86,7 @@ def write_genome(path: Path | str, num_bases: int, seed: int) -> None:
         return
     shortest, num_longer = divmod(num_bases, num_contigs)
     rng = np.random.default_rng((seed, num_bases))
-    contigs = draw_contigs(pmi_table.grch38_counts(), num_contigs, shortest + 1, rng)
+    contigs = sample_contigs(pmi_table.grch38_counts(), num_contigs, shortest + 1, rng)
     path.parent.mkdir(parents=True, exist_ok=True)
     with outputs.replaced_file(path) as partial, partial.open("wb") as file:
         for index, (header, bases) in enumerate(zip(headers, contigs, strict=True)):

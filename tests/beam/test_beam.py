@@ -4,6 +4,7 @@ Where apache_beam is installed (requirements-beam.txt), else skipped; .ci/run ma
 environment.
 """
 
+import functools
 import gzip
 import importlib.util
 import json
@@ -127,7 +128,8 @@ def assert_same_corpus(found: corpus.Corpus, expected: corpus.Corpus) -> None:
 def test_the_pmi_folder_of_several_processes_equals_the_local_one(genomes, tmp_path):
     arguments = {"counts": "", "k": 5, "segmentation": "published", "min_count": 101}
     pmi_command.make(fasta=genomes, output=tmp_path / "local", **arguments)
-    pmi_command.make(fasta=genomes, output=tmp_path / "beam", beam=PROCESSES, **arguments)
+    count = functools.partial(beam_counts.count, settings=PROCESSES, beside=tmp_path / "beam")
+    pmi_command.make(fasta=genomes, output=tmp_path / "beam", count=count, **arguments)
     for name in ("pmi.csv", "pmi.png"):
         one, other = (tmp_path / folder / name for folder in ("local", "beam"))
         assert one.read_bytes() == other.read_bytes(), name
@@ -187,9 +189,9 @@ def test_remote_files_are_read_and_written_through_beams_file_systems(
     assert summary | {"files": 0, "seconds": 0} == local | {"files": 0, "seconds": 0}
     for path in (tmp_path / "local").glob("*.array_record*"):
         assert path.read_bytes() == (made / path.name).read_bytes()
-    rows = dataset.open(made, "train").read(np.arange(5))
+    rows = dataset.open_split(made, "train").read(np.arange(5))
     np.testing.assert_array_equal(
-        rows, dataset.open(tmp_path / "local", "train").read(np.arange(5))
+        rows, dataset.open_split(tmp_path / "local", "train").read(np.arange(5))
     )
     with pytest.raises(InputError, match="holds a data set already"):
         beam_windows.prepare(config, "bucket://made", INSIDE)

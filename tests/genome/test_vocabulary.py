@@ -76,23 +76,6 @@ def test_a_full_window_of_510_tokens_holds_515_bases():
     assert vocabulary.num_tokens(30, 3, stride=3) == 10
 
 
-@pytest.mark.parametrize(("k", "stride"), [(3, 1), (3, 3), (6, 1), (6, 4), (8, 5)])
-def test_detokenize_undoes_tokenize(k, stride):
-    bases = np.random.default_rng(0).integers(0, 4, 50).astype(np.uint8)
-    ids = vocabulary.tokenize(bases, k, stride)
-    covered = vocabulary.num_bases(len(ids), k, stride)
-    with_special = [vocabulary.CLS, *ids, vocabulary.SEP, vocabulary.PAD]
-    np.testing.assert_array_equal(
-        vocabulary.detokenize(np.array(with_special), k, stride), bases[:covered]
-    )
-
-
-def test_detokenize_leaves_bases_ambiguous_that_no_kmer_covers():
-    ids = vocabulary.tokenize(vocabulary.encode("ATGCATGG"), 3)
-    ids[2:5] = vocabulary.UNK  # the base at place 4 is covered by these three alone
-    assert vocabulary.decode(vocabulary.detokenize(ids, 3)) == "ATGCNTGG"
-
-
 def test_lower_case_and_u_are_bases_and_other_letters_are_ambiguous():
     np.testing.assert_array_equal(vocabulary.encode("AaTtUuCcGg"), [0, 0, 1, 1, 1, 1, 2, 2, 3, 3])
     assert set(vocabulary.encode("NRYKMSWBDHVX-*.1 é€")) == {vocabulary.AMBIGUOUS}

@@ -163,7 +163,7 @@ def without_last_checkpoint(workdir: Path, tmp_path: Path) -> Path:
 def test_compiling_the_evaluation_is_not_charged_to_it(unbroken, genome):
     """The program stands for one that compiles in its first call."""
     workdir, _ = unbroken
-    validation, calls = dataset.open(workdir / "data", "validation"), []
+    validation, calls = dataset.open_split(workdir / "data", "validation"), []
 
     def program(state, batch, which):
         if not calls:

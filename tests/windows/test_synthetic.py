@@ -44,7 +44,7 @@ def test_stationary_is_left_unchanged_by_the_chain():
 def test_drawn_6mers_follow_the_transition_law(source):
     """Given the 5-mer before it, every base: chi-square within 5 standard deviations."""
     counts = random_counts() if source == "random" else pmi_table.grch38_counts()
-    contigs = synthetic_genome.draw_contigs(counts, 128, 8_000, np.random.default_rng(1))
+    contigs = synthetic_genome.sample_contigs(counts, 128, 8_000, np.random.default_rng(1))
     found_SB = count_6mers(contigs).reshape(-1, 4)
     expected_SB = found_SB.sum(axis=1, keepdims=True) * synthetic_genome.transition(counts)
     common_S = expected_SB.min(axis=1) >= 5  # where chi-square holds
@@ -57,7 +57,7 @@ def test_drawn_6mers_follow_the_transition_law(source):
 def test_the_start_is_stationary():
     """The first five bases are distributed as any five: chi-square within 5 sd."""
     counts = random_counts()
-    contigs = synthetic_genome.draw_contigs(counts, 40_000, 5, np.random.default_rng(2))
+    contigs = synthetic_genome.sample_contigs(counts, 40_000, 5, np.random.default_rng(2))
     codes = vocabulary.tokenize(contigs, 5)[:, 0] - vocabulary.NUM_SPECIAL
     found_S = np.bincount(codes, minlength=1_024)
     expected_S = 40_000 * synthetic_genome.stationary(synthetic_genome.transition(counts))
@@ -69,14 +69,16 @@ def test_a_chain_that_cannot_branch_is_followed_exactly():
     """After 5 bases comes the base 5 back: the contig has period 5."""
     counts = np.zeros((1_024, 4), np.int64)
     counts[np.arange(1_024), np.arange(1_024) >> 8] = 1
-    contigs = synthetic_genome.draw_contigs(counts.ravel(), 6, 2_500, np.random.default_rng(0))
+    contigs = synthetic_genome.sample_contigs(counts.ravel(), 6, 2_500, np.random.default_rng(0))
     assert contigs.shape == (6, 2_500) and contigs.dtype == np.uint8
     assert np.array_equal(contigs[:, 5:], contigs[:, :-5])
 
 
 @pytest.mark.parametrize("num_bases", [1, 4, 5, 6])
 def test_a_short_contig_has_its_length(num_bases):
-    contigs = synthetic_genome.draw_contigs(random_counts(), 3, num_bases, np.random.default_rng(0))
+    contigs = synthetic_genome.sample_contigs(
+        random_counts(), 3, num_bases, np.random.default_rng(0)
+    )
     assert contigs.shape == (3, num_bases) and contigs.max() < 4
 
 

@@ -55,8 +55,12 @@ def slow_cut(num_bases: int, contig_index: int, config: Config) -> list[tuple[in
     return pieces
 
 
+def starts(pieces: cutting.Cut) -> np.ndarray:
+    return np.cumsum(pieces.length_W) - pieces.length_W
+
+
 def rows_of(data_dir: Path, split: str) -> np.ndarray:
-    opened = dataset.open(data_dir, split)
+    opened = dataset.open_split(data_dir, split)
     return opened.read(np.arange(len(opened)))
 
 
@@ -77,18 +81,14 @@ def prepared(tmp_path_factory) -> tuple[Config, Path]:
 def test_cut_equals_a_slow_piece_by_piece_cutter(share, num_bases):
     config = make_config(full_length_share=share, seed=7)
     pieces = cutting.cut(num_bases, 3, config)
-    found = zip(
-        pieces.start_W.tolist(), pieces.length_W.tolist(), pieces.draw_W.tolist(), strict=True
-    )
+    found = zip(*(row.tolist() for row in (starts(pieces), *pieces)), strict=True)
     assert list(found) == slow_cut(num_bases, 3, config)
 
 
 def test_pieces_tile_the_contig_without_gap_or_overlap():
     for index in range(20):
         pieces = cutting.cut(1_000 + index, index, make_config())
-        end_W = pieces.start_W + pieces.length_W
-        assert pieces.start_W[0] == 0 and end_W[-1] == 1_000 + index
-        assert np.array_equal(pieces.start_W[1:], end_W[:-1])
+        assert pieces.length_W.sum() == 1_000 + index
         assert pieces.length_W.min() > 0
 
 
@@ -106,7 +106,7 @@ def test_lengths_follow_the_published_law():
 
 
 def test_contigs_of_one_length_are_cut_differently():
-    first, second = (cutting.cut(5_000, index, make_config()).start_W for index in (0, 1))
+    first, second = (cutting.cut(5_000, index, make_config()).length_W for index in (0, 1))
     assert not np.array_equal(first, second)
 
 
@@ -211,7 +211,7 @@ def test_another_seed_gives_other_windows(prepared, tmp_path):
 @pytest.mark.parametrize("split", cutting.SPLITS)
 def test_lengths_are_those_of_the_rows(prepared, split):
     _, data_dir = prepared
-    lengths = dataset.open(data_dir, split).lengths
+    lengths = dataset.open_split(data_dir, split).lengths
     expected = (rows_of(data_dir, split) != vocabulary.PADDING).sum(axis=1)
     np.testing.assert_array_equal(lengths, expected)
     summary = dataset.read_summary(data_dir)
@@ -229,11 +229,11 @@ def test_lengths_that_are_missing_or_wrong_are_refused(prepared, tmp_path, chang
     elif change == "of another split":
         shutil.copy(copy / "lengths_validation.npy", path)
     with pytest.raises(InputError, match=r"lengths_train\.npy: .*remove .*copy and make it again"):
-        dataset.open(copy, "train")
+        dataset.open_split(copy, "train")
 
 
 def test_reading_is_random_access(prepared):
-    opened = dataset.open(prepared[1], "train")
+    opened = dataset.open_split(prepared[1], "train")
     all_rows = opened.read(np.arange(len(opened)))
     indices = np.random.default_rng(0).integers(0, len(opened), 50)
     assert np.array_equal(opened.read(indices), all_rows[indices])
@@ -325,7 +325,7 @@ def test_without_input_the_flag_is_named(tmp_path):
     with pytest.raises(InputError, match="--config.data.fasta="):
         dataset.prepare(make_config(), tmp_path / "data")
     with pytest.raises(InputError, match="not a prepared data set"):
-        dataset.open(tmp_path / "data", "train")
+        dataset.open_split(tmp_path / "data", "train")
 
 
 def test_a_damaged_summary_is_refused(tmp_path):
@@ -354,7 +354,7 @@ def test_the_synthetic_genome_lies_in_the_data_folder_named_by_its_content(tmp_p
         path = data_dir / f"synthetic_30000_bases_seed{seed}.fa"
         summary = json.loads((data_dir / "windows.json").read_text())
         assert summary["input"]["bases"] == 30_000 and summary["files"] == [str(path)]
-        assert summary["content"] == genome_files.content_of([str(path)])
+        assert summary["content"] == genome_files.survey(path).content
         assert dataset.input_paths(config, data_dir) == [str(path)]
         assert dataset.prepare(config, data_dir) == data_dir
     assert sorted(os.listdir(tmp_path)) == ["data0", "data1"]
@@ -385,7 +385,7 @@ def test_windows_of_a_block_stay_together(tmp_path):
     config = make_config(write_fasta(tmp_path / "a.fa", [80_000, 400]))
     plan = cutting.plan(config.fasta_paths, config)
     assert plan.block == 16  # of about 700 windows that should be held out
-    held_W = plan.pieces.drawn_P[: plan.pieces.first_C[1]]
+    held_W = plan.pieces.held_P[: plan.pieces.first_C[1]]
     blocks = held_W[: len(held_W) // 16 * 16].reshape(-1, 16)
     assert np.all(blocks == blocks[:, :1]) and 0 < blocks[:, 0].sum() < len(blocks)
 
@@ -394,9 +394,8 @@ def test_windows_of_a_block_stay_together(tmp_path):
 def test_windows_begin_in_frame_and_still_tile_the_contig(tokens):
     for index in range(5):
         pieces = cutting.cut(2_000 + index, index, make_config(tokens=tokens))
-        assert np.all(pieces.start_W % tokens.stride == 0)
-        end_W = pieces.start_W + pieces.length_W
-        assert np.array_equal(pieces.start_W[1:], end_W[:-1]) and end_W[-1] == 2_000 + index
+        assert np.all(starts(pieces) % tokens.stride == 0)
+        assert pieces.length_W.sum() == 2_000 + index
         assert pieces.length_W.min() > 0
 
 
@@ -419,14 +418,14 @@ def test_the_content_is_the_hash_of_the_hashes_of_contigs(tmp_path):
     (tmp_path / "a.fa").write_text(">x\nACGTNNtT\n>y\nN\n>z\nGGGG\n")  # codes A T C G = 0..3
     contigs = (b"\0\2\3\1", b"\1\1", b"\3\3\3\3")
     expected = hashlib.sha256(b"".join(hashlib.sha256(x).digest() for x in contigs)).hexdigest()
-    assert genome_files.content_of([str(tmp_path / "a.fa")]) == expected
+    assert genome_files.survey(tmp_path / "a.fa").content == expected
 
 
 def test_a_genome_that_is_gone_is_a_note_where_its_windows_are_there(prepared, tmp_path, capsys):
     gone = tmp_path / "gone.fa"
     assert dataset.prepare(make_config(gone), prepared[1]) == prepared[1]
     out = capsys.readouterr().out
-    assert out.count("note: ") == 1 and f"note: {gone}: no such file; going on with" in out
+    assert out.count("note: ") == 1 and f"note: {gone}: no such file; continuing with" in out
     with pytest.raises(InputError, match="no such file"):
         dataset.prepare(make_config(gone), tmp_path / "new")
 
@@ -439,7 +438,7 @@ def test_a_data_set_of_an_earlier_version_is_known_by_its_files_as_packed(prepar
     (old / "windows.json").write_text(json.dumps(summary))
     assert dataset.prepare(config, old) == old
     other = repacked(Path(config.data.fasta), tmp_path)
-    with pytest.raises(InputError, match="leave data.fasta empty to go on with the windows"):
+    with pytest.raises(InputError, match="leave data.fasta empty to continue with the windows"):
         dataset.prepare(make_config(other), old)
     assert dataset.prepare(make_config(), old) == old
     assert "sha256" in dataset.identity(old) and "content" not in dataset.identity(old)

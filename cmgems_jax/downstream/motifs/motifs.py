@@ -103,10 +103,9 @@ def find_motifs(
     )
     tests = enrichment.enrich(codes_NS, inside_NS, is_positive_N, settings)
     num_enriched = min(int((tests.q_K <= settings.alpha).sum()), _MAX_MERGED)
-    kmers = [
-        vocabulary.decode(vocabulary.detokenize(token, settings.width))
-        for token in tests.codes_K[:num_enriched, None] + vocabulary.NUM_SPECIAL
-    ]
+    places = 4 ** np.arange(settings.width)[::-1]
+    letters_KP = (tests.codes_K[:num_enriched, None] // places % 4).astype(np.uint8)
+    kmers = [vocabulary.decode(letters_P) for letters_P in letters_KP]
     background_4 = np.bincount(bases_NM[bases_NM < vocabulary.AMBIGUOUS], minlength=4) + 1.0
     background_4 /= background_4.sum()
     motifs = []

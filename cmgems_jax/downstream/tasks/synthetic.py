@@ -28,7 +28,7 @@ def sample(num_rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
 
     There are as many positives as negatives; `num_rows` is even.
     """
-    bases_NM = synthetic_genome.draw_contigs(pmi_table.grch38_counts(), num_rows, NUM_BASES, rng)
+    bases_NM = synthetic_genome.sample_contigs(pmi_table.grch38_counts(), num_rows, NUM_BASES, rng)
     labels_N = np.arange(num_rows, dtype=np.int32) % 2
     for number, bases_M in enumerate(bases_NM):
         if labels_N[number]:
