@@ -103,7 +103,7 @@ def pretrain(
                 raise faults.out_of_memory(error, config) or error from None
             progress.summary(log, config, state, clock)
     if parallel.is_first():
-        curves.draw(workdir / "metrics.jsonl", workdir / "curves.png", config.tokens.k)
+        curves.write_png(workdir / "metrics.jsonl", workdir / "curves.png", config.tokens.k)
     last = workdir / checkpoints.FOLDER / str(config.num_steps)
     print(f"checkpoint: {last}\ncurves: {workdir / 'curves.png'}", flush=True)
     return state

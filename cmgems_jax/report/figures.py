@@ -16,7 +16,6 @@ from cmgems_jax.report import svg
 from cmgems_jax.studies import study_report
 
 _NUM_LOGO, _NUM_LISTED = 50, 12
-_GRAY = "#8a8f98"
 _BASES = {"A": "#2f9e77", "C": "#3b82c4", "G": "#e0862e", "T": "#d1495b"}
 
 
@@ -44,48 +43,12 @@ def pmi(table: PmiTable, name: str) -> str:
 
 
 def run_curves(records: list[dict[str, Any]], name: str, k: int) -> str:
-    """Returns perplexity, loss, masked share and nats per hidden base by step.
-
-    Args:
-      records: of metrics.jsonl.
-      name: of the figure.
-      k: bases per token.
-    """
-    train = [record for record in records if record["kind"] == "train"]
-    evals = [record for record in records if record["kind"] == "eval"]
-    switches = [record["step"] for record in records if record["kind"] == "switch"]
+    """Returns the picture of a run (`curves.run_figure`), from the records of its log."""
     with svg.style():
-        figure = Figure(figsize=(7.2, 4.8))
-        axes = figure.subplots(2, 2)
-        for stage in dict.fromkeys(record["stage"] for record in evals):
-            part = [record for record in evals if record["stage"] == stage]
-            if any(record["perplexity"] != record["perplexity_random"] for record in part):
-                _line(axes[0, 0], part, "perplexity", label=f"under {stage}", marker="o")
-        _line(axes[0, 0], evals, "perplexity_random", label="under random", marker="s")
-        axes[0, 0].set(title="perplexity, held-out windows", yscale="log")
-        if evals:
-            axes[0, 0].legend(fontsize=8)
-        for place, column, title in (
-            (axes[0, 1], "loss", "training loss (nats a masked token)"),
-            (axes[1, 0], "nats_per_hidden_base", "nats per hidden base"),
-            (axes[1, 1], "masked_fraction", "masked share of the tokens"),
-        ):
-            _line(place, train, column)
-            place.set_title(title)
-        curves.nats_marks(axes[1, 0], train, k)
-        axes[1, 1].set_ylim(bottom=0)
-        for place in axes.flat:
-            place.set_xlabel("step")
-            for step in switches:
-                place.axvline(step, color=_GRAY, linestyle="--", linewidth=1)
+        figure = curves.run_figure(records, k, (7.2, 4.8))
+        switches = [record["step"] for record in records if record["kind"] == "switch"]
         at = f"; the strategy switches at step {switches[0]:,}" if switches else ""
         return svg.markup(figure, name, f"Perplexity, loss and masks by step{at}")
-
-
-def _line(axes: Any, records: list[dict[str, Any]], column: str, **style: Any) -> None:
-    """One metric by step; what is not finite leaves a gap."""
-    values = [np.nan if record[column] is None else record[column] for record in records]
-    axes.plot([r["step"] for r in records], values, markersize=3, linewidth=1.3, **style)
 
 
 def study_curves(logs: dict[str, list[list[dict[str, Any]]]], name: str) -> str:
@@ -144,7 +107,7 @@ def means(found: pd.DataFrame, baselines: pd.DataFrame, name: str) -> str:
         for axes, unit in zip(panels.flat, units, strict=False):
             for place, values in enumerate(lines.values()):
                 if unit in values:
-                    color = svg.PALETTE[0] if place < num_arms else _GRAY
+                    color = svg.PALETTE[0] if place < num_arms else svg.FAINT
                     _interval(axes, place, values[unit], color)
             svg.horizontal_lines(axes, list(lines))
             task, shots = unit
@@ -175,7 +138,7 @@ def differences(found: pd.DataFrame, name: str) -> str:
         axes = figure.subplots()
         for number, (task, shots) in enumerate(units):
             is_whole = task == study_report.ALL_TASKS
-            color = _GRAY if is_whole else svg.PALETTE[number % len(svg.PALETTE)]
+            color = svg.FAINT if is_whole else svg.PALETTE[number % len(svg.PALETTE)]
             label = unit_name(task, shots)
             shift = (number - (len(units) - 1) / 2) * 0.8 / len(units)
             rows = found[(found.task == task) & (found.shots == shots)]
@@ -188,7 +151,7 @@ def differences(found: pd.DataFrame, name: str) -> str:
                     markerfacecolor=face, markersize=4.5, label=label,
                 )  # fmt: skip
                 label = None
-        axes.axvline(0, color=_GRAY, linewidth=1)
+        axes.axvline(0, color=svg.FAINT, linewidth=1)
         svg.horizontal_lines(axes, names)
         axes.set(xlabel="difference from the reference", title="paired differences")
         figure.legend(loc="outside right upper", fontsize=8)
@@ -214,7 +177,7 @@ def mask_bars(found: pd.DataFrame, name: str) -> str:
         ):
             axes.barh(range(len(lines)), found[column], color=svg.PALETTE[0], height=0.7)
             if column == "mean_rank":
-                axes.axvline(found.mean_rank_of_all.mean(), color=_GRAY, linewidth=1)
+                axes.axvline(found.mean_rank_of_all.mean(), color=svg.FAINT, linewidth=1)
             axes.set_xlim(left=0, right=None if found[column].any() else 1)
             svg.horizontal_lines(axes, lines)
             axes.set_title(title, fontsize=9)

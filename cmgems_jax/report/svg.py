@@ -9,8 +9,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cmgems_jax.pretraining import curves
+
 _INK = "#010203"  # stands for the page's text colour, light or dark
-_FAINT = "#8a8f98"
+FAINT = "#8a8f98"
 # Told apart on white and on near-black, and by most who see colours differently.
 PALETTE = (
     "#3b82c4",
@@ -23,27 +25,19 @@ PALETTE = (
     "#5f9ea8",
     "#7d8590",
 )
-_STYLE = {
+_STYLE = curves.STYLE | {
     "svg.fonttype": "none",
     "svg.hashsalt": "cmgems",
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": _INK,
     "axes.labelcolor": _INK,
-    "axes.edgecolor": _FAINT,
+    "axes.edgecolor": FAINT,
     "axes.facecolor": "none",
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": _FAINT,
-    "grid.alpha": 0.25,
+    "grid.color": FAINT,
     "xtick.color": _INK,
     "ytick.color": _INK,
-    "legend.frameon": False,
     "figure.facecolor": "none",
-    "figure.constrained_layout.use": True,
 }
 
 
@@ -55,10 +49,10 @@ def style() -> Iterator[None]:
 
 
 def markup(figure: Figure, name: str, description: str) -> str:
-    """Returns a figure as an <svg> element to stand in a page.
+    """Returns a figure that was made within `style` as an <svg> element of a page.
 
     Args:
-      figure: made and written within `style`.
+      figure: of matplotlib.
       name: unlike that of any other figure of the page; its ids begin with it.
       description: of what is seen, for those who do not see it.
     """
