@@ -58,7 +58,7 @@ def is_hard(
 
     Args:
       state: the curriculum's state.
-      key: the step's key; only `cm_step` draws, with probability
+      key: the step's key; only `cm_step` uses it, with probability
         floor(100 * step / num_steps) / 100.
       step: int32, 0-based.
       config: the run's config.
@@ -71,7 +71,7 @@ def is_hard(
 def budget(state: CurriculumState, hard: jax.Array, config: Config) -> jax.Array:
     """Returns the share to mask in a batch, float32 scalar.
 
-    `by_stage` goes by the batch's strategy, since `cm_step` draws it anew for each batch.
+    `by_stage` goes by the batch's strategy, since `cm_step` samples it anew for each batch.
 
     Args:
       state: the curriculum's state.

@@ -8,34 +8,22 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cmgems_jax.runtime import run_log
+from cmgems_jax.runtime import pictures, run_log
 
 GUESS_NATS = math.log(4)  # copies the visible bases and guesses the hidden ones
 COMPOSITION_NATS = 1.368  # GRCh38: what base frequencies alone leave
-# Told apart on white and on near-black.
-COLORS = {"current": "#3b82c4", "random": "#d1495b", "mark": "#7d8590"}
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-}
 
 
 def write_png(metrics: Path, output: Path, k: int) -> None:
     """Writes the picture of a run's metrics.jsonl; `k` = bases per token."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(pictures.STYLE):
         run_figure(run_log.read(metrics), k, (11, 7)).savefig(output, dpi=120)
 
 
 def run_figure(records: list[dict[str, Any]], k: int, inches: tuple[float, float]) -> Figure:
     """Returns perplexity, loss, nats per hidden base and masked share by step.
 
-    To be called and saved in a context of `STYLE`.
+    To be called and saved in a context of `pictures.STYLE`.
 
     Args:
       records: of metrics.jsonl.
@@ -51,13 +39,13 @@ def run_figure(records: list[dict[str, Any]], k: int, inches: tuple[float, float
     _line(bottom_left, train, "nats_per_hidden_base", "nats per hidden base")
     nats_marks(bottom_left, train, k)
     _line(bottom_right, train, "masked_fraction", "masked share of the tokens")
-    _line(bottom_right, train, "mask_budget", None, color=COLORS["mark"], linestyle=":")
+    _line(bottom_right, train, "mask_budget", None, color=pictures.FAINT, linestyle=":")
     bottom_right.set_ylim(bottom=0)
     switches = [record for record in records if record["kind"] == "switch"]
     for axes in figure.axes:
         axes.set_xlabel("step")
         for switch in switches:
-            axes.axvline(switch["step"], color=COLORS["mark"], linestyle="--", linewidth=1)
+            axes.axvline(switch["step"], color=pictures.FAINT, linestyle="--", linewidth=1)
     for switch in switches:
         top_left.annotate(
             f"{switch['from']} → {switch['to']}", (switch["step"], 0.97),
@@ -73,11 +61,11 @@ def _perplexity(axes: Axes, evals: list[dict[str, Any]]) -> None:
         part = [record for record in evals if record["stage"] == stage]
         if all(record["perplexity"] == record["perplexity_random"] for record in part):
             continue  # the same curve as below
-        style = {"color": COLORS["current"], "alpha": 1 - 0.4 * number}
+        style = {"color": pictures.MAIN, "alpha": 1 - 0.4 * number}
         _line(axes, part, "perplexity", None, label=f"under {stage}", marker="o", **style)
     _line(
         axes, evals, "perplexity_random", "validation perplexity",
-        label="under random", color=COLORS["random"], marker="s",
+        label="under random", color=pictures.OTHER, marker="s",
     )  # fmt: skip
     if evals:
         axes.set_yscale("log")
@@ -90,7 +78,7 @@ def nats_marks(axes: Axes, train: list[dict[str, Any]], k: int) -> None:
     A model that knows nothing pays log 4**k for a token, so its line moves with the
     number of hidden bases per masked token: loss / nats_per_hidden_base.
     """
-    style = {"color": COLORS["mark"], "linestyle": ":", "linewidth": 1}
+    style = {"color": pictures.FAINT, "linestyle": ":", "linewidth": 1}
     known = [record for record in train if record["loss"] and record["nats_per_hidden_base"]]
     step = [record["step"] for record in known]
     nats = [k * math.log(4) * record["nats_per_hidden_base"] / record["loss"] for record in known]
@@ -104,7 +92,7 @@ def nats_marks(axes: Axes, train: list[dict[str, Any]], k: int) -> None:
     for text, value, side in [*marks, *(("untrained", value, "bottom") for value in nats[-1:])]:
         axes.annotate(
             text, (1, value), xycoords=("axes fraction", "data"),
-            ha="right", va=side, fontsize=8, color=COLORS["mark"],
+            ha="right", va=side, fontsize=8, color=pictures.FAINT,
         )  # fmt: skip
 
 
@@ -114,7 +102,7 @@ def _line(
     name: str,
     title: str | None,
     *,
-    color: str = COLORS["current"],
+    color: str = pictures.MAIN,
     **style: Any,
 ) -> None:
     """Plots one metric by step; values that are not finite leave a gap."""

@@ -6,35 +6,20 @@ import re
 from collections.abc import Iterator
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cmgems_jax.pretraining import curves
+from cmgems_jax.runtime import pictures
 
 _INK = "#010203"  # stands for the page's text colour, light or dark
-FAINT = "#8a8f98"
-# Told apart on white and on near-black, and by most who see colours differently.
-PALETTE = (
-    "#3b82c4",
-    "#e0862e",
-    "#2f9e77",
-    "#d1495b",
-    "#8e6bbf",
-    "#a8791f",
-    "#d873a8",
-    "#5f9ea8",
-    "#7d8590",
-)
-_STYLE = curves.STYLE | {
+_STYLE = pictures.STYLE | {
     "svg.fonttype": "none",
     "svg.hashsalt": "cmgems",
     "font.family": "sans-serif",
-    "font.size": 9,
     "text.color": _INK,
     "axes.labelcolor": _INK,
-    "axes.edgecolor": FAINT,
+    "axes.edgecolor": pictures.FAINT,
     "axes.facecolor": "none",
-    "grid.color": FAINT,
+    "grid.color": pictures.FAINT,
     "xtick.color": _INK,
     "ytick.color": _INK,
     "figure.facecolor": "none",
@@ -63,10 +48,3 @@ def markup(figure: Figure, name: str, description: str) -> str:
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
-
-
-def horizontal_lines(axes: Axes, names: list[str]) -> None:
-    """Names the lines 0, 1, ... of a chart from its top."""
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
