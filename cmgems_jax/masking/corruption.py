@@ -63,8 +63,8 @@ def hidden_bases(
     masked but kept. The yardstick across strategies (`nats_per_hidden_base`).
 
     Args:
-      ids_L: int32 (L,), the true ids.
-      corrupted_L: int32 (L,), the ids that the model sees.
+      ids_L: int32 (L,), true.
+      corrupted_L: int32 (L,), what the model sees.
       eligible_L: bool (L,).
       k: bases per token.
       stride: bases between token starts.
