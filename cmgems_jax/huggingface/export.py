@@ -36,8 +36,8 @@ def export(
     Args:
       checkpoint: work folder of a pretraining run (or WORKDIR/checkpoints/STEP), which
         becomes a BertForMaskedLM; or of launch.finetune, a BertForSequenceClassification.
-      output: a new or empty folder.
-      overwrite: replace an earlier export in it.
+      output: a new or empty folder, or an earlier export to `overwrite`.
+      overwrite: see `output`.
       task_head: True: only a fine-tuned one will do; False: only a pretrained one.
       evaluation: folder of launch.evaluate, for the model card.
       license_name: of the weights, an SPDX identifier; None: the card names none.

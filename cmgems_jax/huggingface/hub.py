@@ -26,7 +26,7 @@ def push(
     endpoint: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Uploads a folder to a model repository, which is made where it is missing.
+    """Uploads an export to a model repository, made where it is missing; returns the commit's URL.
 
     Args:
       folder: an export.
@@ -34,9 +34,6 @@ def push(
       private: whether a new repository is.
       endpoint: of the hub; None = huggingface_hub's own (HF_ENDPOINT).
       token: None = huggingface_hub's own (HF_TOKEN, or that of `hf auth login`).
-
-    Returns:
-      The address of the commit.
 
     Raises:
       InputError: no token, no network, no such owner, or not allowed; the export

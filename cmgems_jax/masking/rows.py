@@ -122,23 +122,19 @@ def _sample_masks(
     """
 
     def sampler(strategy: str) -> Callable[..., jax.Array]:
-        def sample(
-            key: jax.Array, ids_L: jax.Array, budget: jax.Array, growth: jax.Array
-        ) -> jax.Array:
-            return masking_strategies.sample_mask(
-                key,
-                ids_L,
-                ranks_V,
-                strategy=strategy,
-                budget=budget,
-                k=config.tokens.k,
-                stride=config.tokens.stride,
-                min_distance=config.masking.min_distance,
-                top_m=config.masking.top_m,
-                growth=growth,
-            )
-
-        return jax.vmap(sample, (0, 0, None, None))
+        sample = functools.partial(
+            masking_strategies.sample_mask,
+            ranks_V=ranks_V,
+            strategy=strategy,
+            k=config.tokens.k,
+            stride=config.tokens.stride,
+            min_distance=config.masking.min_distance,
+            top_m=config.masking.top_m,
+        )
+        return jax.vmap(
+            lambda key, ids_L, budget, growth: sample(key, ids_L, budget=budget, growth=growth),
+            (0, 0, None, None),
+        )
 
     if len(set(strategies)) == 1:
         return sampler(strategies[0])(*operands)
