@@ -30,13 +30,7 @@ _TAGS = ("biology", "genomics", "dna", "bert")
 def of_run(
     checkpoint: Path, config: Config, evaluation: Path | None, license_name: str | None
 ) -> ModelCard:
-    """Returns the card of a pretraining run.
-
-    Args:
-      checkpoint: as for `pretrained.load_masked_lm`.
-      config: of the run.
-      evaluation: folder of launch.evaluate, or None.
-      license_name: of the weights; None: the card names none.
+    """Returns the card of a pretraining run, with the results in a folder of launch.evaluate.
 
     Raises:
       InputError: `evaluation` holds no summary.

@@ -86,8 +86,8 @@ def mask_batch(
       budget: float32 scalar, share of tokens to mask.
       strategies: names, static.
       ranks_V: int32 (4**k,), PMI ranks.
-      config: the run's config.
-      growth: of `masking.random_mask`.
+      config: of the run.
+      growth: of `strategies.random_mask`.
     """
     spans = {"k": config.tokens.k, "stride": config.tokens.stride}
     flat = merge_axes(batch)  # W windows

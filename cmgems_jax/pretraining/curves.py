@@ -23,12 +23,7 @@ def write_png(metrics: Path, output: Path, k: int) -> None:
 def run_figure(records: list[dict[str, Any]], k: int, inches: tuple[float, float]) -> Figure:
     """Returns perplexity, loss, nats per hidden base and masked share by step.
 
-    To be called and saved in a context of `pictures.STYLE`.
-
-    Args:
-      records: of metrics.jsonl.
-      k: bases per token.
-      inches: width and height.
+    To be called and saved in a context of `pictures.STYLE`; the records are of metrics.jsonl.
     """
     train = [record for record in records if record["kind"] == "train"]
     evals = [record for record in records if record["kind"] == "eval"]

@@ -54,9 +54,7 @@ def run_curves(records: list[dict[str, Any]], name: str, k: int) -> str:
 def study_curves(logs: dict[str, list[list[dict[str, Any]]]], name: str) -> str:
     """Returns the perplexity under `random` of every arm, a line per seed; a dot at a switch.
 
-    Args:
-      logs: metrics.jsonl's records of every seed, by arm.
-      name: of the figure.
+    The logs are the records of metrics.jsonl of every seed, by arm.
     """
     with svg.style():
         figure = Figure(figsize=(7.2, 4.2))

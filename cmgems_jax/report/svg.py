@@ -36,10 +36,8 @@ def style() -> Iterator[None]:
 def markup(figure: Figure, name: str, description: str) -> str:
     """Returns a figure that was made within `style` as an <svg> element of a page.
 
-    Args:
-      figure: of matplotlib.
-      name: unlike that of any other figure of the page; its ids begin with it.
-      description: of what is seen, for those who do not see it.
+    Its ids begin with `name`, which no other figure of the page has; the description is
+    for those who do not see it.
     """
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})

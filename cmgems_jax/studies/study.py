@@ -46,16 +46,10 @@ class Plan:
 
 
 def preset(name: str, fasta: str, num_steps: int | None) -> Config:
-    """Returns the config of a preset on a genome.
+    """Returns the config of a preset (of `PRESETS`, or as for `config.load`) on a genome.
 
-    Args:
-      name: of `PRESETS`, or as for `config.load`.
-      fasta: files with commas.
-      num_steps: in place of the preset's; what is done every so many steps is then
-        done at the least as often as in `_LEAST_EVALS` evaluations.
-
-    Raises:
-      InputError: no such preset.
+    With `num_steps` in place of the preset's, what is done every so many steps is
+    done at least as often as in `_LEAST_EVALS` evaluations.
     """
     config = config_lib.load(f"{name}6" if name in PRESETS else name, flag="preset")
     fields: dict[str, Any] = {"data.fasta": fasta, "keep_checkpoints": 1}
@@ -79,16 +73,16 @@ def make_plan(
     evaluation: evaluate.Settings,
     task_dir: Path,
 ) -> Plan:
-    """Returns a study's plan, with every config and task looked at.
+    """Returns a study's plan, with every config and task checked.
 
     Args:
       study: name in `arms.STUDIES`.
-      preset: what the config is called.
+      preset: name of the config.
       config: that every arm changes.
       num_seeds: seeds 0 to num_seeds - 1.
       only: names of arms to run; empty = all.
       reference: name of the arm that the others are compared with; "" = the study's own.
-      evaluation: settings of the few-shot tasks.
+      evaluation: of the few-shot tasks.
       task_dir: holds fewshot/.
 
     Raises:
@@ -265,11 +259,6 @@ def other_processes(number: int, output: Path, arguments: Sequence[str]) -> Iter
 
     Process i sees GPU i alone and writes to OUTPUT/claims/process_I.log; they end with the
     block, by themselves where it succeeds. Enter it before jax looks for devices.
-
-    Args:
-      number: of processes in all.
-      output: the study's folder.
-      arguments: of the command.
     """
     with contextlib.ExitStack() as stack:
         for index in range(1, number):
