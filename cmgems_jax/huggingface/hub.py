@@ -11,7 +11,7 @@ _TIMEOUT_S = 60.0  # of one answer; the library by itself waits without end
 
 
 def check_name(repo: str) -> None:
-    """Raises `InputError` where a repository cannot be called so, before any work."""
+    """Raises `InputError` where a repository cannot have that name, before any work."""
     try:
         utils.validate_repo_id(repo)
     except errors.HFValidationError as error:

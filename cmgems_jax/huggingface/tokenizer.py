@@ -1,8 +1,8 @@
 """k-mers for HuggingFace: text, and a tokenizer that cuts raw DNA into overlapping k-mers.
 
 transformers has no tokenizer for overlapping k-mers, and a rewriting rule cannot copy
-what it matches. It can insert, though: a rule that matches the empty place behind a
-base, where a certain base stands j places on, inserts that base's symbol. One rule
+what it matches. It can insert, though: a rule that matches the empty position behind a
+base, where a certain base stands j positions on, inserts that base's symbol. One rule
 for each base and each j = 1..k-1 writes the k-mer's further letters behind every first
 letter. So AutoTokenizer reads raw DNA without remote code. Text that is cut
 already, "ACGTAC CGTACG", stays as it is: a word of k letters is one k-mer.

@@ -22,7 +22,7 @@ from cmgems_jax.windows.packing import Batch, Layout
 
 
 class MaskedBatch(NamedTuple):
-    """Windows, each by itself: what the model sees and what it shall predict."""
+    """Windows, each by itself: what the model sees and what it predicts."""
 
     ids: jax.Array  # int32 (R, M, L), true
     corrupted: jax.Array  # int32 (R, M, L)

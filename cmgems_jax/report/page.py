@@ -31,7 +31,7 @@ _TEMPLATE = "template.html"
 
 @dataclasses.dataclass
 class Section:
-    """A heading and what stands under it, in order."""
+    """A heading and what is under it, in order."""
 
     title: str
     intro: str = ""

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cmgems_jax.downstream.evaluation import resampled, statistics
 from cmgems_jax.downstream.evaluation.report import (
+    RENAMED,
     NamedRows,
     cell,
     counted,
@@ -50,7 +51,7 @@ def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
     """Returns every arm minus its reference, paired by seed and draw, with Holm's correction.
 
     The correction is over the tasks and shots of an arm; the mean over them, which is
-    one more row (`ALL_TASKS`), stands outside of it.
+    one more row (`ALL_TASKS`), is outside of it.
 
     Columns: arm, reference, mode, task, shots, difference, low, high, covers, p, p_holm, shown
     (`statistics.Estimate.shown`, of the corrected p).
@@ -90,7 +91,11 @@ def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
 
 def masks(units: Sequence[Unit]) -> pd.DataFrame:
     """Returns what the masks of every arm and strategy are like, means over seeds."""
-    lines = [{"arm": one.arm.name, **row} for one in units for row in runs.read_done(one)["masks"]]
+    lines = [
+        {"arm": one.arm.name, **{RENAMED.get(name, name): value for name, value in row.items()}}
+        for one in units
+        for row in runs.read_done(one)["masks"]
+    ]
     table = pd.DataFrame(lines)
     return table.groupby(["arm", "strategy"], sort=False).mean().reset_index()
 
@@ -271,7 +276,7 @@ def read_baselines(folder: Path) -> pd.DataFrame:
 
 
 def read_differences(path: Path) -> pd.DataFrame:
-    """Returns differences.csv as `differences` made it; empty where one arm stands alone.
+    """Returns differences.csv as `differences` made it; empty where there is one arm.
 
     An earlier version's table does not say what its intervals cover, and claims nothing.
     """
