@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.resources
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,11 @@ def write(inputs: Sequence[Path | str], output: Path | str) -> None:
     """
     inputs, output = list(map(Path, input_files.listed(inputs))), Path(output)
     outputs.check_file(output, (".html",))
-    kinds = [(_kind(path), path) for path in inputs]
+    makers = [_maker(path) for path in inputs]
     sections: list[Section] = []
-    for number, (kind, path) in enumerate(kinds):
-        made = _MAKERS[kind](path, f"f{number}")
-        for section in made if len(kinds) > 1 else ():
+    for number, (maker, path) in enumerate(zip(makers, inputs, strict=True)):
+        made = maker(path, f"f{number}")
+        for section in made if len(inputs) > 1 else ():
             section.title = f"{path.resolve().name}: {section.title}"
         sections += made
     environment = json.loads(_first_existing(inputs, "environment.json"))
@@ -75,16 +75,11 @@ def write(inputs: Sequence[Path | str], output: Path | str) -> None:
     print(f"{output}: {len(sections)} sections, {len(page) / 1e6:.1f} MB, no other file needed")
 
 
-def _kind(path: Path) -> str:
-    """Returns what a folder holds, by the file that only its command writes."""
-    for kind, name in (
-        ("study", study.NAME),
-        ("run", "metrics.jsonl"),
-        ("evaluation", "suite.json"),
-        ("pmi", "pmi.csv"),
-    ):
+def _maker(path: Path) -> Callable[[Path, str], list[Section]]:
+    """Returns what makes the sections of a folder, by the file that only its command writes."""
+    for name, maker in _MAKERS.items():
         if (path / name).is_file():
-            return kind
+            return maker
     raise InputError(
         f"--input={path}: expected a folder of launch.study, launch.pretrain, launch.evaluate or "
         f"launch.count_pmi (with {study.NAME}, metrics.jsonl, suite.json or pmi.csv in it)"
@@ -275,4 +270,9 @@ def _scores(path: Path, name: str) -> Section:
     )
 
 
-_MAKERS: dict[str, Any] = {"study": _study, "run": _run, "evaluation": _evaluation, "pmi": _pmi}
+_MAKERS = {
+    study.NAME: _study,
+    "metrics.jsonl": _run,
+    "suite.json": _evaluation,
+    "pmi.csv": _pmi,
+}

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import re
-from collections.abc import Iterator
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -26,11 +25,9 @@ _STYLE = pictures.STYLE | {
 }
 
 
-@contextlib.contextmanager
-def style() -> Iterator[None]:
-    """Holds the page's style while a figure is made and written."""
-    with matplotlib.rc_context(_STYLE):
-        yield
+def style() -> contextlib.AbstractContextManager:
+    """Returns the context of the page's style, in which a figure is made and written."""
+    return matplotlib.rc_context(_STYLE)
 
 
 def markup(figure: Figure, name: str, description: str) -> str:
