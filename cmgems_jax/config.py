@@ -20,7 +20,7 @@ STRATEGIES = (
     "random",
     "genemask",
     "global",
-    # a rival and the controls of the studies, see `masking.draw`
+    # a rival and the controls of the studies, see masking/strategies.py
     "random_mask",
     "genemask_by_position",
     "global_by_position",

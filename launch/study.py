@@ -3,8 +3,8 @@
     python -m launch.study --study=strategy --preset=nano --fasta=genome.fa.gz \\
         --data_dir=DATA --output=runs/strategy
 
-Presets: nano (two CPU cores, an hour a strategy study), logo and dnabert (GPUs), or a file. The
-same command again goes on; hosts with a common --output share the arms. Writes study.md, CSVs.
+Presets: nano (two CPU cores, an hour per strategy study), logo and dnabert (GPUs), or a file. The
+same command again resumes; hosts with a common --output share the arms. Writes study.md, CSVs.
 """
 
 import sys
@@ -20,17 +20,17 @@ _PRESET = flags.DEFINE_string("preset", "nano", "nano, logo, dnabert, or a confi
 _FASTA = flags.DEFINE_string("fasta", None, "Genome files, with commas.")
 _DATA_DIR = flags.DEFINE_string("data_dir", ".", "Folder that holds fewshot/.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the study.")
-_SEEDS = flags.DEFINE_integer("seeds", 2, "Runs an arm; fewer than 6 claim nothing.", 1)
-_STEPS = flags.DEFINE_integer("steps", None, "Steps a run; default: the preset's.", 32)
+_SEEDS = flags.DEFINE_integer("seeds", 2, "Runs per arm; fewer than 6 claim nothing.", 1)
+_STEPS = flags.DEFINE_integer("steps", None, "Steps per run; default: the preset's.", 32)
 _ARMS = flags.DEFINE_list("arms", [], "Only these arms; default: all of the study.")
 _REFERENCE = flags.DEFINE_string("reference", "", "Compare the arms with this one; no new runs.")
 _TASKS = flags.DEFINE_list("tasks", ["prom_core", "splice_40", "silencer"], "Few-shot tasks.")
-_SHOTS = flags.DEFINE_list("shots", ["10", "100"], "Training rows a class.")
+_SHOTS = flags.DEFINE_list("shots", ["10", "100"], "Training rows per class.")
 _DRAWS = flags.DEFINE_integer("draws", 10, "Draws; fewer than 5 claim nothing.", 1)
 _MODE = flags.DEFINE_list("mode", ["probe"], "finetune, probe, or both.")
 _TEST_ROWS = flags.DEFINE_integer("test_rows", 1000, "Predict at most so many; 0 = all.", 0)
 _REUSE = flags.DEFINE_list("reuse", [], "Folders of studies: runs that are the same are copied.")
-_PROCESSES = flags.DEFINE_integer("processes", 1, "On this host, one a GPU.", 1)
+_PROCESSES = flags.DEFINE_integer("processes", 1, "On this host, one per GPU.", 1)
 flags.mark_flags_as_required(["study", "fasta", "output"])
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     config = study.preset(_PRESET.value, _FASTA.value, _STEPS.value)
     task_dir, output = Path(_DATA_DIR.value), Path(_OUTPUT.value)
     chosen = (_SEEDS.value, _ARMS.value, _REFERENCE.value)
-    plan = study.plan(_STUDY.value, _PRESET.value, config, *chosen, settings, task_dir)
+    plan = study.make_plan(_STUDY.value, _PRESET.value, config, *chosen, settings, task_dir)
     with study.other_processes(_PROCESSES.value, output, sys.argv[1:]):
         study.run(plan, output, [Path(folder) for folder in _REUSE.value])
 

@@ -64,7 +64,7 @@ def shape(axes: str) -> tuple[int, ...]:
         (strategies.random, {"k": 3}, "L", BOOL),
         (strategies.genemask, {"k": 3}, "L", BOOL),
         (strategies.global_top, {"k": 3}, "L", BOOL),
-        (strategies.draw, {"k": 3, "strategy": "global", "budget": 0.15}, "L", BOOL),
+        (strategies.sample_mask, {"k": 3, "strategy": "global", "budget": 0.15}, "L", BOOL),
         (strategies.keep_first, {"max_predictions": 2}, "L", BOOL),
         (ranking.token_ranks, {}, "L", INT),
         (ranking.position_ranks, {}, "L", INT),

@@ -36,8 +36,8 @@ def export(
     Args:
       checkpoint: work folder of a pretraining run (or WORKDIR/checkpoints/STEP), which
         becomes a BertForMaskedLM; or of launch.finetune, a BertForSequenceClassification.
-      output: a new or empty folder.
-      overwrite: replace an earlier export in it.
+      output: a new or empty folder, or an earlier export to `overwrite`.
+      overwrite: see `output`.
       task_head: True: only a fine-tuned one will do; False: only a pretrained one.
       evaluation: folder of launch.evaluate, for the model card.
       license_name: of the weights, an SPDX identifier; None: the card names none.
@@ -50,34 +50,39 @@ def export(
     _check_output(output, overwrite)
     is_classifier = (checkpoint / classifier.RECORD).exists()
     if task_head is not None and task_head != is_classifier:
-        found = "a fine-tuned classifier" if is_classifier else "no fine-tuned classifier"
+        kind = "a fine-tuned classifier" if is_classifier else "no fine-tuned classifier"
         raise InputError(
-            f"--checkpoint={checkpoint}: {found}, with --task_head={str(task_head).lower()}"
+            f"--checkpoint={checkpoint}: {kind}, with --task_head={str(task_head).lower()}"
         )
     if is_classifier:
-        loaded: Any = classifier.load_classifier(checkpoint)
-        described = card.of_classifier(checkpoint, loaded, license_name)
-        settings = hf_config(loaded.config, loaded.label_names)
+        model: Any = classifier.load_classifier(checkpoint)
+        model_card = card.of_classifier(checkpoint, model, license_name)
+        settings = hf_config(model.config, model.label_names)
     else:
-        loaded = pretrained.load_masked_lm(checkpoint)
-        described = card.of_run(checkpoint, loaded.config, evaluation, license_name)
-        settings = hf_config(loaded.config)
-    layers = loaded.config.model.num_layers
-    tensors = names.to_torch(loaded.params, layers, is_classifier=is_classifier)
-    if not is_classifier:  # without one, AutoModel draws a pooler anew at each load
-        size = loaded.config.model.hidden_size
-        tensors[f"{names.POOLER}.weight"] = np.eye(size, dtype=np.float32)
-        tensors[f"{names.POOLER}.bias"] = np.zeros(size, np.float32)
+        model = pretrained.load_masked_lm(checkpoint)
+        model_card = card.of_run(checkpoint, model.config, evaluation, license_name)
+        settings = hf_config(model.config)
+    tensors = _tensors(model.params, model.config, is_classifier)
     with outputs.replaced_folder(output) as folder:
         safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
         (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # else the owner's alone
-        tokenizer.write(folder, loaded.config)
+        tokenizer.write(folder, model.config)
         curves = pretrained.locate(checkpoint)[0] / CURVES if not is_classifier else None
         if curves and curves.exists():
             shutil.copyfile(curves, folder / CURVES)
-        described.save(folder / card.NAME)
+        model_card.save(folder / card.NAME)
     print(f"{output}: {settings['architectures'][0]}, {len(tensors)} tensors", flush=True)
+
+
+def _tensors(params: dict, config: Config, is_classifier: bool) -> dict[str, np.ndarray]:
+    """Returns the tensors of the export under HuggingFace's names."""
+    tensors = names.to_torch(params, config.model.num_layers, is_classifier=is_classifier)
+    if not is_classifier:  # without one, AutoModel samples a pooler anew at each load
+        size = config.model.hidden_size
+        tensors[f"{names.POOLER}.weight"] = np.eye(size, dtype=np.float32)
+        tensors[f"{names.POOLER}.bias"] = np.zeros(size, np.float32)
+    return tensors
 
 
 def hf_config(config: Config, label_names: list[str] | None = None) -> dict[str, Any]:

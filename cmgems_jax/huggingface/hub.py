@@ -11,7 +11,7 @@ _TIMEOUT_S = 60.0  # of one answer; the library by itself waits without end
 
 
 def check_name(repo: str) -> None:
-    """Raises `InputError` where a repository cannot be called so, before any work."""
+    """Raises `InputError` where a repository cannot have that name, before any work."""
     try:
         utils.validate_repo_id(repo)
     except errors.HFValidationError as error:
@@ -26,7 +26,7 @@ def push(
     endpoint: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Uploads a folder to a model repository, which is made where it is missing.
+    """Uploads an export to a model repository, made where it is missing; returns the commit's URL.
 
     Args:
       folder: an export.
@@ -34,9 +34,6 @@ def push(
       private: whether a new repository is.
       endpoint: of the hub; None = huggingface_hub's own (HF_ENDPOINT).
       token: None = huggingface_hub's own (HF_TOKEN, or that of `hf auth login`).
-
-    Returns:
-      The address of the commit.
 
     Raises:
       InputError: no token, no network, no such owner, or not allowed; the export

@@ -54,10 +54,9 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def import_model(path: Path | str, output: Path | str, *, stride: int = 1) -> None:
-    """Writes a HuggingFace folder as a run (a masked-LM) or as a classifier.
+    """Writes a HuggingFace folder as a run (a masked-LM) or as a classifier of our own.
 
-    Fine-tuning, evaluation, embedding and export then take `output` as they take our
-    own runs. The pooler of a masked-LM is left out: no training of it is assumed.
+    The pooler of a masked-LM is left out: no training of it is assumed.
 
     Args:
       path: config.json, vocab.txt, and model.safetensors or pytorch_model.bin.
@@ -118,7 +117,17 @@ def _refuse_pointers(path: Path) -> None:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """Returns config.json of a network that ours computes."""
-    settings = _read_json(path)
+    try:
+        settings = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); --path is a folder with config.json, "
+            f"{VOCABULARY} and {SAFETENSORS} or {PICKLE}"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: expected a JSON object")
     missing = [name for name in _SIZES.values() if name not in settings]
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}; expected a BERT's config")
@@ -130,22 +139,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     if others:
         raise InputError(f"{path}: another network: {', '.join(others)}")
     return settings
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Returns a JSON object."""
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); --path is a folder with config.json, "
-            f"{VOCABULARY} and {SAFETENSORS} or {PICKLE}"
-        ) from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object")
-    return content
 
 
 def _read_vocabulary(path: Path, stride: int) -> tuple[TokensConfig, np.ndarray]:
@@ -167,14 +160,15 @@ def _read_vocabulary(path: Path, stride: int) -> tuple[TokensConfig, np.ndarray]
             f"{path}: first token {kmers[:1]}; expected k-mers of {vocabulary.MIN_K} to "
             f"{vocabulary.MAX_K} letters"
         )
-    wanted = vocabulary.tokens(k, alphabet)
-    for what, found in (("lacks", set(wanted) - set(row)), ("also holds", set(row) - set(wanted))):
-        if found:
+    expected = vocabulary.tokens(k, alphabet)
+    missing, others = set(expected) - set(row), set(row) - set(expected)
+    for what, wrong in (("lacks", missing), ("also holds", others)):
+        if wrong:
             raise InputError(
-                f"{path}: {what} {len(found):,} tokens ({', '.join(sorted(found)[:3])}, ...); "
+                f"{path}: {what} {len(wrong):,} tokens ({', '.join(sorted(wrong)[:3])}, ...); "
                 f"expected {', '.join(vocabulary.SPECIAL_TOKENS)} and all {4**k:,} {k}-mers"
             )
-    return TokensConfig(k=k, stride=stride, alphabet=alphabet), np.array([row[w] for w in wanted])
+    return TokensConfig(k=k, stride=stride, alphabet=alphabet), np.array([row[w] for w in expected])
 
 
 def _read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -182,16 +176,16 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
     file = path / SAFETENSORS
     try:
         if file.exists():
-            found = safetensors.numpy.load_file(file)
+            stored = safetensors.numpy.load_file(file)
         else:
             file = path / PICKLE
-            found = _read_pickle(file)
+            stored = _read_pickle(file)
     except InputError:
         raise
     except Exception as error:  # of safetensors, or of torch on a damaged pickle
         raise InputError(f"{file}: cannot be read ({str(error)[:200]}); fetch it again") from None
     tensors = {}
-    for name, array in found.items():
+    for name, array in stored.items():
         for old, new in _OLD_NAMES.items():
             name = name.replace(old, new)
         if not any(part in name for part in _UNUSED):
@@ -229,12 +223,12 @@ def _drop_copies(tensors: dict[str, np.ndarray], file: Path) -> None:
 
 def _check(tensors: dict[str, np.ndarray], config: Config, num_labels: int, path: Path) -> None:
     """Raises `InputError` that names all tensors that are missing, too many or misshapen."""
-    wanted = _shapes(config, num_labels)
-    wrong = [f"missing {name}" for name in wanted if name not in tensors]
-    wrong += [f"unexpected {name}" for name in tensors if name not in wanted]
+    shapes = _shapes(config, num_labels)
+    wrong = [f"missing {name}" for name in shapes if name not in tensors]
+    wrong += [f"unexpected {name}" for name in tensors if name not in shapes]
     wrong += [
         f"{name} of shape {tensors[name].shape}, expected {shape}"
-        for name, shape in wanted.items()
+        for name, shape in shapes.items()
         if name in tensors and tensors[name].shape != shape
     ]
     if wrong:

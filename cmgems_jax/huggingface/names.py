@@ -36,9 +36,7 @@ KERNEL = ".kernel"  # the end of our names whose arrays are transposed
 def table(num_layers: int, *, is_classifier: bool) -> dict[str, str]:
     """Returns HuggingFace's name of every parameter, by our path joined with dots.
 
-    Args:
-      num_layers: of the encoder.
-      is_classifier: of BertForSequenceClassification, else of BertForMaskedLM.
+    A classifier is a BertForSequenceClassification, else it is a BertForMaskedLM.
     """
     modules = {f"encoder.{ours}": f"bert.{theirs}" for ours, theirs in _ENCODER.items()}
     for layer in range(num_layers):

@@ -1,8 +1,8 @@
 """k-mers for HuggingFace: text, and a tokenizer that cuts raw DNA into overlapping k-mers.
 
 transformers has no tokenizer for overlapping k-mers, and a rewriting rule cannot copy
-what it matches. It can insert, though: a rule that matches the empty place behind a
-base, where a certain base stands j places on, inserts that base's symbol. One rule
+what it matches. It can insert, though: a rule that matches the empty position behind a
+base, where a certain base stands j positions on, inserts that base's symbol. One rule
 for each base and each j = 1..k-1 writes the k-mer's further letters behind every first
 letter. So AutoTokenizer reads raw DNA without remote code. Text that is cut
 already, "ACGTAC CGTACG", stays as it is: a word of k letters is one k-mer.
@@ -23,17 +23,11 @@ from cmgems_jax.genome import vocabulary
 FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _OTHER = "n"  # any letter that is no base
 _PRIVATE = 0xE000  # the first character of Unicode's private use area
-_LETTERS_A_PLACE = 8  # characters set aside for each place of a k-mer
+_LETTERS_PER_POSITION = 8  # characters set aside for each position of a k-mer
 
 
 def kmer_text(sequence: str, k: int, stride: int = 1) -> str:
-    """Returns the k-mers of a sequence, separated by blanks, as DNABERT's files have them.
-
-    Args:
-      sequence: letters of DNA or RNA, any case.
-      k: bases a token.
-      stride: bases between token starts.
-    """
+    """Returns the k-mers of DNA or RNA of any case, separated by blanks as in DNABERT's files."""
     letters = sequence.upper().replace("U", "T")
     return " ".join(letters[i : i + k] for i in range(0, len(letters) - k + 1, stride))
 
@@ -41,10 +35,8 @@ def kmer_text(sequence: str, k: int, stride: int = 1) -> str:
 def write(folder: Path, config: Config) -> None:
     """Writes the tokenizer's files into a folder.
 
-    Args:
-      folder: exists.
-      config: k, stride and alphabet of the model. With a stride other than 1 the
-        tokenizer takes k-mers separated by blanks (`kmer_text`), not raw DNA.
+    With a stride other than 1 the tokenizer takes k-mers separated by blanks
+    (`kmer_text`), not raw DNA.
     """
     tokens = vocabulary.tokens(config.tokens.k, config.tokens.alphabet)
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
@@ -98,16 +90,16 @@ def _as_written(alphabet: str) -> list[Normalizer]:
 def _overlapping(k: int, alphabet: str) -> list[Normalizer]:
     """Returns rules that turn every base into the k-mer that begins there, and a blank.
 
-    The symbol of letter b at place j of a k-mer is a private character. A base becomes
-    the symbol of place 0; then place j is inserted behind place j-1 wherever the
-    base j places on is known; what stays incomplete, at the end, is deleted. A word of
+    The symbol of letter b at position j of a k-mer is a private character. A base becomes
+    the symbol of position 0; then position j is inserted behind position j-1 wherever the
+    base j positions on is known; what stays incomplete, at the end, is deleted. A word of
     fewer than k letters becomes `_OTHER`, which is no k-mer: [UNK].
     """
     letters = "".join(vocabulary.ALPHABETS["dna"]).lower() + _OTHER
     written = dict(zip(letters, vocabulary.ALPHABETS[alphabet] + _OTHER.upper(), strict=True))
 
-    def symbol(place: int, letter: str) -> str:
-        return chr(_PRIVATE + _LETTERS_A_PLACE * place + letters.index(letter))
+    def symbol(position: int, letter: str) -> str:
+        return chr(_PRIVATE + _LETTERS_PER_POSITION * position + letters.index(letter))
 
     def any_of(first: int, last: int) -> str:
         return f"[{symbol(first, letters[0])}-{symbol(last, letters[-1])}]"
@@ -115,18 +107,18 @@ def _overlapping(k: int, alphabet: str) -> list[Normalizer]:
     rules: list[Normalizer] = [Lowercase(), Replace("u", "t")]
     rules.append(Replace(Regex(rf"[^{letters}\s]"), _OTHER))
     rules += [Replace(letter, symbol(0, letter)) for letter in letters]
-    for place in range(1, k):
-        skipped = f"(?:{any_of(0, 0)}{any_of(1, place)}*){{{place - 1}}}"
+    for position in range(1, k):
+        skipped = f"(?:{any_of(0, 0)}{any_of(1, position)}*){{{position - 1}}}"
         for letter in letters:
-            here = f"(?<={any_of(place - 1, place - 1)})(?={skipped}{symbol(0, letter)})"
-            rules.append(Replace(Regex(here), symbol(place, letter)))
+            here = f"(?<={any_of(position - 1, position - 1)})(?={skipped}{symbol(0, letter)})"
+            rules.append(Replace(Regex(here), symbol(position, letter)))
     # A word without any k-mer would leave nothing: a letter that no k-mer has makes it [UNK].
     short = rf"(?<!\S)[^{any_of(k - 1, k - 1)[1:-1]}\s]+(?!\S)"
     rules.append(Replace(Regex(short), _OTHER.upper()))
-    for place in reversed(range(k - 1)):
-        unfinished = f"{any_of(place, place)}(?!{any_of(place + 1, place + 1)})"
+    for position in reversed(range(k - 1)):
+        unfinished = f"{any_of(position, position)}(?!{any_of(position + 1, position + 1)})"
         rules.append(Replace(Regex(unfinished), ""))
-    for place in range(k):
-        end = " " if place == k - 1 else ""
-        rules += [Replace(symbol(place, one), written[one] + end) for one in letters]
+    for position in range(k):
+        end = " " if position == k - 1 else ""
+        rules += [Replace(symbol(position, one), written[one] + end) for one in letters]
     return rules

@@ -26,9 +26,9 @@ def corrupt(
       key: one PRNG key.
       ids_L: int32 (L,).
       masked_L: bool (L,); other positions stay as they are.
-      k: bases a token.
+      k: bases per token.
       stride: bases between token starts.
-      by: "token" draws for each token (BERT). "run" draws once for each maximal
+      by: "token" samples for each token (BERT). "run" samples once for each maximal
         run of masked tokens and replaces it by the k-mers of one random stretch
         of bases: a kept token would show its neighbours the hidden bases, and a
         random one be recognised by not overlapping them (SPEC: corruption).
@@ -63,10 +63,10 @@ def hidden_bases(
     masked but kept. The yardstick across strategies (`nats_per_hidden_base`).
 
     Args:
-      ids_L: int32 (L,), the true ids.
-      corrupted_L: int32 (L,), the ids that the model sees.
+      ids_L: int32 (L,), true.
+      corrupted_L: int32 (L,), what the model sees.
       eligible_L: bool (L,).
-      k: bases a token.
+      k: bases per token.
       stride: bases between token starts.
 
     Returns:

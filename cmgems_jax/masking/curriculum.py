@@ -56,12 +56,8 @@ def is_hard(
 ) -> jax.Array:
     """Returns bool scalar: whether this step's batch uses the hard strategy.
 
-    Args:
-      state: the curriculum's state.
-      key: the step's key; only `cm_step` draws, with probability
-        floor(100 * step / num_steps) / 100.
-      step: int32, 0-based.
-      config: the run's config.
+    Only `cm_step` uses the step's key, with probability floor(100 * step / num_steps) / 100;
+    the step is 0-based.
     """
     if config.curriculum.name != "cm_step":
         return state.stage == HARD
@@ -71,12 +67,8 @@ def is_hard(
 def budget(state: CurriculumState, hard: jax.Array, config: Config) -> jax.Array:
     """Returns the share to mask in a batch, float32 scalar.
 
-    `by_stage` goes by the batch's strategy, since `cm_step` draws it anew for each batch.
-
-    Args:
-      state: the curriculum's state.
-      hard: bool scalar, see `is_hard`.
-      config: the run's config.
+    `by_stage` goes by the batch's strategy (`hard`, see `is_hard`), since `cm_step` samples
+    it anew for each batch.
     """
     if config.curriculum.budget_schedule != "by_stage":
         return state.budget
@@ -107,16 +99,8 @@ def update(
     Once the smallest change so far is below the threshold, `cm_gems` and
     `hard_to_easy` go to their second stage; where no stage is left, an
     `adaptive` budget grows. Either change starts the history again, because
-    perplexities of different masks cannot be compared.
-
-    Args:
-      state: the state before.
-      perplexity: of the validation windows under the current strategy; a
-        non-finite one changes nothing.
-      config: the curriculum's settings.
-
-    Returns:
-      The new state.
+    perplexities of different masks cannot be compared. The perplexity is of the validation
+    windows under the current strategy; a non-finite one changes nothing.
     """
     perplexity = jnp.asarray(perplexity, jnp.float32)
     difference = change(state.last_perplexity, perplexity, config)

@@ -12,10 +12,10 @@ INELIGIBLE_RANK = 4**vocabulary.MAX_K + 1
 
 
 def token_ranks(ids_L: jax.Array, ranks_V: jax.Array, eligible_L: jax.Array) -> jax.Array:
-    """Returns the PMI rank of the token at each position.
+    """Returns the PMI rank of the token at each position, `INELIGIBLE_RANK` where not eligible.
 
     By token, not by position: the released research code looks the table up by
-    the position in the sequence, and so masks the same places everywhere.
+    the position in the sequence, and so masks the same positions everywhere.
 
     Args:
       ids_L: int32 (L,), token ids.
@@ -23,7 +23,7 @@ def token_ranks(ids_L: jax.Array, ranks_V: jax.Array, eligible_L: jax.Array) -> 
       eligible_L: bool (L,).
 
     Returns:
-      int32 (L,), `INELIGIBLE_RANK` where not eligible.
+      int32 (L,).
     """
     code_L = jnp.where(eligible_L, ids_L - vocabulary.NUM_SPECIAL, 0)
     return jnp.where(eligible_L, ranks_V[code_L], INELIGIBLE_RANK)
@@ -33,14 +33,7 @@ def position_ranks(ranks_V: jax.Array, eligible_L: jax.Array) -> jax.Array:
     """Returns the rank of the k-mer whose code is the position: the released code's defect.
 
     Kept as a control of the studies: it masks by a rank that has nothing to do with the
-    token there, and so the same places in every sequence.
-
-    Args:
-      ranks_V: int32 (4**k,), rank of every k-mer by its code.
-      eligible_L: bool (L,).
-
-    Returns:
-      int32 (L,), `INELIGIBLE_RANK` where not eligible.
+    token there, and so the same positions in every sequence. Shapes as in `token_ranks`.
     """
     position_L = jnp.arange(eligible_L.shape[0], dtype=jnp.int32)
     rank_L = ranks_V[position_L % ranks_V.shape[0]]  # small k: fewer k-mers than positions

@@ -1,6 +1,6 @@
 """Windows of bases to the rows that a model sees: ids, masks, corruption, packing.
 
-Axes: R rows, M windows a row, N bases, L token positions, V k-mers. Each window is
+Axes: R rows, M windows per row, N bases, L token positions, V k-mers. Each window is
 tokenised, masked and corrupted by itself; then the windows of a row are laid behind
 each other (windows/packing.py).
 """
@@ -22,7 +22,7 @@ from cmgems_jax.windows.packing import Batch, Layout
 
 
 class MaskedBatch(NamedTuple):
-    """Windows, each by itself: what the model sees and what it shall predict."""
+    """Windows, each by itself: what the model sees and what it predicts."""
 
     ids: jax.Array  # int32 (R, M, L), true
     corrupted: jax.Array  # int32 (R, M, L)
@@ -87,8 +87,8 @@ def mask_batch(
       budget: float32 scalar, share of tokens to mask.
       strategies: names, static.
       ranks_V: int32 (4**k,), PMI ranks.
-      config: the run's config.
-      growth: of `masking.random_mask`.
+      config: of the run.
+      growth: of `strategies.random_mask`.
     """
     spans = {"k": config.tokens.k, "stride": config.tokens.stride}
     flat = merge_axes(batch)  # W windows
@@ -97,20 +97,20 @@ def mask_batch(
     mask_keys_W, corrupt_keys_W = jnp.moveaxis(jax.vmap(jax.random.split)(keys_W), 1, 0)
 
     operands = (mask_keys_W, ids_WL, budget, jnp.int32(growth))
-    wanted_WL = _draw(which, operands, strategies, ranks_V, config)
+    chosen_WL = _sample_masks(which, operands, strategies, ranks_V, config)
     most = config.masking.max_predictions or ids_WL.shape[1]
-    masked_WL = jax.vmap(masking_strategies.keep_first, (0, None))(wanted_WL, most)
+    masked_WL = jax.vmap(masking_strategies.keep_first, (0, None))(chosen_WL, most)
     corrupt = functools.partial(corruption.corrupt, by=config.masking.corruption, **spans)
     masked = MaskedBatch(
         ids=ids_WL,
         corrupted=jax.vmap(corrupt)(corrupt_keys_W, ids_WL, masked_WL),
         masked=masked_WL,
-        dropped=(wanted_WL & ~masked_WL).sum(axis=1, dtype=jnp.int32),
+        dropped=(chosen_WL & ~masked_WL).sum(axis=1, dtype=jnp.int32),
     )
     return jax.tree.map(lambda x: x.reshape(*batch.index.shape, *x.shape[1:]), masked)
 
 
-def _draw(
+def _sample_masks(
     which: jax.Array,
     operands: tuple[jax.Array, ...],
     strategies: tuple[str, ...],
@@ -119,38 +119,29 @@ def _draw(
 ) -> jax.Array:
     """Returns the masks of windows, bool (W, L), under the strategy `which` and no other.
 
-    Args:
-      which: see `mask_batch`.
-      operands: keys (W,), ids (W, L), budget, growth.
-      strategies: names, static.
-      ranks_V: int32 (4**k,), PMI ranks.
-      config: the run's config.
+    The operands are keys (W,), ids (W, L), budget, growth; the rest is as for `mask_batch`.
     """
 
-    def drawer(strategy: str) -> Callable[..., jax.Array]:
-        def draw(
-            key: jax.Array, ids_L: jax.Array, budget: jax.Array, growth: jax.Array
-        ) -> jax.Array:
-            return masking_strategies.draw(
-                key,
-                ids_L,
-                ranks_V,
-                strategy=strategy,
-                budget=budget,
-                k=config.tokens.k,
-                stride=config.tokens.stride,
-                min_distance=config.masking.min_distance,
-                top_m=config.masking.top_m,
-                growth=growth,
-            )
-
-        return jax.vmap(draw, (0, 0, None, None))
+    def sampler(strategy: str) -> Callable[..., jax.Array]:
+        sample = functools.partial(
+            masking_strategies.sample_mask,
+            ranks_V=ranks_V,
+            strategy=strategy,
+            k=config.tokens.k,
+            stride=config.tokens.stride,
+            min_distance=config.masking.min_distance,
+            top_m=config.masking.top_m,
+        )
+        return jax.vmap(
+            lambda key, ids_L, budget, growth: sample(key, ids_L, budget=budget, growth=growth),
+            (0, 0, None, None),
+        )
 
     if len(set(strategies)) == 1:
-        return drawer(strategies[0])(*operands)
+        return sampler(strategies[0])(*operands)
     if len(strategies) == 2:
-        return jax.lax.cond(which, drawer(strategies[1]), drawer(strategies[0]), *operands)
-    return jax.lax.switch(which, [drawer(name) for name in strategies], *operands)
+        return jax.lax.cond(which, sampler(strategies[1]), sampler(strategies[0]), *operands)
+    return jax.lax.switch(which, [sampler(name) for name in strategies], *operands)
 
 
 def lay_in_rows(masked: MaskedBatch) -> Rows:

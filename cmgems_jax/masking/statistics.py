@@ -38,12 +38,8 @@ def describe(config: Config, data_dir: Path, ranks_V: np.ndarray) -> list[MaskSt
     """Returns the statistics of every strategy of a run's curriculum, in order.
 
     The budget is the one that a run begins the stage with. Of `random_mask`, equal parts
-    of the windows are masked as in each part of a run.
-
-    Args:
-      config: of the run.
-      data_dir: its prepared windows.
-      ranks_V: int32 (4**k,), PMI ranks.
+    of the prepared windows in `data_dir` are masked as in each part of a run. `ranks_V` is
+    int32 (4**k,).
     """
     validation = dataset.open_split(data_dir, "validation")
     full = np.flatnonzero(validation.lengths == config.window_bases)
@@ -53,15 +49,11 @@ def describe(config: Config, data_dir: Path, ranks_V: np.ndarray) -> list[MaskSt
         return []
     bases_WN = validation.read(full)
     begin = curriculum.init(config)
+    names = dict.fromkeys(curriculum.strategies(config.curriculum))
+    budgets = (curriculum.budget(begin, stage == curriculum.HARD, config) for stage in range(2))
     return [
-        _of_strategy(
-            name,
-            config,
-            bases_WN,
-            ranks_V,
-            curriculum.budget(begin, stage == curriculum.HARD, config),
-        )
-        for stage, name in enumerate(dict.fromkeys(curriculum.strategies(config.curriculum)))
+        _of_strategy(name, config, bases_WN, ranks_V, budget)
+        for name, budget in zip(names, budgets, strict=False)
     ]
 
 
@@ -77,10 +69,8 @@ def _of_strategy(
             config=config,
         )
     )
-    tokens = config.tokens
-    cover = jax.jit(
-        jax.vmap(functools.partial(corruption.hidden_bases, k=tokens.k, stride=tokens.stride))
-    )
+    spans = {"k": config.tokens.k, "stride": config.tokens.stride}
+    cover = jax.jit(jax.vmap(functools.partial(corruption.hidden_bases, **spans)))
     shown, hidden, rank_sum, all_ranks = [], 0, 0, []
     for growth, part_WN in enumerate(np.split(bases_WN, strategies.NUM_GROWTHS)):
         index = np.arange(len(part_WN), dtype=np.int32)[:, None] + growth * len(part_WN)

@@ -1,7 +1,7 @@
 """Which tokens are masked: random spans, GeneMask, GLOBAL, their controls and a rival.
 
 Everything here is for one sequence, pure and of static shape; callers vmap.
-Axes: L token positions ([CLS], [SEP] and padding included), V k-mers.
+Axes: L token positions ([CLS], [SEP] and padding included), V k-mers; masks are bool (L,).
 
 `eligible` is False at special tokens, padding and [UNK]. Neighbouring k-mers
 share bases, so one masked token can be read off its neighbours: every strategy
@@ -9,6 +9,8 @@ masks runs (Ji et al. 2021; Roy et al. 2023, 2024).
 """
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ from cmgems_jax.genome import vocabulary
 from cmgems_jax.masking import ranking
 from cmgems_jax.masking.ranking import INELIGIBLE_RANK
 
-OVERFLOW = 1e-9  # chance that a draw masks more than `most_masked`
+OVERFLOW = 1e-9  # chance that a mask has more than `most_masked`
 NUM_GROWTHS = 5  # equal parts of a run, in each of which `random_mask` may mask 2 tokens more
 
 
@@ -40,17 +42,13 @@ def spread_offsets(k: int, stride: int = 1) -> tuple[int, ...]:
 
 
 def tokens_per_center(strategy: str, k: int, stride: int = 1) -> float:
-    """Returns the expected masked tokens a center: 6, 8.5, 11 for k=6 (SPEC: masking)."""
+    """Returns the expected masked tokens per center: 6, 8.5, 11 for k=6 (SPEC: masking).
+
+    That of `random_mask` is before its windows grow.
+    """
     window, spread = len(window_offsets(k, stride)), len(spread_offsets(k, stride))
-    return {
-        "random": window,
-        "genemask": (window + spread) / 2,
-        "global": spread,
-        "genemask_by_position": (window + spread) / 2,
-        "global_by_position": spread,
-        "random_spans": spread,
-        "random_mask": window,  # before its windows grow
-    }[strategy]
+    share = _STRATEGIES[strategy].window_share
+    return share * window + (1 - share) * spread
 
 
 def center_rate(
@@ -62,25 +60,24 @@ def center_rate(
     top_m: float = 1.0,
     growth: float | jax.Array = 0.0,
 ) -> float | jax.Array:
-    """Returns the share of eligible tokens to draw as centers, for a budget of masked tokens."""
+    """Returns the share of eligible tokens to sample as centers, for a budget of masked tokens."""
     per_center = tokens_per_center(strategy, k, stride)
-    if strategy == "random_mask":
+    if _STRATEGIES[strategy].grows:
         per_center += growth
-    return budget / per_center * (top_m if strategy.startswith("global") else 1)
+    return budget / per_center * (top_m if _STRATEGIES[strategy].counts_centers else 1)
 
 
 def most_masked(
     strategy: str, budget: float, num_tokens: int, k: int, stride: int = 1, *, top_m: float = 1.0
 ) -> int:
-    """Returns how many of `num_tokens` tokens are masked at most, but for an `OVERFLOW` of draws.
+    """Returns how many of `num_tokens` tokens are masked at most, but for an `OVERFLOW` of masks.
 
     A center masks one span at most, so the binomial number of centers bounds the masks
     of any sequences of that many tokens together, whatever stands in them.
     """
-    longest = {
-        "random": len(window_offsets(k, stride)),
-        "random_mask": len(window_offsets(k, stride)) + 2 * (NUM_GROWTHS - 1),
-    }.get(strategy, len(spread_offsets(k, stride)))
+    rule = _STRATEGIES[strategy]
+    spans = window_offsets if rule.window_share == 1 else spread_offsets
+    longest = len(spans(k, stride)) + (2 * (NUM_GROWTHS - 1) if rule.grows else 0)
     rate = center_rate(strategy, budget, k, stride, top_m=top_m, growth=NUM_GROWTHS - 1)
     num_centers = special.bdtrik(1 - OVERFLOW, num_tokens, min(1.0, rate))
     return min(longest * math.ceil(num_centers), num_tokens)
@@ -89,17 +86,9 @@ def most_masked(
 def expand_to_spans(
     centers_L: jax.Array, eligible_L: jax.Array, offsets: tuple[int, ...]
 ) -> jax.Array:
-    """Returns the tokens at `offsets` from any center, within `eligible_L`.
+    """Returns the tokens at static `offsets` from any center, within `eligible_L`, bool (L,).
 
     Spans are cut at the ends of the sequence, not wrapped around.
-
-    Args:
-      centers_L: bool (L,).
-      eligible_L: bool (L,).
-      offsets: token offsets added to every center, static under jit.
-
-    Returns:
-      bool (L,).
     """
     masked_L = jnp.zeros_like(centers_L)
     for offset in offsets:
@@ -108,17 +97,7 @@ def expand_to_spans(
 
 
 def random(centers_L: jax.Array, eligible_L: jax.Array, *, k: int, stride: int = 1) -> jax.Array:
-    """Returns DNABERT's mask: every center's window (Ji et al. 2021).
-
-    Args:
-      centers_L: bool (L,), drawn centers, all eligible.
-      eligible_L: bool (L,).
-      k: bases a token.
-      stride: bases between token starts.
-
-    Returns:
-      bool (L,).
-    """
+    """Returns DNABERT's mask, bool (L,): the window of every center (Ji et al. 2021)."""
     return expand_to_spans(centers_L, eligible_L, window_offsets(k, stride))
 
 
@@ -133,20 +112,17 @@ def random_mask(
 ) -> jax.Array:
     """Returns RandomMask's mask: windows whose largest width grows (arXiv 2310.07644).
 
-    Each center draws one of the widths w, w + 2, ..., w + 2 * growth, w being that
+    The width of each center is sampled from w, w + 2, ..., w + 2 * growth, w being that
     of `window_offsets`: with wide windows a masked token can no longer be
     read off its neighbours.
 
     Args:
-      key: one PRNG key.
-      centers_L: bool (L,), drawn centers, all eligible.
+      key: of the widths.
+      centers_L: bool (L,), all eligible.
       eligible_L: bool (L,).
       growth: int32 scalar, 0 to NUM_GROWTHS - 1.
-      k: bases a token.
+      k: bases per token.
       stride: bases between token starts.
-
-    Returns:
-      bool (L,).
     """
     widening_L = jax.random.randint(key, centers_L.shape, 0, jnp.int32(growth) + 1, jnp.int32)
     offsets, masked_L = window_offsets(k, stride), jnp.zeros_like(centers_L)
@@ -167,15 +143,12 @@ def genemask(
     the whole neighbourhood of their best token (Roy et al., ECAI 2023).
 
     Args:
-      centers_L: bool (L,), drawn centers, all eligible.
+      centers_L: bool (L,), all eligible.
       eligible_L: bool (L,).
       rank_L: int32 (L,), PMI rank of the token at each position, 1 = best,
         `INELIGIBLE_RANK` where not eligible.
-      k: bases a token.
+      k: bases per token.
       stride: bases between token starts.
-
-    Returns:
-      bool (L,).
     """
     offsets = window_offsets(k, stride)
     in_order = (0, *(offset for offset in offsets if offset))
@@ -210,13 +183,10 @@ def global_top(
       num_centers: int32 scalar, how many tokens to choose; all where fewer are eligible.
       eligible_L: bool (L,).
       rank_L: int32 (L,), as for `genemask`. Ties go to the earlier position.
-      k: bases a token.
+      k: bases per token.
       stride: bases between token starts.
       min_distance: least distance of two chosen tokens, in tokens; candidates
         that lie nearer to a better one are skipped. 0 = the paper.
-
-    Returns:
-      bool (L,).
     """
     if min_distance > 1:
         best_L = ranking.lowest_apart(rank_L, eligible_L, num_centers, min_distance)
@@ -225,7 +195,72 @@ def global_top(
     return expand_to_spans(best_L, eligible_L, spread_offsets(k, stride))
 
 
-def draw(
+class _Sample(NamedTuple):
+    """One sequence with its centers, and all that a strategy may go by."""
+
+    key: jax.Array
+    ids_L: jax.Array
+    eligible_L: jax.Array
+    centers_L: jax.Array
+    ranks_V: jax.Array
+    growth: int | jax.Array
+    min_distance: int
+    spans: dict[str, int]  # k and stride
+
+    @property
+    def token_rank_L(self) -> jax.Array:
+        """The rank of the token at each position."""
+        return ranking.token_ranks(self.ids_L, self.ranks_V, self.eligible_L)
+
+    @property
+    def position_rank_L(self) -> jax.Array:
+        """The rank of the k-mer whose code is the position."""
+        return ranking.position_ranks(self.ranks_V, self.eligible_L)
+
+
+class _Strategy(NamedTuple):
+    """What tells a strategy from the others."""
+
+    mask: Callable[[_Sample], jax.Array]
+    window_share: float  # of the centers, that mask a window; the others mask a spread
+    grows: bool = False  # whether windows widen in the course of a run
+    counts_centers: bool = False  # so that top_m multiplies their number
+
+
+def _genemask(sample: _Sample, rank_L: jax.Array) -> jax.Array:
+    """GeneMask by the given ranks."""
+    return genemask(sample.centers_L, sample.eligible_L, rank_L, **sample.spans)
+
+
+def _global(sample: _Sample, rank_L: jax.Array) -> jax.Array:
+    """GLOBAL by the given ranks, of as many tokens as there are centers."""
+    num_centers = sample.centers_L.sum(dtype=jnp.int32)
+    options = {"min_distance": sample.min_distance, **sample.spans}
+    return global_top(num_centers, sample.eligible_L, rank_L, **options)
+
+
+_STRATEGIES = {
+    "random": _Strategy(lambda s: random(s.centers_L, s.eligible_L, **s.spans), 1.0),
+    "genemask": _Strategy(lambda s: _genemask(s, s.token_rank_L), 0.5),
+    "global": _Strategy(lambda s: _global(s, s.token_rank_L), 0.0, counts_centers=True),
+    # A rival.
+    "random_mask": _Strategy(
+        lambda s: random_mask(s.key, s.centers_L, s.eligible_L, s.growth, **s.spans),
+        1.0,
+        grows=True,
+    ),
+    # Controls of the studies: the released code's ranks, and GLOBAL's spans at random centers.
+    "genemask_by_position": _Strategy(lambda s: _genemask(s, s.position_rank_L), 0.5),
+    "global_by_position": _Strategy(
+        lambda s: _global(s, s.position_rank_L), 0.0, counts_centers=True
+    ),
+    "random_spans": _Strategy(
+        lambda s: expand_to_spans(s.centers_L, s.eligible_L, spread_offsets(**s.spans)), 0.0
+    ),
+}
+
+
+def sample_mask(
     key: jax.Array,
     ids_L: jax.Array,
     ranks_V: jax.Array,
@@ -244,45 +279,24 @@ def draw(
       key: one PRNG key.
       ids_L: int32 (L,), token ids with [CLS], [SEP] and padding.
       ranks_V: int32 (4**k,), rank of every k-mer by its code, 1 = best.
-      strategy: one of `config.STRATEGIES`; static. The controls of the studies:
-        `genemask_by_position` and `global_by_position` rank by `ranking.position_ranks`,
-        `random_spans` masks GLOBAL's spans at random centers; a rival: `random_mask`.
+      strategy: one of `config.STRATEGIES`; static.
       budget: share of the eligible tokens to mask, in expectation and before overlaps.
-      k: bases a token.
+      k: bases per token.
       stride: bases between token starts.
       min_distance: of `global_top`.
       top_m: GLOBAL's number of tokens, as a multiple of the published one.
       growth: of `random_mask`.
-
-    Returns:
-      bool (L,).
     """
+    rule = _STRATEGIES[strategy]
+    # Only strategies with widths to sample split the key: masks of a seed stay as they were.
+    center_key, width_key = jax.random.split(key) if rule.grows else (key, key)
     eligible_L = ids_L >= vocabulary.NUM_SPECIAL
-    rule = strategy.removesuffix("_by_position")
-    if strategy == "random_mask":
-        key, width_key = jax.random.split(key)
     widening = jnp.asarray(growth, jnp.float32)
     rate = center_rate(strategy, budget, k, stride, top_m=top_m, growth=widening)
-    centers_L = (jax.random.uniform(key, ids_L.shape) < rate) & eligible_L
-    if strategy == "random":
-        return random(centers_L, eligible_L, k=k, stride=stride)
-    if strategy == "random_mask":
-        return random_mask(width_key, centers_L, eligible_L, growth, k=k, stride=stride)
-    if strategy == "random_spans":
-        return expand_to_spans(centers_L, eligible_L, spread_offsets(k, stride))
-    if strategy.endswith("_by_position"):
-        rank_L = ranking.position_ranks(ranks_V, eligible_L)
-    else:
-        rank_L = ranking.token_ranks(ids_L, ranks_V, eligible_L)
-    if rule == "genemask":
-        return genemask(centers_L, eligible_L, rank_L, k=k, stride=stride)
-    return global_top(
-        centers_L.sum(dtype=jnp.int32),
-        eligible_L,
-        rank_L,
-        k=k,
-        stride=stride,
-        min_distance=min_distance,
+    centers_L = (jax.random.uniform(center_key, ids_L.shape) < rate) & eligible_L
+    spans = {"k": k, "stride": stride}
+    return rule.mask(
+        _Sample(width_key, ids_L, eligible_L, centers_L, ranks_V, growth, min_distance, spans)
     )
 
 

@@ -8,64 +8,63 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cmgems_jax.runtime import run_log
+from cmgems_jax.runtime import pictures, run_log
 
 GUESS_NATS = math.log(4)  # copies the visible bases and guesses the hidden ones
 COMPOSITION_NATS = 1.368  # GRCh38: what base frequencies alone leave
-COLORS = {"current": "#1b6ca8", "random": "#d1495b", "mark": "#6b6b6b"}
 
 
-def draw(metrics: Path, output: Path, k: int) -> None:
-    """Writes a PNG of the metrics.jsonl of a run.
+def write_png(metrics: Path, output: Path, k: int) -> None:
+    """Writes the picture of a run's metrics.jsonl; `k` = bases per token."""
+    with matplotlib.rc_context(pictures.STYLE):
+        run_figure(run_log.read(metrics), k, (11, 7)).savefig(output, dpi=120)
 
-    Args:
-      metrics: the run's metrics.jsonl.
-      output: the picture to write.
-      k: bases per token.
+
+def run_figure(records: list[dict[str, Any]], k: int, inches: tuple[float, float]) -> Figure:
+    """Returns perplexity, loss, nats per hidden base and masked share by step.
+
+    To be called and saved in a context of `pictures.STYLE`; the records are of metrics.jsonl.
     """
-    records = run_log.read(metrics)
     train = [record for record in records if record["kind"] == "train"]
     evals = [record for record in records if record["kind"] == "eval"]
+    figure = Figure(figsize=inches)
+    (top_left, top_right), (bottom_left, bottom_right) = figure.subplots(2, 2)
+    _perplexity(top_left, evals)
+    _line(top_right, train, "loss", "training loss (nats per masked token)")
+    _line(bottom_left, train, "nats_per_hidden_base", "nats per hidden base")
+    nats_marks(bottom_left, train, k)
+    _line(bottom_right, train, "masked_fraction", "masked share of the tokens")
+    _line(bottom_right, train, "mask_budget", None, color=pictures.FAINT, linestyle=":")
+    bottom_right.set_ylim(bottom=0)
     switches = [record for record in records if record["kind"] == "switch"]
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(11, 7), layout="constrained")
-        (top_left, top_right), (bottom_left, bottom_right) = figure.subplots(2, 2)
-        _perplexity(top_left, evals)
-        _line(top_right, train, "loss", "training loss (nats a masked token)")
-        _line(bottom_left, train, "nats_per_hidden_base", "nats per hidden base")
-        nats_marks(bottom_left, train, k)
-        _line(bottom_right, train, "masked_fraction", "masked share of the tokens")
-        _line(bottom_right, train, "mask_budget", None, color=COLORS["mark"], linestyle=":")
-        bottom_right.set_ylim(bottom=0)
-        for axes in (top_left, top_right, bottom_left, bottom_right):
-            axes.set_xlabel("step")
-            axes.grid(alpha=0.25)
-            for switch in switches:
-                axes.axvline(switch["step"], color=COLORS["mark"], linestyle="--", linewidth=1)
+    for axes in figure.axes:
+        axes.set_xlabel("step")
         for switch in switches:
-            top_left.annotate(
-                f"{switch['from']} → {switch['to']}", (switch["step"], 0.97),
-                xycoords=("data", "axes fraction"), rotation=90, ha="right", va="top", fontsize=8,
-            )  # fmt: skip
-        figure.savefig(output, dpi=120)
+            axes.axvline(switch["step"], color=pictures.FAINT, linestyle="--", linewidth=1)
+    for switch in switches:
+        top_left.annotate(
+            f"{switch['from']} → {switch['to']}", (switch["step"], 0.97),
+            xycoords=("data", "axes fraction"), rotation=90, ha="right", va="top", fontsize=8,
+        )  # fmt: skip
+    return figure
 
 
 def _perplexity(axes: Axes, evals: list[dict[str, Any]]) -> None:
-    """Draws the validation perplexity under the current strategy, stage by stage, and random."""
+    """Plots the validation perplexity under the current strategy, stage by stage, and random."""
     stages = dict.fromkeys(record["stage"] for record in evals)
     for number, stage in enumerate(stages):
         part = [record for record in evals if record["stage"] == stage]
         if all(record["perplexity"] == record["perplexity_random"] for record in part):
             continue  # the same curve as below
-        style = {"color": COLORS["current"], "alpha": 1 - 0.4 * number}
+        style = {"color": pictures.MAIN, "alpha": 1 - 0.4 * number}
         _line(axes, part, "perplexity", None, label=f"under {stage}", marker="o", **style)
     _line(
         axes, evals, "perplexity_random", "validation perplexity",
-        label="under random", color=COLORS["random"], marker="s",
+        label="under random", color=pictures.OTHER, marker="s",
     )  # fmt: skip
     if evals:
         axes.set_yscale("log")
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(fontsize=8)
 
 
 def nats_marks(axes: Axes, train: list[dict[str, Any]], k: int) -> None:
@@ -73,13 +72,8 @@ def nats_marks(axes: Axes, train: list[dict[str, Any]], k: int) -> None:
 
     A model that knows nothing pays log 4**k for a token, so its line moves with the
     number of hidden bases per masked token: loss / nats_per_hidden_base.
-
-    Args:
-      axes: those of the curve.
-      train: records of the log.
-      k: bases per token.
     """
-    style = {"color": COLORS["mark"], "linestyle": ":", "linewidth": 1}
+    style = {"color": pictures.FAINT, "linestyle": ":", "linewidth": 1}
     known = [record for record in train if record["loss"] and record["nats_per_hidden_base"]]
     step = [record["step"] for record in known]
     nats = [k * math.log(4) * record["nats_per_hidden_base"] / record["loss"] for record in known]
@@ -93,7 +87,7 @@ def nats_marks(axes: Axes, train: list[dict[str, Any]], k: int) -> None:
     for text, value, side in [*marks, *(("untrained", value, "bottom") for value in nats[-1:])]:
         axes.annotate(
             text, (1, value), xycoords=("axes fraction", "data"),
-            ha="right", va=side, fontsize=8, color=COLORS["mark"],
+            ha="right", va=side, fontsize=8, color=pictures.FAINT,
         )  # fmt: skip
 
 
@@ -103,13 +97,12 @@ def _line(
     name: str,
     title: str | None,
     *,
-    color: str = COLORS["current"],
-    label: str | None = None,
+    color: str = pictures.MAIN,
     **style: Any,
 ) -> None:
-    """Draws one metric by step; values that are not finite leave a gap."""
+    """Plots one metric by step; values that are not finite leave a gap."""
     values = [math.nan if record[name] is None else record[name] for record in records]
     step = [record["step"] for record in records]
-    axes.plot(step, values, color=color, label=label, markersize=3, linewidth=1.3, **style)
+    axes.plot(step, values, color=color, markersize=3, linewidth=1.3, **style)
     if title:
-        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_title(title)

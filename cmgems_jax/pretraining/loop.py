@@ -92,7 +92,7 @@ def pretrain(
         state = _train(_Run(config, training, packed, log, clock, manager, train, evaluator), state)
         progress.summary(log, config, state, clock)
     if parallel.is_first():
-        curves.draw(workdir / "metrics.jsonl", workdir / "curves.png", config.tokens.k)
+        curves.write_png(workdir / "metrics.jsonl", workdir / "curves.png", config.tokens.k)
     last = workdir / checkpoints.FOLDER / str(config.num_steps)
     print(f"checkpoint: {last}\ncurves: {workdir / 'curves.png'}", flush=True)
     return state

@@ -1,6 +1,5 @@
 """The figures of the page, each a function from tables to an <svg> element."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import logomaker
@@ -8,15 +7,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cmgems_jax.downstream.evaluation.report import unit_name
+from cmgems_jax.downstream.evaluation import report as evaluation_report
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.pmi.table import PmiTable
 from cmgems_jax.pretraining import curves
 from cmgems_jax.report import svg
+from cmgems_jax.runtime import pictures
 from cmgems_jax.studies import study_report
 
 _NUM_LOGO, _NUM_LISTED = 50, 12
-_GRAY = "#8a8f98"
 _BASES = {"A": "#2f9e77", "C": "#3b82c4", "G": "#e0862e", "T": "#d1495b"}
 
 
@@ -28,11 +27,11 @@ def pmi(table: PmiTable, name: str) -> str:
     with svg.style():
         figure = Figure(figsize=(7.2, 4.6))
         grid = figure.subplot_mosaic([["all", "best"], ["logo", "best"]], width_ratios=(1.5, 1))
-        grid["all"].hist(table.npmi[order], bins=60, color=svg.PALETTE[0])
+        grid["all"].hist(table.npmi[order], bins=60, color=pictures.MAIN)
         grid["all"].set(title=f"NPMI of all {table.k}-mers", xlabel="nats", ylabel="k-mers")
         bars = grid["best"]
-        bars.barh(range(len(best)), table.npmi[best], color=svg.PALETTE[0], height=0.7)
-        svg.horizontal_lines(bars, [kmers[code] for code in best])
+        bars.barh(range(len(best)), table.npmi[best], color=pictures.MAIN, height=0.7)
+        pictures.name_lines(bars, [kmers[code] for code in best])
         bars.tick_params(axis="y", labelfontfamily="monospace")
         bars.set(title="the best", xlabel="NPMI (nats)")
         letters = [kmers[code] for code in order[:_NUM_LOGO]]
@@ -44,63 +43,25 @@ def pmi(table: PmiTable, name: str) -> str:
 
 
 def run_curves(records: list[dict[str, Any]], name: str, k: int) -> str:
-    """Returns perplexity, loss, masked share and nats per hidden base by step.
-
-    Args:
-      records: of metrics.jsonl.
-      name: of the figure.
-      k: bases per token.
-    """
-    train = [record for record in records if record["kind"] == "train"]
-    evals = [record for record in records if record["kind"] == "eval"]
-    switches = [record["step"] for record in records if record["kind"] == "switch"]
+    """Returns the picture of a run (`curves.run_figure`), from the records of its log."""
     with svg.style():
-        figure = Figure(figsize=(7.2, 4.8))
-        axes = figure.subplots(2, 2)
-        for stage in dict.fromkeys(record["stage"] for record in evals):
-            part = [record for record in evals if record["stage"] == stage]
-            if any(record["perplexity"] != record["perplexity_random"] for record in part):
-                _line(axes[0, 0], part, "perplexity", label=f"under {stage}", marker="o")
-        _line(axes[0, 0], evals, "perplexity_random", label="under random", marker="s")
-        axes[0, 0].set(title="perplexity, held-out windows", yscale="log")
-        if evals:
-            axes[0, 0].legend(fontsize=8)
-        for place, column, title in (
-            (axes[0, 1], "loss", "training loss (nats a masked token)"),
-            (axes[1, 0], "nats_per_hidden_base", "nats per hidden base"),
-            (axes[1, 1], "masked_fraction", "masked share of the tokens"),
-        ):
-            _line(place, train, column)
-            place.set_title(title)
-        curves.nats_marks(axes[1, 0], train, k)
-        axes[1, 1].set_ylim(bottom=0)
-        for place in axes.flat:
-            place.set_xlabel("step")
-            for step in switches:
-                place.axvline(step, color=_GRAY, linestyle="--", linewidth=1)
+        figure = curves.run_figure(records, k, (7.2, 4.8))
+        switches = [record["step"] for record in records if record["kind"] == "switch"]
         at = f"; the strategy switches at step {switches[0]:,}" if switches else ""
         return svg.markup(figure, name, f"Perplexity, loss and masks by step{at}")
 
 
-def _line(axes: Any, records: list[dict[str, Any]], column: str, **style: Any) -> None:
-    """One metric by step; what is not finite leaves a gap."""
-    values = [np.nan if record[column] is None else record[column] for record in records]
-    axes.plot([r["step"] for r in records], values, markersize=3, linewidth=1.3, **style)
-
-
 def study_curves(logs: dict[str, list[list[dict[str, Any]]]], name: str) -> str:
-    """Returns the perplexity under `random` of every arm, a line a seed; a dot at a switch.
+    """Returns the perplexity under `random` of every arm, a line per seed; a dot at a switch.
 
-    Args:
-      logs: metrics.jsonl's records of every seed, by arm.
-      name: of the figure.
+    The logs are the records of metrics.jsonl of every seed, by arm.
     """
     with svg.style():
         figure = Figure(figsize=(7.2, 4.2))
         axes = figure.subplots()
         for number, (arm, seeds) in enumerate(logs.items()):
-            color = svg.PALETTE[number % len(svg.PALETTE)]
-            line = "-" if number < len(svg.PALETTE) else "--"
+            color = pictures.PALETTE[number % len(pictures.PALETTE)]
+            line = "-" if number < len(pictures.PALETTE) else "--"
             for seed, records in enumerate(seeds):
                 evals = [r for r in records if r["kind"] == "eval" and r["perplexity_random"]]
                 steps = [r["step"] for r in evals]
@@ -116,94 +77,56 @@ def study_curves(logs: dict[str, list[list[dict[str, Any]]]], name: str) -> str:
         return svg.markup(figure, name, f"Perplexity by step of {', '.join(logs)}")
 
 
-def means(found: pd.DataFrame, baselines: pd.DataFrame, name: str) -> str:
-    """Returns each arm's mean and interval, a panel a task and shots; baselines gray.
-
-    Args:
-      found: columns of `statistics.summary`, `arm` naming the line.
-      baselines: the same of what is no arm, `model` naming the line.
-      name: of the figure.
-    """
-    lines: dict[str, dict[tuple, tuple[float, float, float]]] = {}
-    for row in found.itertuples():
-        value = tuple(getattr(row, f"{row.metric}{end}") for end in ("", "_low", "_high"))
-        lines.setdefault(f"{row.arm} ({row.mode})", {})[row.task, row.shots] = value
-    num_arms = len(lines)
-    for line, unit, value in study_report.baseline_means(baselines):
-        lines.setdefault(line, {})[unit] = value
-    units = list(dict.fromkeys(unit for values in lines.values() for unit in values))
-    metric = dict(zip(zip(found.task, found.shots, strict=True), found.metric, strict=True))
-    columns = min(3, len(units))
-    rows = -(-len(units) // columns)
+def means(rows: evaluation_report.NamedRows, name: str) -> str:
+    """Returns each line's mean and interval, a panel per task and shots."""
     with svg.style():
-        height = rows * (0.8 + 0.21 * len(lines))
-        figure = Figure(figsize=(2.4 + 1.9 * columns, height))
-        panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
-        for axes in panels.flat[len(units) :]:
-            axes.set_axis_off()
-        for axes, unit in zip(panels.flat, units, strict=False):
-            for place, values in enumerate(lines.values()):
-                if unit in values:
-                    color = svg.PALETTE[0] if place < num_arms else _GRAY
-                    _interval(axes, place, values[unit], color)
-            svg.horizontal_lines(axes, list(lines))
-            task, shots = unit
-            axes.set_title(unit_name(task, shots))
-            axes.set_xlabel(metric.get(unit, ""))
+        figure = evaluation_report.means_figure(rows)
         return svg.markup(figure, name, "Means and 95 % intervals of every line on every task")
 
 
-def _interval(axes: Any, place: int, value: tuple[float, float, float], color: str) -> None:
-    """A dot with its interval."""
-    mean, low, high = value
-    if np.isfinite(low):
-        axes.plot([low, high], [place, place], color=color, linewidth=2.2, alpha=0.5)
-    axes.plot(mean, place, "o", color=color, markersize=4.5)
-
-
-def differences(found: pd.DataFrame, name: str) -> str:
+def differences(compared: pd.DataFrame, name: str) -> str:
     """Returns each arm's mean difference from its reference over tasks, and by task.
 
     Those that are shown (interval without 0, Holm) are filled.
     """
-    with_modes = found["mode"].nunique() > 1
-    lines = found.arm + (" (" + found["mode"] + ")" if with_modes else "")
+    with_modes = compared["mode"].nunique() > 1
+    lines = compared.arm + (" (" + compared["mode"] + ")" if with_modes else "")
     names = list(dict.fromkeys(lines))
-    units = list(dict.fromkeys(zip(found.task, found.shots, strict=True)))
+    units = list(dict.fromkeys(zip(compared.task, compared.shots, strict=True)))
     with svg.style():
         figure = Figure(figsize=(7.2, 1.1 + 0.12 * len(names) * (len(units) + 1)))
         axes = figure.subplots()
         for number, (task, shots) in enumerate(units):
             is_whole = task == study_report.ALL_TASKS
-            color = _GRAY if is_whole else svg.PALETTE[number % len(svg.PALETTE)]
-            label = unit_name(task, shots)
+            color = pictures.FAINT if is_whole else pictures.PALETTE[number % len(pictures.PALETTE)]
+            label = evaluation_report.unit_name(task, shots)
             shift = (number - (len(units) - 1) / 2) * 0.8 / len(units)
-            rows = found[(found.task == task) & (found.shots == shots)]
+            rows = compared[(compared.task == task) & (compared.shots == shots)]
             for row, line in zip(rows.itertuples(), lines[rows.index], strict=True):
-                place = names.index(line) + shift
-                axes.plot([row.low, row.high], [place, place], color=color, linewidth=1.4)
+                height = names.index(line) + shift
+                axes.plot([row.low, row.high], [height, height], color=color, linewidth=1.4)
                 face = "none" if row.shown == study_report.UNCLEAR else color
                 axes.plot(
-                    row.difference, place, "D" if is_whole else "o", color=color,
+                    row.difference, height, "D" if is_whole else "o", color=color,
                     markerfacecolor=face, markersize=4.5, label=label,
                 )  # fmt: skip
                 label = None
-        axes.axvline(0, color=_GRAY, linewidth=1)
-        svg.horizontal_lines(axes, names)
+        axes.axvline(0, color=pictures.FAINT, linewidth=1)
+        pictures.name_lines(axes, names)
         axes.set(xlabel="difference from the reference", title="paired differences")
         figure.legend(loc="outside right upper", fontsize=8)
         return svg.markup(figure, name, "Paired differences from the reference, with intervals")
 
 
-def mask_bars(found: pd.DataFrame, name: str) -> str:
+def mask_bars(masks: pd.DataFrame, name: str) -> str:
     """Returns masked share, hidden bases and mean rank of every arm's strategies."""
     lines = [
         row.arm if row.arm == row.strategy else f"{row.arm}: {row.strategy}"
-        for row in found.itertuples()
+        for row in masks.itertuples()
     ]
     panels = (
         ("share", "masked share"),
-        ("hidden_bases_per_token", "hidden bases a masked token"),
+        ("hidden_bases_per_token", "hidden bases per masked token"),
         ("mean_rank", "mean PMI rank (0 best; line: all)"),
         ("often_masked_positions", "positions masked over twice chance"),
     )
@@ -212,28 +135,29 @@ def mask_bars(found: pd.DataFrame, name: str) -> str:
         for axes, (column, title) in zip(
             figure.subplots(2, 2, sharey=True).flat, panels, strict=True
         ):
-            axes.barh(range(len(lines)), found[column], color=svg.PALETTE[0], height=0.7)
+            axes.barh(range(len(lines)), masks[column], color=pictures.MAIN, height=0.7)
             if column == "mean_rank":
-                axes.axvline(found.mean_rank_of_all.mean(), color=_GRAY, linewidth=1)
-            axes.set_xlim(left=0, right=None if found[column].any() else 1)
-            svg.horizontal_lines(axes, lines)
+                axes.axvline(masks.mean_rank_of_all.mean(), color=pictures.FAINT, linewidth=1)
+            axes.set_xlim(left=0, right=None if masks[column].any() else 1)
+            pictures.name_lines(axes, lines)
             axes.set_title(title, fontsize=9)
         return svg.markup(figure, name, "What the masks of each arm are like")
 
 
-def cost_bars(found: pd.DataFrame, names: Sequence[str], name: str) -> str:
+def cost_bars(costs: pd.DataFrame, name: str) -> str:
     """Returns where the seconds of every run went, stacked by part."""
-    parts = [part for part in study_report.PARTS if part in found]  # older tables have fewer
+    parts = [part for part in study_report.PARTS if part in costs]  # older tables have fewer
+    names = [f"{row.arm}, seed {row.seed}" for row in costs.itertuples()]
     with svg.style():
         figure = Figure(figsize=(7.2, 1.0 + 0.22 * len(names)))
         axes = figure.subplots()
         left = np.zeros(len(names))
         for number, part in enumerate(parts):
-            values = found[part].to_numpy()
+            values = costs[part].to_numpy()
             axes.barh(range(len(names)), values, left=left, label=part, height=0.7,
-                      color=svg.PALETTE[number])  # fmt: skip
+                      color=pictures.PALETTE[number])  # fmt: skip
             left += values
-        svg.horizontal_lines(axes, list(names))
+        pictures.name_lines(axes, names)
         axes.set(xlabel="seconds")
         figure.legend(loc="outside upper center", ncols=len(parts), fontsize=8)
         return svg.markup(figure, name, "Seconds by part of every run")

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.resources
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,11 @@ from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.downstream.evaluation import report as evaluation_report
 from cmgems_jax.downstream.evaluation import resampled, statistics
-from cmgems_jax.downstream.evaluation.methods import BASELINE
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import input_files
 from cmgems_jax.masking import statistics as mask_statistics
 from cmgems_jax.pmi import counts as pmi_counts
 from cmgems_jax.pmi import table as pmi_table
-from cmgems_jax.pretraining.pretrained import UNTRAINED
 from cmgems_jax.report import figures
 from cmgems_jax.runtime import outputs, run_log
 from cmgems_jax.studies import runs, study, study_report
@@ -33,7 +31,7 @@ _TEMPLATE = "template.html"
 
 @dataclasses.dataclass
 class Section:
-    """A heading and what stands under it, in order."""
+    """A heading and what is under it, in order."""
 
     title: str
     intro: str = ""
@@ -47,7 +45,7 @@ def write(inputs: Sequence[Path | str], output: Path | str) -> None:
 
     Args:
       inputs: folders of launch.study, launch.pretrain, launch.evaluate or
-        launch.count_pmi, in the order in which they shall stand.
+        launch.count_pmi, in the order of the page.
       output: the .html file.
 
     Raises:
@@ -55,11 +53,11 @@ def write(inputs: Sequence[Path | str], output: Path | str) -> None:
     """
     inputs, output = list(map(Path, input_files.listed(inputs))), Path(output)
     outputs.check_file(output, (".html",))
-    kinds = [(_kind(path), path) for path in inputs]
+    makers = [_maker(path) for path in inputs]
     sections: list[Section] = []
-    for number, (kind, path) in enumerate(kinds):
-        made = _MAKERS[kind](path, f"f{number}")
-        for section in made if len(kinds) > 1 else ():
+    for number, (maker, path) in enumerate(zip(makers, inputs, strict=True)):
+        made = maker(path, f"f{number}")
+        for section in made if len(inputs) > 1 else ():
             section.title = f"{path.resolve().name}: {section.title}"
         sections += made
     environment = json.loads(_first_existing(inputs, "environment.json"))
@@ -77,16 +75,11 @@ def write(inputs: Sequence[Path | str], output: Path | str) -> None:
     print(f"{output}: {len(sections)} sections, {len(page) / 1e6:.1f} MB, no other file needed")
 
 
-def _kind(path: Path) -> str:
-    """Returns what a folder holds, by the file that only its command writes."""
-    for kind, name in (
-        ("study", study.NAME),
-        ("run", "metrics.jsonl"),
-        ("evaluation", "suite.json"),
-        ("pmi", "pmi.csv"),
-    ):
+def _maker(path: Path) -> Callable[[Path, str], list[Section]]:
+    """Returns what makes the sections of a folder, by the file that only its command writes."""
+    for name, maker in _MAKERS.items():
         if (path / name).is_file():
-            return kind
+            return maker
     raise InputError(
         f"--input={path}: expected a folder of launch.study, launch.pretrain, launch.evaluate or "
         f"launch.count_pmi (with {study.NAME}, metrics.jsonl, suite.json or pmi.csv in it)"
@@ -95,8 +88,8 @@ def _kind(path: Path) -> str:
 
 def _first_existing(inputs: Sequence[Path], name: str) -> str:
     """Returns the text of the first input's file of that name, or an empty object."""
-    found = (path / name for path in inputs if (path / name).is_file())
-    return next((path.read_text() for path in found), "{}")
+    existing = (path / name for path in inputs if (path / name).is_file())
+    return next((path.read_text() for path in existing), "{}")
 
 
 def _cells(table: pd.DataFrame) -> list[list[str]]:
@@ -162,10 +155,10 @@ def _run(path: Path, name: str) -> list[Section]:
     data_dir = config.data_dir(path)
     if (data_dir / dataset.SUMMARY_NAME).is_file() and config.pmi_source != "corpus":
         ranks_V = pmi_table.ranks_for(config, [])
-        found = pd.DataFrame(
+        masks = pd.DataFrame(
             map(dataclasses.asdict, mask_statistics.describe(config, data_dir, ranks_V))
         )
-        run.tables.append(("Masks by stage, over held-out windows", _cells(found)))
+        run.tables.append(("Masks by stage, over held-out windows", _cells(masks)))
     sections = [run, *_ranks_section(config, f"{name}p")]
     inside = path / runs.EVALUATION
     return sections + (_evaluation(inside, f"{name}e") if (inside / "suite.json").is_file() else [])
@@ -175,20 +168,18 @@ def _evaluation(path: Path, name: str) -> list[Section]:
     """A folder of launch.evaluate."""
     results = resampled.attach(evaluation_report.read_table(path / "results.csv"), path)
     means = statistics.summary(results, "model")
-    is_arm = (means["mode"] != BASELINE) & (means.model != UNTRAINED)
-    found, others = means[is_arm].rename(columns={"model": "arm"}), means[~is_arm]
+    rows = evaluation_report.named_rows(means)
     section = Section(
         "Labelled tasks",
         "Means with 95 % intervals; gray: what stands beside the models. "
         f"{evaluation_report.method(means)}",
-        figures=[figures.means(found, others, name)],
+        figures=[figures.means(rows, name)],
     )
-    table = study_report.means_table(found, others)
-    section.tables.append(("Means", _cells(table)))
+    section.tables.append(("Means", _cells(study_report.means_table(rows))))
     notes = evaluation_report.read_notes(path)
-    rows = [[unit, note] for unit, texts in notes.items() for note in texts]
-    if rows:
-        section.tables.append(("What is to be known of the data", [["task", "note"], *rows]))
+    noted = [[unit, note] for unit, texts in notes.items() for note in texts]
+    if noted:
+        section.tables.append(("What is to be known of the data", [["task", "note"], *noted]))
     return [section]
 
 
@@ -196,65 +187,92 @@ def _study(path: Path, name: str) -> list[Section]:
     """A folder of launch.study that is done."""
     if not (path / "study.md").is_file():
         raise InputError(f"--input={path}: the study is not done; run its command again")
-    about = json.loads((path / study.NAME).read_text())
-    tables = {
-        table: evaluation_report.read_table(path / f"{table}.csv")
-        for table in ("summary", "masks", "reached", "costs")
-    }
-    tables["baselines"] = study_report.read_baselines(path)
-    config = config_lib.from_dict(
-        config_lib.unflatten(about["config"]), source=str(path / study.NAME)
+    study_file = path / study.NAME
+    about = json.loads(study_file.read_text())
+    config = config_lib.from_dict(config_lib.unflatten(about["config"]), source=str(study_file))
+    reached, masks, costs = (
+        evaluation_report.read_table(path / f"{table}.csv")
+        for table in ("reached", "masks", "costs")
     )
-    differences = study_report.read_differences(path / "differences.csv")
     logs = {
         arm: [
             run_log.read(runs.folder(path, arm, seed) / "metrics.jsonl") for seed in about["seeds"]
         ]
         for arm in about["arms"]
     }
-    outcome = Section(
+    arms = [Arm(**values) for values in about["arms"].values()]
+    changes = [
+        [arm.name, ", ".join(f"{n}={v}" for n, v in arm.fields.items()), arm.reference]
+        for arm in arms
+    ]
+    return [
+        _outcome(path, about, config, f"{name}d"),
+        _scores(path, f"{name}m"),
+        Section(
+            "Learning curves",
+            "A line per seed; a dot where the curriculum switched.",
+            figures=[figures.study_curves(logs, f"{name}c")],
+            tables=[("Steps to a perplexity under random masks", _cells(reached))],
+        ),
+        Section(
+            "Masks",
+            "Each arm's strategies on held-out windows of full length.",
+            figures=[figures.mask_bars(masks, f"{name}k")],
+            tables=[("Masks", _cells(masks))],
+        ),
+        Section(
+            "Cost",
+            "Measured: the parts add up, and input_wait is within train. The hours for other "
+            "numbers of steps are extrapolated.",
+            figures=[figures.cost_bars(costs, f"{name}s")],
+            tables=[("Seconds by part", _cells(costs))],
+        ),
+        *_ranks_section(config, f"{name}p"),
+        Section(
+            "Settings",
+            "What all arms share, then what each changes.",
+            tables=[
+                ("Arms", [["arm", "fields", "reference"], *changes]),
+                ("Shared settings that differ from the defaults", _settings(config)),
+            ],
+        ),
+    ]
+
+
+def _outcome(path: Path, about: dict[str, Any], config: Config, name: str) -> Section:
+    """What a study asks, and what its differences show."""
+    differences = study_report.read_differences(path / "differences.csv")
+    num_arms, num_seeds = len(about["arms"]), len(about["seeds"])
+    section = Section(
         f"Study: {about['question']}",
-        f"{evaluation_report.counted(len(about['arms']), 'arm')}, "
-        f"{evaluation_report.counted(len(about['seeds']), 'seed')}, {config.num_steps:,} steps "
-        f"each. {study_report.rule()}.",
+        f"{evaluation_report.counted(num_arms, 'arm')}, "
+        f"{evaluation_report.counted(num_seeds, 'seed')}, {config.num_steps:,} steps each. "
+        f"{study_report.rule()}.",
         study_report.sentences(differences)
-        + study_report.caution(len(about["seeds"]), about["evaluation"]["num_draws"]),
+        + study_report.caution(num_seeds, about["evaluation"]["num_draws"]),
     )
     if len(differences):
-        outcome.figures.append(figures.differences(differences, f"{name}d"))
+        section.figures.append(figures.differences(differences, name))
         table = study_report.differences_table(differences)
-        outcome.tables.append(("Differences", _cells(table)))
-    method = evaluation_report.method(tables["summary"])
-    scores = Section("Labelled tasks", f"Means with 95 % intervals; gray: baselines. {method}")
-    scores.figures = [figures.means(tables["summary"], tables["baselines"], f"{name}m")]
-    text = study_report.means_table(tables["summary"], tables["baselines"])
-    scores.tables = [("Means", _cells(text))]
-    curves = Section("Learning curves", "A line a seed; a dot where the curriculum switched.")
-    curves.figures = [figures.study_curves(logs, f"{name}c")]
-    curves.tables = [("Steps to a perplexity under random masks", _cells(tables["reached"]))]
-    covered = Section("Masks", "Each arm's strategies on held-out windows of full length.")
-    covered.figures = [figures.mask_bars(tables["masks"], f"{name}k")]
-    covered.tables = [("Masks", _cells(tables["masks"]))]
-    found = tables["costs"]
-    lines = [f"{row.arm}, seed {row.seed}" for row in found.itertuples()]
-    cost = Section(
-        "Cost",
-        "Measured: the parts add up, and input_wait is within train. The hours for other numbers "
-        "of steps are extrapolated.",
+        section.tables.append(("Differences", _cells(table)))
+    return section
+
+
+def _scores(path: Path, name: str) -> Section:
+    """The labelled tasks of a study."""
+    means = evaluation_report.read_table(path / "summary.csv")
+    rows = evaluation_report.named_rows(means, study_report.read_baselines(path))
+    return Section(
+        "Labelled tasks",
+        f"Means with 95 % intervals; gray: baselines. {evaluation_report.method(means)}",
+        figures=[figures.means(rows, name)],
+        tables=[("Means", _cells(study_report.means_table(rows)))],
     )
-    cost.figures = [figures.cost_bars(found, lines, f"{name}s")]
-    cost.tables = [("Seconds by part", _cells(found))]
-    setup = Section("Settings", "What all arms share, then what each changes.")
-    changed = [Arm(**values) for values in about["arms"].values()]
-    rows = [
-        [arm.name, ", ".join(f"{n}={v}" for n, v in arm.fields.items()), arm.reference]
-        for arm in changed
-    ]
-    setup.tables = [
-        ("Arms", [["arm", "fields", "reference"], *rows]),
-        ("Shared settings that differ from the defaults", _settings(config)),
-    ]
-    return [outcome, scores, curves, covered, cost, *_ranks_section(config, f"{name}p"), setup]
 
 
-_MAKERS: dict[str, Any] = {"study": _study, "run": _run, "evaluation": _evaluation, "pmi": _pmi}
+_MAKERS = {
+    study.NAME: _study,
+    "metrics.jsonl": _run,
+    "suite.json": _evaluation,
+    "pmi.csv": _pmi,
+}

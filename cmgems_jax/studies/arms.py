@@ -100,7 +100,7 @@ def _top_m(preset: Config) -> list[Arm]:
 
 
 def _runtime(preset: Config) -> list[Arm]:
-    """One run; the table of costs is what is asked for."""
+    """One run, for its table of costs."""
     del preset
     return [Arm("cm_gems", STRATEGIES["cm_gems"], "cm_gems")]
 
@@ -119,7 +119,7 @@ def _init(preset: Config) -> list[Arm]:
 
 
 def _corruption(preset: Config) -> list[Arm]:
-    """One draw for each masked token against one for each masked run."""
+    """One sample per masked token against one per masked run."""
     del preset
     return [
         Arm(

@@ -33,13 +33,10 @@ def find(one: Unit, studies: Sequence[Path]) -> Path | None:
 
 
 def copy(source: Path, one: Unit) -> None:
-    """Copies a finished run to the folder of a unit that has not begun, whole or not at all.
+    """Copies a run that `find` returned to the folder of a claimed unit that has not begun.
 
-    `runs.run` then finds it trained, and evaluates what is missing.
-
-    Args:
-      source: folder that `find` returned.
-      one: claimed by this process.
+    It is there whole or not at all; `runs.run` then finds it trained, and evaluates what is
+    missing.
     """
     leave = shutil.ignore_patterns(runs.DONE_NAME, runs.EVALUATION, "*.lock")
     with outputs.replaced_folder(one.folder) as partial:
@@ -63,8 +60,8 @@ def _is_same(one: Unit, run: Path) -> bool:
         return False
     input_before, ranks_V = run_inputs.read(run), run_inputs.read_ranks(run)
     if input_before is None or ranks_V is None:
-        places = [(c.data.fasta, c.pmi.table) for c in (config, one.config)]
-        return places[0] == places[1]
+        paths, paths_now = ((c.data.fasta, c.pmi.table) for c in (config, one.config))
+        return paths == paths_now
     if one.config.has_pmi_table:
         if not np.array_equal(ranks_V, pmi_table.ranks_for(one.config, [])):
             return False

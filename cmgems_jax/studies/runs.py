@@ -39,7 +39,7 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """Returns how its folder, and its line in the results, is called."""
+        """Returns the name of its folder and of its line in the results."""
         return self.folder.name
 
     @property
@@ -85,12 +85,12 @@ def run(one: Unit, settings: EvaluationSettings, task_dir: Path) -> None:
     config.data.dir = str(one.data_dir)
     pretraining_loop.pretrain(config, one.folder)
     results = evaluate.evaluate([one.folder], task_dir, one.folder / EVALUATION, settings)
-    found = mask_statistics.describe(config, one.data_dir, run_inputs.ranks(config, one.folder))
+    masks = mask_statistics.describe(config, one.data_dir, run_inputs.ranks(config, one.folder))
     done = {
         "arm": one.arm.name,
         "seed": one.seed,
         "rows": len(results),
-        "masks": [dataclasses.asdict(statistics) for statistics in found],
+        "masks": [dataclasses.asdict(statistics) for statistics in masks],
     }
     outputs.write_json(one.folder / DONE_NAME, done)
     jax.clear_caches()  # the next unit's programs are its own

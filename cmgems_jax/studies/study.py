@@ -1,4 +1,4 @@
-"""A study from the first arm to the tables; goes on where it was stopped."""
+"""A study from the first arm to the tables; resumes where it was stopped."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ from cmgems_jax.windows import dataset
 
 NAME = "study.json"
 PRESETS = {"nano": None, "logo": None, "dnabert": 1_000}  # steps, where not the config's
-_LEAST_EVALS = 16  # a curriculum compares them, and curves are drawn of them
+_LEAST_EVALS = 16  # a curriculum compares them, and curves are plotted of them
 _POLL_S = 5.0  # between looks at what other processes do
 
 
@@ -46,16 +46,10 @@ class Plan:
 
 
 def preset(name: str, fasta: str, num_steps: int | None) -> Config:
-    """Returns the config of a preset on a genome.
+    """Returns the config of a preset (of `PRESETS`, or as for `config.load`) on a genome.
 
-    Args:
-      name: of `PRESETS`, or as for `config.load`.
-      fasta: files with commas.
-      num_steps: in place of the preset's; what is done every so many steps is then
-        done at the least as often as in `_LEAST_EVALS` evaluations.
-
-    Raises:
-      InputError: no such preset.
+    With `num_steps` in place of the preset's, what is done every so many steps is
+    done at least as often as in `_LEAST_EVALS` evaluations.
     """
     config = config_lib.load(f"{name}6" if name in PRESETS else name, flag="preset")
     fields: dict[str, Any] = {"data.fasta": fasta, "keep_checkpoints": 1}
@@ -69,7 +63,7 @@ def preset(name: str, fasta: str, num_steps: int | None) -> Config:
     return config_lib.replace(config, fields)
 
 
-def plan(
+def make_plan(
     study: str,
     preset: str,
     config: Config,
@@ -79,16 +73,16 @@ def plan(
     evaluation: EvaluationSettings,
     task_dir: Path,
 ) -> Plan:
-    """Returns a study's plan, with every config and task looked at.
+    """Returns a study's plan, with every config and task checked.
 
     Args:
       study: name in `arms.STUDIES`.
-      preset: what the config is called.
+      preset: name of the config.
       config: that every arm changes.
       num_seeds: seeds 0 to num_seeds - 1.
       only: names of arms to run; empty = all.
       reference: name of the arm that the others are compared with; "" = the study's own.
-      evaluation: settings of the few-shot tasks.
+      evaluation: of the few-shot tasks.
       task_dir: holds fewshot/.
 
     Raises:
@@ -112,12 +106,12 @@ def plan(
     return Plan(study, preset, config, chosen, seeds, evaluation, task_dir)
 
 
-def run(wanted: Plan, output: Path | str, others: Sequence[Path | str] = ()) -> None:
+def run(plan: Plan, output: Path | str, others: Sequence[Path | str] = ()) -> None:
     """Runs every unit that is not done, whichever process does it, and writes the tables.
 
     Args:
-      wanted: the plan.
-      output: made where it is missing; goes on where it holds the same study.
+      plan: of the study.
+      output: made where it is missing; the study resumes where it is the same.
       others: folders of other studies; a finished run of theirs that is the same as a
         unit is copied.
 
@@ -126,32 +120,32 @@ def run(wanted: Plan, output: Path | str, others: Sequence[Path | str] = ()) -> 
     """
     output, others = Path(output), list(map(Path, input_files.listed(others)))
     for other in others:
-        _check_reusable(other, wanted)
+        _check_reusable(other, plan)
     with run_lock.held(output / "claims" / "plan", wait=True):
-        check_same(output, wanted)
+        check_same(output, plan)
     compile_cache.use(output)
-    units = _units(wanted, output)
+    units = _units(plan, output)
     took_s: list[float] = []
-    told = ""
+    line = ""
     while left := [one for one in units if not one.is_done]:
-        if told != (told := _progress(units, left, took_s)):
-            print(told, flush=True)
-        if not _run_one(left, wanted, output, others, took_s):
+        if line != (line := _progress(units, left, took_s)):
+            print(line, flush=True)
+        if not _run_one(left, plan, output, others, took_s):
             time.sleep(_POLL_S)
-    study_report.write(wanted, units, output)
+    study_report.write(plan, units, output)
 
 
-def _units(wanted: Plan, output: Path) -> list[Unit]:
+def _units(plan: Plan, output: Path) -> list[Unit]:
     """Returns every arm with every seed."""
     return [
-        runs.unit(arm, seed, arms.config_of(wanted.config, arm, seed), output)
-        for seed in wanted.seeds
-        for arm in wanted.arms
+        runs.unit(arm, seed, arms.config_of(plan.config, arm, seed), output)
+        for seed in plan.seeds
+        for arm in plan.arms
     ]
 
 
 def _run_one(
-    left: list[Unit], wanted: Plan, output: Path, others: Sequence[Path], took_s: list[float]
+    left: list[Unit], plan: Plan, output: Path, others: Sequence[Path], took_s: list[float]
 ) -> bool:
     """Does the first free unit; False where other processes have them all."""
     for one in left:
@@ -164,9 +158,9 @@ def _run_one(
             if source:
                 print(f"the same run as {source}: copied", flush=True)
                 reuse.copy(source, one)
-            has_baselines = one.arm.name == wanted.arms[0].name and one.seed == wanted.seeds[0]
-            settings = dataclasses.replace(wanted.evaluation, baselines=has_baselines)
-            runs.run(one, settings, wanted.task_dir)
+            has_baselines = one.arm.name == plan.arms[0].name and one.seed == plan.seeds[0]
+            settings = dataclasses.replace(plan.evaluation, baselines=has_baselines)
+            runs.run(one, settings, plan.task_dir)
             if not source:
                 took_s.append(time.perf_counter() - start)
             return True
@@ -182,29 +176,29 @@ def _progress(units: list[Unit], left: list[Unit], took_s: list[float]) -> str:
     return f"{done}; ETA {rest} by this process alone"
 
 
-def check_same(output: Path | str, wanted: Plan) -> None:
+def check_same(output: Path | str, plan: Plan) -> None:
     """Writes study.json, or refuses a folder of another study or of another genome."""
     output = Path(output)
     now = {
-        "study": wanted.study,
-        "config": {n: v for n, v in config_lib.flatten(wanted.config).items() if n != "data.dir"},
-        "evaluation": _evaluation(wanted),
+        "study": plan.study,
+        "config": {n: v for n, v in config_lib.flatten(plan.config).items() if n != "data.dir"},
+        "evaluation": _evaluation(plan),
     }
-    table = Path(wanted.config.pmi_source)
-    if wanted.config.has_pmi_table and table.exists():
+    table = Path(plan.config.pmi_source)
+    if plan.config.has_pmi_table and table.exists():
         now["pmi_table_sha256"] = genome_files.sha256(str(table))
     path = output / NAME
     if path.exists():
         before = json.loads(path.read_text())
         fields = config_lib.unflatten(before["config"])
         config = checkpoints.binding(config_lib.from_dict(fields, source=str(path)))
-        rows = _changed("config", config, checkpoints.binding(wanted.config))
+        rows = _changed("config", config, checkpoints.binding(plan.config))
         rows += _changed("evaluation", before["evaluation"], now["evaluation"])
         contents = (one.get("pmi_table_sha256") for one in (before, now))
         if all(contents := tuple(contents)) and contents[0] != contents[1]:
             rows.append(f"pmi.table: {table} holds another table than before")
-        if before["study"] != wanted.study:
-            rows.insert(0, f"study: {before['study']} before, {wanted.study} now")
+        if before["study"] != plan.study:
+            rows.insert(0, f"study: {before['study']} before, {plan.study} now")
         if rows:
             raise InputError(
                 f"--output={output}: holds another study ({'; '.join(rows[:5])}); "
@@ -212,18 +206,18 @@ def check_same(output: Path | str, wanted: Plan) -> None:
             )
     elif output.exists() and {path.name for path in output.iterdir()} - {"claims"}:
         raise InputError(f"--output={output}: holds other files; give a new folder")
-    units = _units(wanted, output)
+    units = _units(plan, output)
     left = {one.data_dir for one in units if not one.is_done}
     for folder, config in {one.data_dir: one.config for one in units}.items():
         if folder in left or (folder / dataset.SUMMARY_NAME).is_file():
             dataset.is_prepared(config, folder)
     listed = {
-        "preset": wanted.preset,
-        "question": arms.STUDIES[wanted.study].question,
-        "arms": {arm.name: dataclasses.asdict(arm) for arm in wanted.arms},
-        "seeds": list(wanted.seeds),
-        "tasks": list(wanted.evaluation.tasks),
-        "shots": list(wanted.evaluation.shots),
+        "preset": plan.preset,
+        "question": arms.STUDIES[plan.study].question,
+        "arms": {arm.name: dataclasses.asdict(arm) for arm in plan.arms},
+        "seeds": list(plan.seeds),
+        "tasks": list(plan.evaluation.tasks),
+        "shots": list(plan.evaluation.shots),
     }
     outputs.write_json(path, now | listed)
     outputs.write_json(output / "environment.json", run_log.environment())
@@ -243,7 +237,7 @@ def _changed(section: str, before: dict[str, Any], now: dict[str, Any]) -> list[
     ]
 
 
-def _check_reusable(other: Path, wanted: Plan) -> None:
+def _check_reusable(other: Path, plan: Plan) -> None:
     """Raises `InputError` where a folder is no study, or was evaluated in another way."""
     path = other / NAME
     if not path.is_file():
@@ -251,7 +245,7 @@ def _check_reusable(other: Path, wanted: Plan) -> None:
             f"--reuse={other}: no {NAME} in it; expected the --output of another study"
         )
     before = json.loads(path.read_text())["evaluation"]
-    if rows := _changed("evaluation", before, _evaluation(wanted)):
+    if rows := _changed("evaluation", before, _evaluation(plan)):
         raise InputError(
             f"--reuse={other}: its runs were evaluated in another way ({'; '.join(rows)}); "
             "evaluate alike, or leave it out"
@@ -260,15 +254,10 @@ def _check_reusable(other: Path, wanted: Plan) -> None:
 
 @contextlib.contextmanager
 def other_processes(number: int, output: Path, arguments: Sequence[str]) -> Iterator[None]:
-    """Runs `number` - 1 more processes of the same command beside the block, one a GPU.
+    """Runs `number` - 1 more processes of the same command beside the block, one per GPU.
 
     Process i sees GPU i alone and writes to OUTPUT/claims/process_I.log; they end with the
     block, by themselves where it succeeds. Enter it before jax looks for devices.
-
-    Args:
-      number: of processes in all.
-      output: the study's folder.
-      arguments: of the command.
     """
     with contextlib.ExitStack() as stack:
         for index in range(1, number):

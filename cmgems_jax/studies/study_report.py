@@ -1,6 +1,6 @@
 """A study's tables: results, means, paired differences, masks, steps to a perplexity, costs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 
 from cmgems_jax.downstream.evaluation import resampled, statistics
-from cmgems_jax.downstream.evaluation.methods import BASELINE
 from cmgems_jax.downstream.evaluation.report import (
+    RENAMED,
+    NamedRows,
     cell,
     counted,
     interval_text,
     method,
+    named_rows,
     read_table,
     table_row,
 )
@@ -49,15 +51,10 @@ def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
     """Returns every arm minus its reference, paired by seed and draw, with Holm's correction.
 
     The correction is over the tasks and shots of an arm; the mean over them, which is
-    one more row (`ALL_TASKS`), stands outside of it.
+    one more row (`ALL_TASKS`), is outside of it.
 
-    Args:
-      results: of `collect`.
-      arms: of the study.
-
-    Returns:
-      Columns arm, reference, mode, task, shots, difference, low, high, covers, p, p_holm, shown
-      (`statistics.Estimate.shown`, of the corrected p).
+    Columns: arm, reference, mode, task, shots, difference, low, high, covers, p, p_holm, shown
+    (`statistics.Estimate.shown`, of the corrected p).
     """
     lines = []
     for arm in arms:
@@ -65,7 +62,7 @@ def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
             continue
         own, other = (results[results.arm == name] for name in (arm.name, arm.reference))
         for mode in own["mode"].unique():
-            found: list[tuple[dict[str, Any], statistics.Estimate]] = []
+            estimates: list[tuple[dict[str, Any], statistics.Estimate]] = []
             pairs = []
             for (task, shots), rows in own[own["mode"] == mode].groupby(
                 ["task", "shots"], sort=False
@@ -74,13 +71,14 @@ def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
                 if not same.any():
                     continue
                 pairs.append((rows, other[same]))
-                found.append(({"task": task, "shots": shots}, statistics.paired(pairs[-1:])))
-            corrected = statistics.holm([estimate.p for _, estimate in found])
+                unit = {"task": task, "shots": shots}
+                estimates.append((unit, statistics.paired(pairs[-1:])))
+            corrected = statistics.holm([estimate.p for _, estimate in estimates])
             if len(pairs) > 1:
                 whole = statistics.paired(pairs)
-                found.append(({"task": ALL_TASKS, "shots": 0}, whole))
+                estimates.append(({"task": ALL_TASKS, "shots": 0}, whole))
                 corrected.append(whole.p)
-            for (unit, estimate), p_holm in zip(found, corrected, strict=True):
+            for (unit, estimate), p_holm in zip(estimates, corrected, strict=True):
                 shown = estimate.shown(own.draw.nunique(), own.seed.nunique(), p_holm)
                 lines.append(
                     {"arm": arm.name, "reference": arm.reference, "mode": mode, **unit}
@@ -94,7 +92,9 @@ def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
 def masks(units: Sequence[Unit]) -> pd.DataFrame:
     """Returns what the masks of every arm and strategy are like, means over seeds."""
     lines = [
-        {"arm": one.arm.name, **found} for one in units for found in runs.read_done(one)["masks"]
+        {"arm": one.arm.name, **{RENAMED.get(name, name): value for name, value in row.items()}}
+        for one in units
+        for row in runs.read_done(one)["masks"]
     ]
     table = pd.DataFrame(lines)
     return table.groupby(["arm", "strategy"], sort=False).mean().reset_index()
@@ -103,8 +103,7 @@ def masks(units: Sequence[Unit]) -> pd.DataFrame:
 def reached(units: Sequence[Unit]) -> pd.DataFrame:
     """Returns the first evaluated step with a perplexity under `random` at or below each level.
 
-    One row an arm and seed; columns perplexity (the last one) and a level each, nan where
-    it was not reached.
+    A row per arm and seed, with the last perplexity; nan where a level was not reached.
     """
     lines = []
     for one in units:
@@ -122,7 +121,7 @@ def reached(units: Sequence[Unit]) -> pd.DataFrame:
 
 
 def costs(units: Sequence[Unit]) -> pd.DataFrame:
-    """Returns seconds by part, one row a run, and what more steps of it would take, in hours.
+    """Returns seconds by part, a row per run, and what more steps of it would take, in hours.
 
     The parts add up to `seconds`; `input_wait` is a share of "train". A step costs what
     the steps cost that the seconds are of; data is made once, and every start of a run
@@ -143,23 +142,16 @@ def costs(units: Sequence[Unit]) -> pd.DataFrame:
         line |= {"input_wait": waited_s, "seconds": last["total_seconds"]}
         line["device_hours"] = last.get("device_hours", np.nan)
         fixed = line["data"] + (line["setup"] + line["pmi"] + line["compile"]) / starts
-        a_step = line["train"] / max(1, timed - starts)
-        a_step += (line["eval"] + line["checkpoint"]) / timed
+        seconds_per_step = line["train"] / max(1, timed - starts)
+        seconds_per_step += (line["eval"] + line["checkpoint"]) / timed
         for number in EXTRAPOLATED_STEPS:
-            line[f"hours_for_{number}"] = (fixed + a_step * number) / 3600
+            line[f"hours_for_{number}"] = (fixed + seconds_per_step * number) / 3600
         lines.append(line)
     return pd.DataFrame(lines)
 
 
 def write(plan: Any, units: Sequence[Unit], output: Path) -> None:
-    """Writes results.csv, baselines.csv, summary.csv, differences.csv, masks.csv, reached.csv,
-    costs.csv, baseline_summary.csv and study.md.
-
-    Args:
-      plan: study.Plan.
-      units: all done.
-      output: the study's folder.
-    """
+    """Writes study.md and a CSV per table into the study's folder; all units are done."""
     results, baselines = collect(units)
     tables = {
         "results": results.drop(columns=statistics.RESAMPLED),
@@ -174,22 +166,21 @@ def write(plan: Any, units: Sequence[Unit], output: Path) -> None:
     for name, table in tables.items():
         with outputs.replaced_file(output / f"{name}.csv") as part:
             table.to_csv(part, index=False)
-    said = sentences(tables["differences"])
-    said += caution(len(plan.seeds), plan.evaluation.num_draws)
-    text = _text(plan, tables, said)
+    statements = sentences(tables["differences"])
+    statements += caution(len(plan.seeds), plan.evaluation.num_draws)
     with outputs.replaced_file(output / "study.md") as part:
-        part.write_text(text)
-    print("\n" + "\n".join(said), flush=True)
+        part.write_text(_text(plan, tables, statements))
+    print("\n" + "\n".join(statements), flush=True)
     print(f"{output}: study.md, {', '.join(f'{name}.csv' for name in tables)}")
     print(f"a page of it: python -m launch.report --input={output} --output=report.html")
 
 
-def sentences(found: pd.DataFrame) -> list[str]:
+def sentences(compared: pd.DataFrame) -> list[str]:
     """Returns what the differences say, in words; no claim where an interval holds 0."""
     lines = []
-    if found.empty:
+    if compared.empty:
         return ["One arm: nothing to compare."]
-    for (arm, reference, mode), rows in found.groupby(["arm", "reference", "mode"], sort=False):
+    for (arm, reference, mode), rows in compared.groupby(["arm", "reference", "mode"], sort=False):
         single = rows[rows.task != ALL_TASKS]
         parts = []
         for shown in (ABOVE, BELOW):
@@ -235,19 +226,19 @@ def rule() -> str:
     )
 
 
-def _text(plan: Any, tables: dict[str, pd.DataFrame], said: Sequence[str]) -> str:
+def _text(plan: Any, tables: dict[str, pd.DataFrame], statements: Sequence[str]) -> str:
     """Returns study.md."""
-    found = tables["summary"]
+    means, baselines = tables["summary"], tables[BASELINE_SUMMARY]
     parts = [
         f"# Study `{plan.study}`, preset {plan.preset}",
         f"{counted(len(plan.arms), 'arm')}, {counted(len(plan.seeds), 'seed')}, "
         f"{plan.config.num_steps:,} steps each; arms share data, order and, by seed, "
         f"initial values. Differences are paired by seed, draw and test row. {rule()} (`*`).",
-        f"{method(found)} Seeds and draws are crossed factors.",
+        f"{method(means)} Seeds and draws are crossed factors.",
         "## In words",
-        "\n".join(f"- {line}" for line in said),
+        "\n".join(f"- {line}" for line in statements),
         "## Labelled tasks",
-        markdown(means_table(found, tables[BASELINE_SUMMARY])),
+        markdown(means_table(named_rows(means, baselines))),
     ]
     if len(tables["differences"]):
         parts += [
@@ -268,26 +259,12 @@ def _text(plan: Any, tables: dict[str, pd.DataFrame], said: Sequence[str]) -> st
     return "\n\n".join(parts) + "\n"
 
 
-def means_table(found: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
-    """Returns the cells of the summaries of arms, then of baselines, by mode, task and shots."""
+def means_table(rows: NamedRows) -> pd.DataFrame:
+    """Returns the cells of the rows, a line per name, by task and shots."""
     lines: dict[str, dict[str, str]] = {}
-    names = [f"{row.arm} ({row.mode})" for row in found.itertuples()]
-    names += [name for name, _, _ in baseline_means(baselines)]
-    rows = found.to_dict("records") + baselines.to_dict("records")
-    for name, row in zip(names, rows, strict=True):
+    for name, _, row in rows:
         lines.setdefault(name, {})[f"{row['task']}, {row['shots']}"] = cell(row)
-    table = pd.DataFrame.from_dict(lines, orient="index").fillna("")
-    return table.rename_axis("arm").reset_index()
-
-
-def baseline_means(
-    baselines: pd.DataFrame,
-) -> Iterator[tuple[str, tuple[str, int], tuple[float, float, float]]]:
-    """Yields name, (task, shots), (mean, low, high) of a summary of what is no arm."""
-    for row in baselines.to_dict("records"):
-        name = row["model"] if row["mode"] == BASELINE else f"{row['model']} ({row['mode']})"
-        values = tuple(row[f"{row['metric']}{end}"] for end in ("", "_low", "_high"))
-        yield name, (row["task"], row["shots"]), values
+    return _by_arm(lines)
 
 
 def read_baselines(folder: Path) -> pd.DataFrame:
@@ -299,26 +276,31 @@ def read_baselines(folder: Path) -> pd.DataFrame:
 
 
 def read_differences(path: Path) -> pd.DataFrame:
-    """Returns differences.csv as `differences` made it; empty where one arm stands alone.
+    """Returns differences.csv as `differences` made it; empty where there is one arm.
 
     An earlier version's table does not say what its intervals cover, and claims nothing.
     """
     try:
-        found = read_table(path)
+        compared = read_table(path)
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
-    return found if "covers" in found else found.assign(shown=UNCLEAR)
+    return compared if "covers" in compared else compared.assign(shown=UNCLEAR)
 
 
-def differences_table(found: pd.DataFrame) -> pd.DataFrame:
-    """Returns the differences, one column a task and shots, `*` where one is shown."""
+def differences_table(compared: pd.DataFrame) -> pd.DataFrame:
+    """Returns the differences, a column per task and shots, `*` where one is shown."""
     lines: dict[str, dict[str, str]] = {}
-    for row in found.itertuples():
+    for row in compared.itertuples():
         covers = getattr(row, "covers", "")  # not in an earlier version's tables
         text = interval_text(row.difference, row.low, row.high, covers, "+")
         text += " *" if row.shown != UNCLEAR else ""
         unit = row.task if row.task == ALL_TASKS else f"{row.task}, {row.shots}"
         lines.setdefault(f"{row.arm} - {row.reference} ({row.mode})", {})[unit] = text
+    return _by_arm(lines)
+
+
+def _by_arm(lines: dict[str, dict[str, str]]) -> pd.DataFrame:
+    """Returns lines of cells as a table whose first column names the line."""
     table = pd.DataFrame.from_dict(lines, orient="index").fillna("")
     return table.rename_axis("arm").reset_index()
 

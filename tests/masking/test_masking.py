@@ -318,7 +318,7 @@ def example(k=6, length=512, seed=3):
 def draw_many(ids_L, ranks_V, num_keys, seed=0, **options):
     """Returns bool (num_keys, L): one sequence masked with many keys."""
     keys = jax.random.split(jax.random.key(seed), num_keys)
-    many = batched(strategies.draw, in_axes=(0, None, None), **options)
+    many = batched(strategies.sample_mask, in_axes=(0, None, None), **options)
     return np.asarray(many(keys, ids_L, ranks_V))
 
 
@@ -416,7 +416,7 @@ def test_draws_never_mask_special_tokens_unknowns_or_padding(strategy):
     cases = make_cases(6, 1, 70)
     ranks_V = np.arange(1, 4**6 + 1, dtype=np.int32)
     keys = jax.random.split(jax.random.key(0), len(cases["ids"]))
-    draw = batched(strategies.draw, in_axes=(0, 0, None), strategy=strategy, budget=0.5, k=6)
+    draw = batched(strategies.sample_mask, in_axes=(0, 0, None), strategy=strategy, budget=0.5, k=6)
     masked = np.asarray(draw(keys, cases["ids"], ranks_V))
     assert masked.any()
     assert not (masked & (cases["ids"] < slow.NUM_SPECIAL)).any()
@@ -555,12 +555,12 @@ def test_the_budget_may_be_traced(strategy):
 
     @jax.jit
     def traced(key, budget):
-        return strategies.draw(key, ids_L, ranks_V, budget=budget, **options)
+        return strategies.sample_mask(key, ids_L, ranks_V, budget=budget, **options)
 
     key = jax.random.key(2)
     none, published, more = (traced(key, jnp.float32(budget)) for budget in (0.0, 0.15, 0.5))
     assert not none.any()
-    fixed = jax.jit(functools.partial(strategies.draw, budget=0.15, **options))
+    fixed = jax.jit(functools.partial(strategies.sample_mask, budget=0.15, **options))
     np.testing.assert_array_equal(published, fixed(key, ids_L, ranks_V))
     assert more.sum() > published.sum() > 0
 
@@ -780,7 +780,7 @@ def test_a_masked_token_that_overlaps_no_other_hides_all_its_bases():
     [
         (corruption.corrupt, ("key", "ids", "centers"), {"by": "token"}),
         (corruption.corrupt, ("key", "ids", "centers"), {"by": "run"}),
-        (strategies.draw, ("key", "ids", "ranks"), {"strategy": "genemask", "budget": 0.15}),
+        (strategies.sample_mask, ("key", "ids", "ranks"), {"strategy": "genemask", "budget": 0.15}),
     ],
 )
 def test_a_case_of_a_batch_is_drawn_as_the_case_alone(function, names, options):

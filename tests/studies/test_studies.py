@@ -213,7 +213,7 @@ def small_plan(inputs: tuple[Path, Path, Path], **changes: object) -> study.Plan
     )
     config = study.preset(str(preset), str(fasta), None)
     chosen = {"study": "strategy", "only": ARMS, "reference": "", **changes}
-    return study.plan(
+    return study.make_plan(
         chosen["study"],
         "small",
         config,

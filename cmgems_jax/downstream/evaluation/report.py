@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -13,10 +14,11 @@ from cmgems_jax.downstream.evaluation import resampled, statistics
 from cmgems_jax.downstream.evaluation.methods import BASELINE
 from cmgems_jax.downstream.evaluation.statistics import UNIT
 from cmgems_jax.pretraining.pretrained import UNTRAINED
-from cmgems_jax.runtime import outputs
+from cmgems_jax.runtime import outputs, pictures
 
+# Name of the line, whether it stands beside the models (gray), row of `statistics.summary`.
+NamedRows = list[tuple[str, bool, dict[str, Any]]]
 NOTES = "notes.json"
-GRAY, BLUE = "#7a7a7a", "#1b6ca8"
 LINE = ["model", "mode"]  # what makes a line of the tables
 RENAMED = {"hidden_bases_a_token": "hidden_bases_per_token"}  # columns of earlier studies
 TEXTS = [*LINE, "task", "metric", "other_mode", "arm", "reference"]  # columns of names
@@ -85,7 +87,8 @@ def write(results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, f
     if left_out:
         parts.append("## Without results\n\n" + "\n".join(note_lines(left_out)))
     (output / "report.md").write_text("\n\n".join(parts) + "\n")
-    _plot(means, output / "results.png")
+    with matplotlib.rc_context(pictures.STYLE):
+        means_figure(named_rows(means)).savefig(output / "results.png", dpi=160)
 
 
 def method(means: pd.DataFrame) -> str:
@@ -189,31 +192,43 @@ def interval_text(mean: float, low: float, high: float, covers: str = "", sign: 
     return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]{mark}"
 
 
-def _plot(means: pd.DataFrame, path: Path) -> None:
-    """Plots the main metric of every line with its interval, a panel per task and shot count."""
-    units = list(means.groupby(UNIT, sort=False))
-    lines = list(dict.fromkeys(zip(means.model, means["mode"], strict=True)))
-    columns = min(4, len(units))
-    rows = -(-len(units) // columns)
-    figure = Figure(
-        figsize=(3 + 2.6 * columns, rows * (0.9 + 0.28 * len(lines))), layout="constrained"
-    )
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for axis in axes.flat[len(units) :]:
-        axis.set_axis_off()
-    for axis, ((task, shots), unit) in zip(axes.flat, units, strict=False):
-        for _, row in unit.iterrows():
-            height = len(lines) - 1 - lines.index((row.model, row["mode"]))
-            mean, low, high = (row[f"{row.metric}{end}"] for end in ("", "_low", "_high"))
-            is_compared = row["mode"] == BASELINE or row.model == UNTRAINED
-            color = GRAY if is_compared else BLUE
+def named_rows(*summaries: pd.DataFrame) -> NamedRows:
+    """Returns the rows of summaries, models before what stands beside them.
+
+    Args:
+      summaries: of `statistics.summary`, by model, or by arm of a study.
+    """
+    named = []
+    for row in (row for summary in summaries for row in summary.to_dict("records")):
+        line, mode = row.get("arm") or row["model"], row["mode"]
+        is_beside = mode == BASELINE or row.get("model") == UNTRAINED
+        named.append((line if mode == BASELINE else f"{line} ({mode})", is_beside, row))
+    return sorted(named, key=lambda one: one[1])
+
+
+def means_figure(rows: NamedRows) -> Figure:
+    """Returns the main metric of every line with its interval, a panel per task and shots.
+
+    To be called and saved in a context of `pictures.STYLE`.
+    """
+    lines = list(dict.fromkeys(name for name, _, _ in rows))
+    panels: dict[tuple[str, int], NamedRows] = {}
+    for one in rows:
+        panels.setdefault((one[2]["task"], one[2]["shots"]), []).append(one)
+    num_columns = min(3, len(panels))
+    num_rows = -(-len(panels) // num_columns)
+    size = (2.4 + 1.9 * num_columns, num_rows * (0.8 + 0.21 * len(lines)))
+    figure = Figure(figsize=size)
+    grid = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, ((task, shots), part) in zip(grid.flat, panels.items(), strict=False):
+        for name, is_beside, row in part:
+            height, color = lines.index(name), pictures.FAINT if is_beside else pictures.MAIN
+            mean, low, high = (row[f"{row['metric']}{end}"] for end in ("", "_low", "_high"))
             if np.isfinite(low):
-                axis.plot([low, high], [height, height], color=color, linewidth=2, alpha=0.5)
-            axis.plot(mean, height, "o", color=color, markersize=5)
-        axis.set_title(unit_name(task, shots), fontsize=9, loc="left")
-        axis.set_xlabel(unit.metric.iloc[0], fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.grid(axis="x", alpha=0.3)
-    names = [f"{model} ({mode})" for model, mode in reversed(lines)]
-    axes[0, 0].set_yticks(range(len(lines)), names)
-    figure.savefig(path, dpi=130)
+                axes.plot([low, high], [height] * 2, color=color, linewidth=2.2, alpha=0.5)
+            axes.plot(mean, height, "o", color=color, markersize=4.5)
+        pictures.name_lines(axes, lines)
+        axes.set(title=unit_name(task, shots), xlabel=part[0][2]["metric"])
+    return figure
