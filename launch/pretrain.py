@@ -40,9 +40,9 @@ def main() -> None:
     """Runs the command."""
     from cmgems_jax.pretraining import compile_cache, doctor
     from cmgems_jax.pretraining import loop as pretraining_loop
-    from cmgems_jax.runtime import parallel
+    from cmgems_jax.runtime import processes
 
-    parallel.start(**_START())
+    processes.start(**_START())
     config, workdir = _CONFIG.value, Path(_WORKDIR.value)
     if _DRY_RUN.value:
         findings = doctor.examine(config, workdir)

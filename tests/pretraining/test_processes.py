@@ -21,7 +21,7 @@ import pytest
 from cmgems_jax.errors import InputError
 from cmgems_jax.pretraining import checkpoints
 from cmgems_jax.pretraining import loop as pretraining_loop
-from cmgems_jax.runtime import parallel, roll_call, run_log
+from cmgems_jax.runtime import parallel, processes, roll_call, run_log
 from tests import helpers
 from tests.helpers import ROOT, lines
 
@@ -251,7 +251,7 @@ def test_an_allocation_without_srun_says_where_its_number_came_from(monkeypatch,
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(roll_call, "_QUIET_S", 0.2)
     with pytest.raises(InputError) as error:
-        parallel.start(coordinator="", num_processes=None, process_id=None, timeout_s=2)
+        processes.start(coordinator="", num_processes=None, process_id=None, timeout_s=2)
     remedy = "(SLURM_NTASKS=8); to run this process alone: --num_processes=1"
     assert str(error.value).startswith("8 processes expected, 1 came within 2 s; missing:")
     assert str(error.value).endswith(remedy)
@@ -282,7 +282,7 @@ def test_a_process_that_does_not_find_process_0_says_where_it_looked(config_file
 def test_flags_that_contradict_each_other_are_refused(flags, message):
     coordinator, num_processes, process_id = flags
     with pytest.raises(InputError, match=message):
-        parallel.start(
+        processes.start(
             coordinator=coordinator, num_processes=num_processes, process_id=process_id,
             timeout_s=1,
         )  # fmt: skip
