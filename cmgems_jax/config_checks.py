@@ -135,10 +135,12 @@ def _relations(config: Config, num_devices: int) -> Iterator[_Fault]:
             {"model.hidden_size": nearest},
         )
     if model.attention == "fused" and model.attention_dropout:
-        raise InputError(
+        yield _Fault(
             f"model.attention='fused', model.attention_dropout={model.attention_dropout}: no "
             "fused kernel drops attention weights; set model.attention_dropout=0, or "
-            "model.attention=auto"
+            "model.attention=auto",
+            ("model.attention", "model.attention_dropout"),
+            {"model.attention_dropout": 0.0},
         )
     if tokens.stride > tokens.k:
         yield _Fault(
