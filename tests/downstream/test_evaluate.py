@@ -144,6 +144,7 @@ def test_another_step_or_other_rows_are_refused_with_a_table(
 ):
     """A copy of the same rows in another folder is the same task, and the suite goes on."""
     (run, task), (results, output) = inputs, finished
+    output = shutil.copytree(output, tmp_path / "out")  # suite.json will name the other folder
     monkeypatch.setattr(evaluate, "_run", None)
     copy = tmp_path / "elsewhere" / "task"
     shutil.copytree(task, copy)
