@@ -42,5 +42,5 @@ Next, from $PWD:
   one setting changed                add --config.curriculum.threshold=0.5 and another --workdir
   your own labelled sequences        .venv/bin/python -m launch.evaluate --checkpoint=runs/mine \\
                                        --tasks=FOLDER --output=runs/evaluation
-  the same command again             goes on where the run stopped
+  the same command again             resumes where the run stopped
 END

@@ -5,7 +5,7 @@
 #   sbatch launch/slurm.sh             # from the repository's root, after editing the marked lines
 #
 # Ten minutes before its time is over, or when it is preempted, the job saves its step and queues
-# itself again; the same command then goes on from there.
+# itself again; the same command then resumes from there.
 #SBATCH --nodes=2                      # EDIT: hosts
 #SBATCH --ntasks-per-node=8            # EDIT: GPUs of a host, here and in the next line
 #SBATCH --gpus-per-node=8

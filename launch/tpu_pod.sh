@@ -2,7 +2,7 @@
 # Pretrains on every host of a TPU pod slice; docs/several_hosts.md explains it.
 #
 #   bash launch/tpu_pod.sh install     # once: the code and its packages onto every host
-#   bash launch/tpu_pod.sh             # starts the run, and goes on where a former one stopped
+#   bash launch/tpu_pod.sh             # starts the run, and resumes where a former one stopped
 #   bash launch/tpu_pod.sh stop        # SIGTERM: the hosts save their step and end
 #
 # Runs on your own machine, where gcloud is set up, from the repository's root.
