@@ -4,8 +4,8 @@
         --config.data.fasta=genome.fa.gz
 
 One thing is not as published: attention weights are not dropped, so that the scores of a row
-never lie in memory. --config.model.attention_dropout=0.1 does as DNABERT did, at the price that
-docs/scaling.md names.
+never lie in memory. --config.model.attention_dropout=0.1 does as DNABERT did; docs/scaling.md
+says how to see what that costs.
 
 One variation: --config.curriculum.threshold=0.5
 """

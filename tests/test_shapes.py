@@ -11,7 +11,7 @@ from cmgems_jax.config import ModelConfig, TokensConfig
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.masking import corruption, ranking, strategies
 from cmgems_jax.masking import rows as masked_rows
-from cmgems_jax.model import attention, bert
+from cmgems_jax.model import attention, bert, heads
 from cmgems_jax.pretraining import steps
 from cmgems_jax.windows.packing import Batch
 from tests.random_batches import RANKS, small_config
@@ -85,9 +85,9 @@ def test_a_function_gives_the_axes_that_its_names_say(function, static, axes, dt
         (bert.Encoder(MODEL, K), "cls_state", "BD", 1),
         (bert.Encoder(MODEL, K), "states_at", "PD", 1),
         (bert.Encoder(MODEL, K), "embed", "BLD", 1),
-        (bert.MaskedLM(MODEL, K), "__call__", "PV", 1),
-        (bert.Classifier(MODEL, K, SIZES["C"]), "__call__", "BC", 1),
-        (bert.Classifier(MODEL, K, SIZES["C"]), "head", "BC", 1),
+        (heads.MaskedLM(MODEL, K), "__call__", "PV", 1),
+        (heads.Classifier(MODEL, K, SIZES["C"]), "__call__", "BC", 1),
+        (heads.Classifier(MODEL, K, SIZES["C"]), "head", "BC", 1),
     ],
 )
 def test_a_models_method_gives_the_axes_that_its_names_say(module, method, axes, count):

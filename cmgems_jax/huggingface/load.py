@@ -15,7 +15,7 @@ from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.huggingface import names
-from cmgems_jax.model import bert
+from cmgems_jax.model import bert, heads
 from cmgems_jax.pretraining import checkpoints
 from cmgems_jax.runtime import outputs, run_log
 
@@ -238,7 +238,7 @@ def _check(tensors: dict[str, np.ndarray], config: Config, num_labels: int, path
 
 def _shapes(config: Config, num_labels: int) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every tensor, as torch lays it out."""
-    shapes = bert.param_shapes(config.model, config.tokens, num_labels or None)
+    shapes = heads.param_shapes(config.model, config.tokens, num_labels or None)
     flat = traverse_util.flatten_dict(shapes, sep=".")
     table = names.table(config.model.num_layers, is_classifier=num_labels > 0)
     return {

@@ -1,4 +1,4 @@
-"""The parameters of `bert.MaskedLM` and `bert.Classifier` under HuggingFace's names, both ways.
+"""The parameters of `heads.MaskedLM` and `heads.Classifier` under HuggingFace's names, both ways.
 
 One table, read in two directions. A Flax kernel is the transpose of a torch weight;
 the tied decoder is not stored. Arrays are float32 on the host.

@@ -1,15 +1,14 @@
-"""BERT in flax.linen: encoder, masked-LM head and classifier.
+"""BERT's encoder in flax.linen; what stands on it lies in heads.py.
 
-Post-LayerNorm, exact gelu, learned positions, tied decoder (Devlin et al. 2019;
+Post-LayerNorm, exact gelu, learned positions (Devlin et al. 2019;
 sizes of DNABERT, Ji et al. 2021, and LOGO, Yang et al. 2022). Parameter names
 map one to one to HuggingFace's BertForMaskedLM and BertForSequenceClassification.
 Axes: B rows of the batch, L tokens, Q tokens whose states are wanted, D hidden, H heads, K head
-width, P predicted positions of the whole batch, V vocabulary, C classes.
+width, P predicted positions of the whole batch.
 """
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from cmgems_jax.config import ModelConfig, TokensConfig
@@ -77,15 +76,13 @@ class Layer(nn.Module):
         if positions_P is not None:
             x, context = (_at(states, positions_P) for states in (x, context))
             keys_B = _keys_at(keys_B, positions_P, x_BLD.shape[1])
-        context = _dense(config.hidden_size, dtype, "attention_output")(context)
+        context = dense(config.hidden_size, dtype, "attention_output")(context)
         context = dropout(context, keys_B, config.dropout, place + 1)
-        x = _layer_norm(dtype, "attention_norm")(x + context)
-        inner = nn.gelu(
-            _dense(config.feedforward_size, dtype, "intermediate")(x), approximate=False
-        )
-        output = _dense(config.hidden_size, dtype, "output")(inner)
+        x = layer_norm(dtype, "attention_norm")(x + context)
+        inner = nn.gelu(dense(config.feedforward_size, dtype, "intermediate")(x), approximate=False)
+        output = dense(config.hidden_size, dtype, "output")(inner)
         output = dropout(output, keys_B, config.dropout, place + 2)
-        return _layer_norm(dtype, "output_norm")(x + output)
+        return layer_norm(dtype, "output_norm")(x + output)
 
     def _attention(
         self,
@@ -98,7 +95,7 @@ class Layer(nn.Module):
         config, dtype = self.config, x_BLD.dtype
         heads = (config.num_heads, config.hidden_size // config.num_heads)
         q_BQHK, k_BLHK, v_BLHK = (
-            _dense(config.hidden_size, dtype, name)(asked).reshape(*asked.shape[:2], *heads)
+            dense(config.hidden_size, dtype, name)(asked).reshape(*asked.shape[:2], *heads)
             for name, asked in (("query", x_BLD[:, :num_queries]), ("key", x_BLD), ("value", x_BLD))
         )
         if keys_B is None or config.attention_dropout == 0:
@@ -136,7 +133,7 @@ class Encoder(nn.Module):
         self.segment_embeddings = self.param(
             "segment_embeddings", initial_values.normal, (NUM_SEGMENTS, config.hidden_size)
         )
-        self.embeddings_norm = _layer_norm(compute_dtype(config), None)
+        self.embeddings_norm = layer_norm(compute_dtype(config), None)
         layer = _layer_class(config.remat)
         self.layers = [layer(config, index) for index in range(config.num_layers)]
 
@@ -225,95 +222,6 @@ class Encoder(nn.Module):
         return tuple(states)
 
 
-class MaskedLM(nn.Module):
-    """Encoder and masked-LM head; logits only at the predicted positions."""
-
-    config: ModelConfig
-    tokens: TokensConfig
-
-    def setup(self) -> None:
-        """Creates the encoder and the head; the decoder is the word table."""
-        dtype = compute_dtype(self.config)
-        self.encoder = Encoder(self.config, self.tokens)
-        self.transform = _dense(self.config.hidden_size, dtype, None)
-        self.transform_norm = _layer_norm(dtype, None)
-        self.decoder_bias = self.param(
-            "decoder_bias", nn.initializers.zeros_init(), (vocabulary.size(self.tokens.k),)
-        )
-
-    def __call__(
-        self,
-        ids_BL: jax.Array,
-        positions_P: jax.Array,
-        keys_B: jax.Array | None = None,
-        layout: Layout | None = None,
-    ) -> jax.Array:
-        """Returns float32 logits (P, V) at `positions_P`.
-
-        Args:
-          ids_BL: int32 (B, L), corrupted ids.
-          positions_P: int32 (P,), where to predict: b * L + l.
-          keys_B: one dropout key a row; None = evaluation.
-          layout: of packed rows, see `Encoder`.
-        """
-        states_PD = self.encoder.states_at(ids_BL, positions_P, keys_B, layout)
-        states_PD = nn.gelu(self.transform(states_PD), approximate=False)
-        states_PD = self.transform_norm(states_PD)
-        table_VD = self.encoder.word_embeddings.embedding.astype(states_PD.dtype)
-        with jax.named_scope("head"):
-            logits_PV = jnp.einsum(
-                "pd,vd->pv", states_PD, table_VD, preferred_element_type=jnp.float32
-            )
-            return logits_PV + self.decoder_bias[None]
-
-
-class Classifier(nn.Module):
-    """Encoder, pooler over [CLS] and a linear layer over the classes."""
-
-    config: ModelConfig
-    tokens: TokensConfig
-    num_classes: int
-
-    def setup(self) -> None:
-        """Creates the encoder and the head."""
-        self.encoder = Encoder(self.config, self.tokens)
-        self.pooler = _dense(self.config.hidden_size, compute_dtype(self.config), None)
-        self.classifier = _dense(self.num_classes, jnp.dtype(jnp.float32), None)
-
-    def __call__(self, ids_BL: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        """Returns float32 logits (B, C).
-
-        Args:
-          ids_BL: int32 (B, L), [CLS] first.
-          keys_B: one dropout key a sequence; None = evaluation.
-        """
-        return self.head(self.encoder.cls_state(ids_BL, keys_B), keys_B)
-
-    def head(self, state_BD: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        """Returns float32 logits (B, C) from the last state at [CLS]."""
-        pooled_BD = nn.tanh(self.pooler(state_BD))
-        place = 4 * self.config.num_layers + 1  # behind those of the encoder
-        pooled_BD = dropout(pooled_BD, keys_B, self.config.dropout, place)
-        return self.classifier(pooled_BD.astype(jnp.float32))
-
-
-def param_shapes(config: ModelConfig, tokens: TokensConfig, num_classes: int | None = None) -> dict:
-    """Returns the parameters of `MaskedLM`, or of `Classifier`, as shapes and dtypes.
-
-    Args:
-      config: sizes.
-      tokens: gives the vocabulary.
-      num_classes: of a classifier; None = `MaskedLM`.
-    """
-    inputs = [jax.ShapeDtypeStruct((1, 8), np.int32)]  # any shape gives the same parameters
-    model: nn.Module = MaskedLM(config, tokens)
-    if num_classes is None:
-        inputs.append(jax.ShapeDtypeStruct((1,), np.int32))
-    else:
-        model = Classifier(config, tokens, num_classes)
-    return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
-
-
 def _layer_class(remat: str) -> type[Layer]:
     """Returns `Layer`, or one that computes its values again in the backward pass."""
     if remat == "none":
@@ -342,11 +250,11 @@ def _keys_at(
     return jax.vmap(jax.random.fold_in)(keys_B[row_P], place_P)
 
 
-def _dense(size: int, dtype: jnp.dtype, name: str | None) -> nn.Dense:
+def dense(size: int, dtype: jnp.dtype, name: str | None) -> nn.Dense:
     """A linear layer with BERT's initial values."""
     return nn.Dense(size, dtype=dtype, kernel_init=initial_values.normal, name=name)
 
 
-def _layer_norm(dtype: jnp.dtype, name: str | None) -> nn.LayerNorm:
+def layer_norm(dtype: jnp.dtype, name: str | None) -> nn.LayerNorm:
     """A LayerNorm with BERT's epsilon; its statistics are float32."""
     return nn.LayerNorm(LAYER_NORM_EPS, dtype=dtype, name=name)

@@ -110,7 +110,7 @@ def save_params(workdir: Path, params: dict, config: Config) -> None:
 
     Args:
       workdir: a new folder.
-      params: of bert.MaskedLM, host arrays.
+      params: of heads.MaskedLM, host arrays.
       config: saved beside them.
     """
     arguments = ocp.args.Composite(

@@ -1,7 +1,7 @@
 """The pretraining loop: windows in, checkpoints and metrics out.
 
 Reader's path: launch/pretrain -> configs/x -> here -> windows/batches -> steps ->
-masking/rows -> masking/strategies -> model/bert.
+masking/rows -> masking/strategies -> model/heads -> model/bert.
 """
 
 import contextlib

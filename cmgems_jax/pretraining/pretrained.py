@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
-from cmgems_jax.model import bert
+from cmgems_jax.model import bert, heads
 from cmgems_jax.pretraining import checkpoints
 from cmgems_jax.runtime import parallel
 
@@ -46,7 +46,7 @@ def load(path: Path) -> Pretrained:
 
 
 def load_masked_lm(path: Path) -> Pretrained:
-    """Returns the same with the head: `params` are those of bert.MaskedLM. See `load`."""
+    """Returns the same with the head: `params` are those of heads.MaskedLM. See `load`."""
     workdir, step = locate(Path(path))
     folder = workdir / checkpoints.FOLDER / str(step)
     try:
@@ -113,7 +113,7 @@ def _read(
 
 def _read_params(reader: ocp.Checkpointer, folder: Path, config: Config) -> dict:
     """Returns the parameters, which must be those of the config's network."""
-    shapes = {"params": bert.param_shapes(config.model, config.tokens)}
+    shapes = {"params": heads.param_shapes(config.model, config.tokens)}
     on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
     arguments = ocp.args.PyTreeRestore(item=shapes, restore_args=on_host, partial_restore=True)
     saved = {"params": _read(reader, folder, state=arguments)["state"]["params"]}

@@ -22,7 +22,7 @@ from cmgems_jax.masking import rows as masked_rows
 from cmgems_jax.masking import strategies as masking_strategies
 from cmgems_jax.masking.curriculum import CurriculumState
 from cmgems_jax.masking.rows import MaskedBatch, Rows
-from cmgems_jax.model import bert, hardware
+from cmgems_jax.model import hardware, heads
 from cmgems_jax.pretraining import optimizer
 from cmgems_jax.runtime import parallel
 from cmgems_jax.windows.packing import Batch
@@ -48,7 +48,7 @@ def _loss_sums(
     rows: Rows,
     dropout_keys_R: jax.Array | None,
     *,
-    model: bert.MaskedLM,
+    model: heads.MaskedLM,
     max_predictions: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the sum of the masked tokens' cross entropies (nats), and of those it gets right."""
@@ -69,7 +69,7 @@ def train_step(
     state: TrainState,
     batch: Batch,
     *,
-    model: bert.MaskedLM,
+    model: heads.MaskedLM,
     transform: optax.GradientTransformation,
     ranks_V: np.ndarray,
     config: Config,
@@ -182,7 +182,7 @@ def eval_step(
     batch: Batch,
     which: jax.Array,
     *,
-    model: bert.MaskedLM,
+    model: heads.MaskedLM,
     ranks_V: np.ndarray,
     config: Config,
 ) -> dict[str, jax.Array]:
@@ -255,7 +255,7 @@ def eval_masks(
 
 
 def init_state(
-    config: Config, model: bert.MaskedLM, transform: optax.GradientTransformation
+    config: Config, model: heads.MaskedLM, transform: optax.GradientTransformation
 ) -> TrainState:
     """Returns the state before the first step; everything random follows from `config.seed`."""
     run_key = jax.random.key(config.seed)
@@ -284,7 +284,7 @@ def programs(
     """
     platform = hardware.platform_of(devices) if devices else None
     network = hardware.resolve(config.model, platform)
-    model = bert.MaskedLM(network, config.tokens)
+    model = heads.MaskedLM(network, config.tokens)
     transform = optimizer.make(config)
     shared = {"model": model, "ranks_V": ranks_V, "config": config}
     train = functools.partial(train_step, transform=transform, **shared)

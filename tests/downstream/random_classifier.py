@@ -9,7 +9,7 @@ import numpy as np
 from cmgems_jax.config import Config, ModelConfig, TokensConfig
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.model import bert
+from cmgems_jax.model import heads
 
 MODEL = ModelConfig(
     num_layers=1, hidden_size=16, num_heads=2, feedforward_size=32, num_positions=32,
@@ -22,7 +22,7 @@ def make_classifier(
 ) -> TrainedClassifier:
     """Returns random parameters of ten times BERT's deviation, so that inputs matter."""
     config = Config(model=MODEL, tokens=TokensConfig(k=k, stride=stride))
-    model = bert.Classifier(config.model, config.tokens, num_classes)
+    model = heads.Classifier(config.model, config.tokens, num_classes)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"]
     params = jax.tree.map(lambda leaf: leaf * 10 if leaf.ndim > 1 else leaf, params)
     names = [f"class{number}" for number in range(num_classes)]
@@ -49,5 +49,5 @@ def slow_logits(
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _apply(params: dict, ids_BL: jax.Array, k: int, stride: int, num_classes: int) -> jax.Array:
     """Returns the logits (C,) of one row of ids; compiled once a length."""
-    model = bert.Classifier(MODEL, TokensConfig(k=k, stride=stride), num_classes)
+    model = heads.Classifier(MODEL, TokensConfig(k=k, stride=stride), num_classes)
     return model.apply({"params": params}, ids_BL)[0]

@@ -10,7 +10,7 @@ import pytest
 from cmgems_jax.config import Config, ModelConfig, TokensConfig
 from cmgems_jax.downstream.finetuning import classifier
 from cmgems_jax.errors import InputError
-from cmgems_jax.model import bert
+from cmgems_jax.model import heads
 
 CONFIG = Config(
     tokens=TokensConfig(k=3),
@@ -23,7 +23,7 @@ CONFIG = Config(
 @pytest.fixture
 def saved(tmp_path):
     """A classifier and its folder."""
-    model = bert.Classifier(CONFIG.model, CONFIG.tokens, 2)
+    model = heads.Classifier(CONFIG.model, CONFIG.tokens, 2)
     params = model.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"]
     params = jax.tree.map(np.asarray, params)
     made = classifier.TrainedClassifier(CONFIG, params, ["no", "yes"], 20)

@@ -16,7 +16,7 @@ from cmgems_jax.downstream.finetuning import steps as draw_steps
 from cmgems_jax.downstream.finetuning.recipes import Recipe
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.model import bert
+from cmgems_jax.model import heads
 from cmgems_jax.pretraining import optimizer
 from cmgems_jax.pretraining.pretrained import Pretrained
 from tests.downstream.small_task import (
@@ -95,7 +95,7 @@ def test_max_steps_ends_the_last_epoch_early():
 def slow_training(draw: int, seed: int, num_epochs: int, batch_size: int, peak_lr: float) -> dict:
     """One draw without vmap, padding or chunks: a plain loop over its rows."""
     config, rows = ENCODER.config, DRAWS[draw]
-    model = bert.Classifier(config.model, config.tokens, 2)
+    model = heads.Classifier(config.model, config.tokens, 2)
     key = jax.random.fold_in(jax.random.key(seed), draw)
     head = model.init(jax.random.fold_in(key, 0), jnp.zeros((1, 16)), method=model.head)
     params = {"encoder": ENCODER.params, **head["params"]}

@@ -14,7 +14,7 @@ from cmgems_jax.downstream.inference import embed, predict, sliding
 from cmgems_jax.downstream.inference.embed import Embedder
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.model import bert
+from cmgems_jax.model import bert, heads
 from cmgems_jax.pretraining import checkpoints, optimizer, steps
 from tests.downstream.random_classifier import MODEL, make_classifier, slow_ids, slow_logits
 from tests.helpers import run_python
@@ -273,7 +273,7 @@ def save_pretraining(workdir: Path) -> dict:
     """Writes the checkpoint of a run that has not begun; returns its encoder's parameters."""
     config = Config(model=MODEL, tokens=TokensConfig(k=3))
     config.data.num_tokens = 22
-    model = bert.MaskedLM(config.model, config.tokens)
+    model = heads.MaskedLM(config.model, config.tokens)
     state = steps.init_state(config, model, optimizer.make(config))
     with checkpoints.opened(workdir, config) as manager:
         checkpoints.save(manager, state, config, wait=True)

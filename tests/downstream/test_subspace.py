@@ -12,7 +12,7 @@ from cmgems_jax.downstream.evaluation.settings import IntrinsicSettings
 from cmgems_jax.downstream.finetuning import loop as finetuning_loop
 from cmgems_jax.downstream.finetuning import subspace
 from cmgems_jax.errors import InputError
-from cmgems_jax.model import bert
+from cmgems_jax.model import heads
 from cmgems_jax.pretraining import checkpoints
 from tests.downstream.small_task import DATA, DRAWS, ENCODER, TEST, TINY, TRAIN
 
@@ -100,7 +100,7 @@ def test_d90_is_the_fewest_dimensions_that_keep_nine_tenths():
 def inputs(tmp_path_factory):
     """A checkpoint of the small encoder, and a task's folder."""
     folder = tmp_path_factory.mktemp("dimension")
-    model = bert.MaskedLM(ENCODER.config.model, ENCODER.config.tokens)
+    model = heads.MaskedLM(ENCODER.config.model, ENCODER.config.tokens)
     ids, positions = jnp.zeros((1, 8), jnp.int32), jnp.zeros((1,), jnp.int32)
     params = jax.jit(model.init)(jax.random.key(0), ids, positions)["params"]
     checkpoints.save_params(folder / "run", jax.tree.map(np.asarray, params), ENCODER.config)

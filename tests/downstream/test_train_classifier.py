@@ -20,7 +20,7 @@ from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.downstream.tasks.tasks import Task, TaskData
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.model import bert
+from cmgems_jax.model import heads
 from cmgems_jax.pretraining import checkpoints, steps
 
 CONFIG = Config(
@@ -82,7 +82,7 @@ def test_a_folder_of_text_becomes_a_classifier_whose_scores_can_be_had_again(
     assert sorted(loaded.label_names) == ["poor", "rich"]
     test = tasks.load(str(task), tmp_path, k=3).test
     rows = [[2, *vocabulary.tokenize(bases, 3), 3] for bases in test.bases_NM]
-    model = bert.Classifier(CONFIG.model, CONFIG.tokens, 2)
+    model = heads.Classifier(CONFIG.model, CONFIG.tokens, 2)
     logits = jax.jit(model.apply)({"params": loaded.params}, jnp.array(rows, jnp.int32))
     assert float((np.argmax(logits, axis=1) == test.labels_N).mean()) == scores["accuracy"]
     saved = json.loads((output / "classifier.json").read_text())

@@ -19,7 +19,7 @@ from cmgems_jax.downstream.inference import embed
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.huggingface import export, hub, load, tokenizer
-from cmgems_jax.model import bert
+from cmgems_jax.model import heads
 from cmgems_jax.pretraining import checkpoints, pretrained
 
 
@@ -79,7 +79,7 @@ def test_a_classifier_goes_and_returns_with_its_labels(tmp_path):
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
-        bert.param_shapes(config.model, config.tokens, 2),
+        heads.param_shapes(config.model, config.tokens, 2),
     )
     made = classifier.TrainedClassifier(config, params, ["no", "yes"], 40)
     classifier.save_classifier(tmp_path / "a", made, task="t", recipe={"peak_lr": 1}, source="x/r")

@@ -21,7 +21,7 @@ from cmgems_jax.downstream.inference import embed
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.huggingface import export
-from cmgems_jax.model import bert
+from cmgems_jax.model import heads
 from cmgems_jax.pretraining import checkpoints, pretrained
 from cmgems_jax.windows import synthetic_genome
 from tests.helpers import ROOT
@@ -47,7 +47,7 @@ CONFIG = Config(model=MODEL, data=DataConfig(num_tokens=POSITIONS))
 def random_params(num_classes: int | None = None) -> dict:
     """Returns parameters that are large enough for every part to show in the logits."""
     rng = np.random.default_rng(0)
-    shapes = bert.param_shapes(MODEL, CONFIG.tokens, num_classes)
+    shapes = heads.param_shapes(MODEL, CONFIG.tokens, num_classes)
     return jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
 
 
@@ -106,13 +106,13 @@ def our_ids(text: str) -> np.ndarray:
 
 
 def our_logits(
-    model: bert.MaskedLM | bert.Classifier, params: dict, texts: list[str]
+    model: heads.MaskedLM | heads.Classifier, params: dict, texts: list[str]
 ) -> np.ndarray:
     """Returns the logits of all real tokens, or of the classes; padded to full length."""
 
     @jax.jit
     def apply(ids_BL: jax.Array) -> jax.Array:
-        if isinstance(model, bert.Classifier):
+        if isinstance(model, heads.Classifier):
             return model.apply({"params": params}, ids_BL)
         return model.apply({"params": params}, ids_BL, jnp.arange(ids_BL.size))
 
@@ -121,7 +121,7 @@ def our_logits(
         ids = our_ids(text)
         padded = np.pad(ids, (0, POSITIONS - len(ids)))[None]
         said = np.asarray(apply(padded))
-        rows.append(said if isinstance(model, bert.Classifier) else said[: len(ids)])
+        rows.append(said if isinstance(model, heads.Classifier) else said[: len(ids)])
     return np.concatenate(rows)
 
 
@@ -141,9 +141,9 @@ def test_logits_agree_to_1e_4_with_the_same_best_token_everywhere(asked, name):
     folder, _ = asked
     texts = json.loads((folder / "cases.json").read_text())["sequences"]
     if name == "masked_lm":
-        ours = our_logits(bert.MaskedLM(MODEL, CONFIG.tokens), random_params(), texts)
+        ours = our_logits(heads.MaskedLM(MODEL, CONFIG.tokens), random_params(), texts)
     else:
-        network = bert.Classifier(MODEL, CONFIG.tokens, len(LABELS))
+        network = heads.Classifier(MODEL, CONFIG.tokens, len(LABELS))
         ours = our_logits(network, random_params(len(LABELS)), texts)
     theirs = np.load(folder / f"{name}.npy")
     print(f"{name}: {theirs.shape}, largest difference {np.abs(theirs - ours).max():.1e}")
@@ -214,7 +214,7 @@ def test_an_old_checkpoint_in_another_order_imports_with_the_same_logits(tmp_pat
     expected = np.load(tmp_path / "old" / "expected.npz")
     tokens = vocabulary.tokens(4)
     ids = [tokens.index(word) for word in ["[CLS]", *expected["kmers"], "[SEP]"]]
-    network = bert.MaskedLM(loaded.config.model, loaded.config.tokens)
+    network = heads.MaskedLM(loaded.config.model, loaded.config.tokens)
     said = network.apply(
         {"params": loaded.params}, jnp.array([ids]), jnp.arange(len(ids), dtype=jnp.int32)
     )

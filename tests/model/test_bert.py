@@ -7,7 +7,7 @@ import pytest
 
 from cmgems_jax.config import ModelConfig, TokensConfig
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.model import bert
+from cmgems_jax.model import bert, heads
 from cmgems_jax.windows.packing import Layout
 
 SMALL = ModelConfig(
@@ -20,13 +20,13 @@ K3 = TokensConfig(k=3)
 def init(config: ModelConfig, tokens: TokensConfig = K3, seed: int = 0) -> dict:
     """Returns the model's parameters."""
     ids = jnp.zeros((1, 8), jnp.int32)
-    return bert.MaskedLM(config, tokens).init(jax.random.key(seed), ids, ids[0])["params"]
+    return heads.MaskedLM(config, tokens).init(jax.random.key(seed), ids, ids[0])["params"]
 
 
 def apply(params: dict, ids_BL: jax.Array, config: ModelConfig = SMALL, **kwargs) -> jax.Array:
     """Returns the logits at every position."""
     positions = jnp.arange(ids_BL.size)
-    logits = bert.MaskedLM(config, K3).apply({"params": params}, ids_BL, positions, **kwargs)
+    logits = heads.MaskedLM(config, K3).apply({"params": params}, ids_BL, positions, **kwargs)
     return logits.reshape(*ids_BL.shape, -1)
 
 
@@ -39,7 +39,7 @@ def test_dnabert6_has_as_many_parameters_as_huggingface_bert_for_masked_lm():
     feedforward = hidden * inner + inner + inner * hidden + hidden + norm
     head = hidden * hidden + hidden + norm + vocab
     expected = embeddings + 12 * (attention + feedforward) + head
-    model = bert.MaskedLM(ModelConfig(), TokensConfig())
+    model = heads.MaskedLM(ModelConfig(), TokensConfig())
     ids = jax.ShapeDtypeStruct((1, 512), jnp.int32)
     shapes = jax.eval_shape(
         model.init, jax.random.key(0), ids, jax.ShapeDtypeStruct((8,), jnp.int32)
@@ -66,7 +66,7 @@ def test_logits_at_gathered_positions_are_those_of_all_positions():
     params = init(SMALL)
     ids = jax.random.randint(jax.random.key(1), (2, 12), 5, vocabulary.size(3))
     positions = jnp.array([3, 7, 12 + 11, 12], jnp.int32)
-    some = bert.MaskedLM(SMALL, K3).apply({"params": params}, ids, positions)
+    some = heads.MaskedLM(SMALL, K3).apply({"params": params}, ids, positions)
     every = np.asarray(apply(params, ids))
     np.testing.assert_allclose(some, every[[0, 0, 1, 1], [3, 7, 11, 0]], atol=2e-6)
 
@@ -147,7 +147,7 @@ def test_all_states_are_the_embeddings_and_every_layer_and_end_with_the_encoders
 
 def test_the_classifier_has_the_parameters_of_huggingfaces_and_reads_cls_alone():
     """Computed by hand from the encoder's state at position 0."""
-    model = bert.Classifier(SMALL, K3, 3)
+    model = heads.Classifier(SMALL, K3, 3)
     ids = jax.random.randint(jax.random.key(1), (2, 12), 5, vocabulary.size(3))
     params = model.init(jax.random.key(0), ids)["params"]
     assert params.keys() == {"encoder", "pooler", "classifier"}
@@ -216,7 +216,7 @@ def test_what_is_computed_again_saves_memory_and_changes_no_parameter_or_gradien
     gradients, kept_bytes = {}, {}
     for remat in ("none", "dots", "full"):
         config = ModelConfig(**{**vars(SMALL), "dropout": 0.1, "remat": remat})
-        assert jax.tree.structure(params) == jax.tree.structure(bert.param_shapes(config, K3))
+        assert jax.tree.structure(params) == jax.tree.structure(heads.param_shapes(config, K3))
 
         def total(params, config=config):
             return (apply(params, ids, config, keys_B=keys) ** 2).sum()

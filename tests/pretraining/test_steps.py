@@ -12,7 +12,7 @@ from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig,
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.masking import curriculum
 from cmgems_jax.masking import rows as masked_rows
-from cmgems_jax.model import bert
+from cmgems_jax.model import heads
 from cmgems_jax.pretraining import optimizer, steps
 from cmgems_jax.runtime import parallel
 from cmgems_jax.windows import packing
@@ -236,7 +236,7 @@ def test_the_loss_of_an_evaluation_equals_a_sum_of_log_probabilities(cm_gems):
     )  # fmt: skip
     masked = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), masked)  # every window alone
     everywhere = np.arange(masked.ids.size, dtype=np.int32)
-    model = bert.MaskedLM(config.model, config.tokens)
+    model = heads.MaskedLM(config.model, config.tokens)
     logits = np.asarray(model.apply({"params": host.params}, masked.corrupted, everywhere))
     logits = logits.reshape(*masked.ids.shape, -1)
     shifted = logits - logits.max(axis=-1, keepdims=True)
@@ -318,7 +318,7 @@ def test_the_learning_rate_follows_the_published_schedule():
 
 def test_biases_and_layer_norm_do_not_decay():
     config = small_config()
-    model = bert.MaskedLM(config.model, config.tokens)
+    model = heads.MaskedLM(config.model, config.tokens)
     ids = jnp.zeros((1, 64), jnp.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), ids, ids[0])["params"]
     flat = jax.tree_util.tree_leaves_with_path(optimizer.decay_mask(params))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cmgems_jax.config import Config, CurriculumConfig, DataConfig
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.masking import rows as masked_rows
-from cmgems_jax.model import bert
+from cmgems_jax.model import heads
 from cmgems_jax.pretraining import steps
 from cmgems_jax.runtime import parallel
 from cmgems_jax.windows import packing
@@ -109,7 +109,7 @@ def masker(config: Config, strategy: str) -> Callable[[Batch], masked_rows.Maske
 
 def spread_params(config: Config) -> dict:
     """Returns parameters far enough from 0 that a wrong position or neighbour would show."""
-    model = bert.MaskedLM(config.model, config.tokens)
+    model = heads.MaskedLM(config.model, config.tokens)
     ids = jnp.zeros((1, config.data.num_tokens), jnp.int32)
     params = model.init(jax.random.key(1), ids, ids[0])["params"]
     return jax.tree.map(lambda x: 10 * x if x.ndim == 2 else x, params)
@@ -127,7 +127,7 @@ def test_masks_and_logits_of_a_packed_window_are_those_of_the_window_alone(
     mask = masker(config, strategy)
     masked = mask(batch)
     rows = masked_rows.lay_in_rows(masked)
-    model, params = bert.MaskedLM(config.model, config.tokens), spread_params(config)
+    model, params = heads.MaskedLM(config.model, config.tokens), spread_params(config)
 
     @jax.jit
     def logits(corrupted_BL: jax.Array, layout: packing.Layout | None) -> np.ndarray:
@@ -213,7 +213,7 @@ def test_attention_with_dropout_stays_within_the_window_too():
     everywhere = jnp.arange(rows.ids.size, dtype=jnp.int32)
     config.model.dropout = 0.0
     for config.model.attention_dropout in (0.0, 1e-9):
-        apply = jax.jit(bert.MaskedLM(config.model, config.tokens).apply)
+        apply = jax.jit(heads.MaskedLM(config.model, config.tokens).apply)
         found.append(apply({"params": params}, rows.corrupted, everywhere, keys, rows.layout))
     is_real = np.asarray(rows.ids).ravel() != vocabulary.PAD
     np.testing.assert_allclose(found[0][is_real], found[1][is_real], atol=1e-4)

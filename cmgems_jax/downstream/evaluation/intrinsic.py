@@ -19,7 +19,7 @@ from cmgems_jax.downstream.tasks import metrics, tasks
 from cmgems_jax.downstream.tasks.settings import Columns
 from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.errors import InputError
-from cmgems_jax.model import bert
+from cmgems_jax.model import heads
 from cmgems_jax.pretraining import pretrained
 from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import outputs
@@ -60,7 +60,7 @@ def sweep(
     tasks.keep_some_tests(data, settings.test_rows, settings.seed)
     for note in data.notes:
         print(f"{data.task.name}: {note}", flush=True)
-    shapes = bert.param_shapes(model.config.model, model.config.tokens, data.task.num_classes)
+    shapes = heads.param_shapes(model.config.model, model.config.tokens, data.task.num_classes)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     for number in settings.dimensions:
         if number >= num_parameters:

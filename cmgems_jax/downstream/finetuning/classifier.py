@@ -14,7 +14,7 @@ from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
-from cmgems_jax.model import bert
+from cmgems_jax.model import heads
 from cmgems_jax.runtime import outputs
 
 RECORD, TENSORS = "classifier.json", "classifier.safetensors"
@@ -25,7 +25,7 @@ class TrainedClassifier:
     """What predicts."""
 
     config: Config  # of the pretraining run
-    params: dict  # of bert.Classifier, float32 arrays on the host
+    params: dict  # of heads.Classifier, float32 arrays on the host
     label_names: list[str]  # of the classes 0, 1, ...
     max_tokens: int  # positions of the longest sequence it was trained on
 
@@ -80,7 +80,7 @@ def load_classifier(folder: Path | str) -> TrainedClassifier:
     except (KeyError, OSError, safetensors.SafetensorError) as error:
         raise _damaged(folder, f"{type(error).__name__}: {error}") from None
     params = traverse_util.unflatten_dict(flat, sep=".")
-    expected = bert.param_shapes(config.model, config.tokens, len(names))
+    expected = heads.param_shapes(config.model, config.tokens, len(names))
     if _shapes(params) != _shapes(expected):
         raise _damaged(path, "its arrays are not those of the config's network")
     return TrainedClassifier(config, params, names, max_tokens)

@@ -40,7 +40,7 @@ class TrainedDraws:
     config: Config  # of the pretraining run
     long_sequences: str  # see `position_limit.cut`
     programs: Programs
-    params: dict | Subspace  # of bert.Classifier, stacked (devices, draws each, ...)
+    params: dict | Subspace  # of heads.Classifier, stacked (devices, draws each, ...)
     losses_DE: np.ndarray  # float64, mean over the rows of an epoch, nats
     dev_losses_DE: np.ndarray  # float64, nats, by which the epoch is chosen; (D, 0) without dev
     dev_scores_DE: np.ndarray  # float64, the task's metric of the same epochs

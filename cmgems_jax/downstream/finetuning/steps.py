@@ -22,7 +22,7 @@ from cmgems_jax.downstream.finetuning import recipes, subspace
 from cmgems_jax.downstream.finetuning.recipes import Recipe
 from cmgems_jax.downstream.finetuning.subspace import Subspace
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.model import bert
+from cmgems_jax.model import heads
 from cmgems_jax.runtime import parallel
 
 NO_ROW = -1  # fills the last batch of an epoch
@@ -34,7 +34,7 @@ class DrawState:
     """The training of one draw."""
 
     step: jax.Array  # int32, updates done
-    params: dict | Subspace  # of bert.Classifier, float32
+    params: dict | Subspace  # of heads.Classifier, float32
     opt_state: optax.OptState
     key: jax.Array  # uint32 (2,), the draw's key; derived from, never advanced
 
@@ -63,7 +63,7 @@ def _make(
     """The programs by what they depend on; a config is no key, since it can be changed."""
     config = config_lib.from_dict(json.loads(settings))
     network = dataclasses.replace(config.model, dropout=recipe.dropout)
-    model = bert.Classifier(network, config.tokens, num_classes)
+    model = heads.Classifier(network, config.tokens, num_classes)
     transform = recipes.make_optimizer(recipe, num_steps)
     init = functools.partial(
         init_state, model=model, transform=transform, num_dimensions=recipe.subspace
@@ -84,7 +84,7 @@ def init_state(
     encoder_params: dict,
     key_data: jax.Array,
     *,
-    model: bert.Classifier,
+    model: heads.Classifier,
     transform: optax.GradientTransformation,
     num_dimensions: int = 0,
 ) -> DrawState:
@@ -109,7 +109,7 @@ def train_step(
     bases_WM: jax.Array,
     labels_W: jax.Array,
     *,
-    model: bert.Classifier,
+    model: heads.Classifier,
     transform: optax.GradientTransformation,
 ) -> tuple[DrawState, jax.Array]:
     """Returns the state of one draw after one update, and the sum of the rows' losses (nats).
@@ -140,7 +140,7 @@ def train_step(
     return DrawState(state.step + 1, params, opt_state, state.key), total
 
 
-def _dropout_keys(state: DrawState, batch_size: int, model: bert.Classifier) -> jax.Array | None:
+def _dropout_keys(state: DrawState, batch_size: int, model: heads.Classifier) -> jax.Array | None:
     """Returns one key per sequence, or None where nothing is dropped."""
     if model.config.dropout == 0 and model.config.attention_dropout == 0:
         return None
@@ -151,7 +151,7 @@ def _dropout_keys(state: DrawState, batch_size: int, model: bert.Classifier) -> 
 
 
 def class_probabilities(
-    params: dict | Subspace, bases_BM: jax.Array, *, model: bert.Classifier
+    params: dict | Subspace, bases_BM: jax.Array, *, model: heads.Classifier
 ) -> jax.Array:
     """Returns float32 (B, C)."""
     ids_BL = vocabulary.model_ids(bases_BM, model.tokens.k, model.tokens.stride)

@@ -13,7 +13,7 @@ from cmgems_jax.downstream.inference import sliding
 from cmgems_jax.downstream.inference.sliding import Survey, WindowOutputs
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
-from cmgems_jax.model import bert
+from cmgems_jax.model import heads
 from cmgems_jax.runtime import outputs
 
 
@@ -23,7 +23,7 @@ def logits_function(classifier: TrainedClassifier) -> Callable[[dict, jax.Array]
     The parameters are an argument, so that they are no constants of a compiled program.
     """
     config = classifier.config
-    model = bert.Classifier(config.model, config.tokens, len(classifier.label_names))
+    model = heads.Classifier(config.model, config.tokens, len(classifier.label_names))
 
     def logits(params: dict, bases_BN: jax.Array) -> jax.Array:
         ids_BL = vocabulary.model_ids(bases_BN, config.tokens.k, config.tokens.stride)

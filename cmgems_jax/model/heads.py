@@ -1,0 +1,103 @@
+"""What stands on the encoder: the masked-LM head, and the published classifier over [CLS].
+
+Axes: B batch, L positions, D hidden, P predicted positions, V vocabulary, C classes.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from cmgems_jax.config import ModelConfig, TokensConfig
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.model import bert
+from cmgems_jax.windows.packing import Layout
+
+
+class MaskedLM(nn.Module):
+    """Encoder and masked-LM head; logits only at the predicted positions."""
+
+    config: ModelConfig
+    tokens: TokensConfig
+
+    def setup(self) -> None:
+        """Creates the encoder and the head; the decoder is the word table."""
+        dtype = bert.compute_dtype(self.config)
+        self.encoder = bert.Encoder(self.config, self.tokens)
+        self.transform = bert.dense(self.config.hidden_size, dtype, None)
+        self.transform_norm = bert.layer_norm(dtype, None)
+        self.decoder_bias = self.param(
+            "decoder_bias", nn.initializers.zeros_init(), (vocabulary.size(self.tokens.k),)
+        )
+
+    def __call__(
+        self,
+        ids_BL: jax.Array,
+        positions_P: jax.Array,
+        keys_B: jax.Array | None = None,
+        layout: Layout | None = None,
+    ) -> jax.Array:
+        """Returns float32 logits (P, V) at `positions_P`.
+
+        Args:
+          ids_BL: int32 (B, L), corrupted ids.
+          positions_P: int32 (P,), where to predict: b * L + l.
+          keys_B: one dropout key a row; None = evaluation.
+          layout: of packed rows, see `Encoder`.
+        """
+        states_PD = self.encoder.states_at(ids_BL, positions_P, keys_B, layout)
+        states_PD = nn.gelu(self.transform(states_PD), approximate=False)
+        states_PD = self.transform_norm(states_PD)
+        table_VD = self.encoder.word_embeddings.embedding.astype(states_PD.dtype)
+        with jax.named_scope("head"):
+            logits_PV = jnp.einsum(
+                "pd,vd->pv", states_PD, table_VD, preferred_element_type=jnp.float32
+            )
+            return logits_PV + self.decoder_bias[None]
+
+
+class Classifier(nn.Module):
+    """Encoder, pooler over [CLS] and a linear layer over the classes."""
+
+    config: ModelConfig
+    tokens: TokensConfig
+    num_classes: int
+
+    def setup(self) -> None:
+        """Creates the encoder and the head."""
+        self.encoder = bert.Encoder(self.config, self.tokens)
+        self.pooler = bert.dense(self.config.hidden_size, bert.compute_dtype(self.config), None)
+        self.classifier = bert.dense(self.num_classes, jnp.dtype(jnp.float32), None)
+
+    def __call__(self, ids_BL: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        """Returns float32 logits (B, C).
+
+        Args:
+          ids_BL: int32 (B, L), [CLS] first.
+          keys_B: one dropout key a sequence; None = evaluation.
+        """
+        return self.head(self.encoder.cls_state(ids_BL, keys_B), keys_B)
+
+    def head(self, state_BD: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        """Returns float32 logits (B, C) from the last state at [CLS]."""
+        pooled_BD = nn.tanh(self.pooler(state_BD))
+        place = 4 * self.config.num_layers + 1  # behind those of the encoder
+        pooled_BD = bert.dropout(pooled_BD, keys_B, self.config.dropout, place)
+        return self.classifier(pooled_BD.astype(jnp.float32))
+
+
+def param_shapes(config: ModelConfig, tokens: TokensConfig, num_classes: int | None = None) -> dict:
+    """Returns the parameters of `MaskedLM`, or of `Classifier`, as shapes and dtypes.
+
+    Args:
+      config: sizes.
+      tokens: gives the vocabulary.
+      num_classes: of a classifier; None = `MaskedLM`.
+    """
+    inputs = [jax.ShapeDtypeStruct((1, 8), np.int32)]  # any shape gives the same parameters
+    model: nn.Module = MaskedLM(config, tokens)
+    if num_classes is None:
+        inputs.append(jax.ShapeDtypeStruct((1,), np.int32))
+    else:
+        model = Classifier(config, tokens, num_classes)
+    return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
