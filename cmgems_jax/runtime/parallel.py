@@ -177,9 +177,8 @@ def whole_batch(batch_size: int) -> int:
 
 
 def map_rows(
-    program: Callable[[np.ndarray], np.ndarray],
-    rows_N: np.ndarray,
-    *,
+    program: Callable[..., np.ndarray],
+    *rows_N: np.ndarray,
     batch_size: int,
     description: str,
 ) -> np.ndarray:
@@ -187,16 +186,16 @@ def map_rows(
 
     Args:
       program: of host arrays (B, ...), such as `rows_program` gives.
-      rows_N: (N, ...), a row per sequence.
+      rows_N: the program's arguments, each (N, ...), a row per sequence.
       batch_size: B; the last batch is filled up, so that one program is compiled.
       description: of the bar.
     """
-    num_rows = len(rows_N)
+    num_rows = len(rows_N[0])
     outputs_N = None
     with terminal.bar(total=num_rows, desc=description, unit="sequences") as bar:
         for start in range(0, num_rows, batch_size):
             filled = np.minimum(np.arange(start, start + batch_size), num_rows - 1)
-            output_B = program(rows_N[filled])[: num_rows - start]
+            output_B = program(*(array[filled] for array in rows_N))[: num_rows - start]
             if outputs_N is None:  # once: features of many rows fill the memory
                 outputs_N = np.empty((num_rows, *output_B.shape[1:]), output_B.dtype)
             outputs_N[start : start + batch_size] = output_B

@@ -1,0 +1,151 @@
+"""The posterior of hidden bases: the unit in which any k, stride and masking can be compared.
+
+A base is hidden when every token that covers it is [MASK]. Each of these tokens gives it four
+probabilities, by summing those of the k-mers with a letter at the base's offset; the posterior
+is the mean over the tokens. Letters are in the vocabulary's order, A T C G. All in log space,
+so that neither a log nor its gradient meets a zero.
+
+Axes: B rows of one window each, N bases, T k-mers of a window, L = T + 2 token positions, H
+hidden bases of a row, P predicted positions of all rows, V vocabulary, K = k offsets in a
+k-mer, A the four letters.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.model import heads
+from cmgems_jax.runtime import parallel
+
+_NOTHING = -1e30  # log of no probability, finite for the gradient's sake
+
+
+def letter_log_probabilities(logits_PV: jax.Array, k: int) -> jax.Array:
+    """Returns the log probabilities of the letters at every offset of predicted k-mers.
+
+    Special ids are left out of the softmax.
+
+    Args:
+      logits_PV: V = 5 + 4**k.
+      k: bases per token.
+
+    Returns:
+      float32 (P, K, A), normalised over A.
+    """
+    num_positions = logits_PV.shape[0]
+    rest = logits_PV[:, vocabulary.NUM_SPECIAL :].astype(jnp.float32)
+    letters = []
+    for _ in range(k):  # the first base is most significant; what is left is a quarter
+        rest = rest.reshape(num_positions, 4, -1)
+        letters.append(jax.nn.logsumexp(rest, axis=2))
+        rest = jax.nn.logsumexp(rest, axis=1)
+    return jax.nn.log_softmax(jnp.stack(letters, axis=1), axis=2)
+
+
+def most_touching(num_bases: int, k: int, stride: int = 1) -> int:
+    """Returns how many tokens touch a run of so many bases at most: 2k-1 for k bases, stride 1."""
+    return math.ceil((num_bases + k - 1) / stride)
+
+
+def touching(hidden_BN: jax.Array, k: int, stride: int = 1) -> jax.Array:
+    """Returns bool (B, T): the k-mers that cover any of the bases in bool (B, N), N >= k."""
+    span = (vocabulary.num_tokens(hidden_BN.shape[1], k, stride) - 1) * stride + 1
+    touches_BT = jnp.zeros_like(hidden_BN[:, :span:stride])
+    for offset in range(k):
+        touches_BT |= hidden_BN[:, offset : offset + span : stride]
+    return touches_BT
+
+
+def mean_over_tokens(log_values_PK: jax.Array, masked_BT: jax.Array, stride: int = 1) -> jax.Array:
+    """Returns log of the mean of exp(values) over the masked tokens that cover each base.
+
+    Args:
+      log_values_PK: float32 (P, K, ...), at every offset of the masked tokens, in the order of
+        `masked_BT`; what stands behind the last is not used.
+      masked_BT: bool (B, T).
+      stride: bases between token starts.
+
+    Returns:
+      float32 (B, N, ...), N = the bases that T tokens cover. About -1e30 where no masked token
+      covers the base, NaN where P has no room for one that does.
+    """
+    k, trailing = log_values_PK.shape[1], log_values_PK.shape[2:]
+    place_BT = jnp.cumsum(masked_BT.ravel(), dtype=jnp.int32).reshape(masked_BT.shape) - 1
+    values_BTK = log_values_PK.at[place_BT].get(mode="fill", fill_value=jnp.nan)
+    masked_BTK = jnp.broadcast_to(
+        masked_BT.reshape(*masked_BT.shape, *[1] * (1 + len(trailing))), values_BTK.shape
+    )
+    values_BTK = jnp.where(masked_BTK, values_BTK, _NOTHING)
+
+    def spread(one_BT: jax.Array, offset: int, fill: float | int) -> jax.Array:
+        edges = [(0, 0, 0), (offset, k - 1 - offset, stride - 1), *[(0, 0, 0)] * len(trailing)]
+        return jax.lax.pad(one_BT, jnp.asarray(fill, one_BT.dtype), edges)
+
+    count_BN = sum(
+        spread(masked_BTK[:, :, offset].astype(jnp.int32), offset, 0) for offset in range(k)
+    )
+    planes = [spread(values_BTK[:, :, offset], offset, _NOTHING) for offset in range(k)]
+    sum_BN = jax.nn.logsumexp(jnp.stack(planes), axis=0)
+    return sum_BN - jnp.log(jnp.maximum(count_BN, 1).astype(jnp.float32))
+
+
+def log_posterior(
+    params: dict,
+    bases_BN: jax.Array,
+    hidden_BH: jax.Array,
+    *,
+    model: heads.MaskedLM,
+    room: int | None = None,
+) -> jax.Array:
+    """Returns the log posteriors of hidden bases given all the others, pure and jittable.
+
+    Every token that touches a hidden base is masked, one with an ambiguous base (N) too, so an
+    N can be asked for. All hidden bases of a row are hidden at once; each has its own marginal.
+
+    Args:
+      params: of `model`.
+      bases_BN: uint8, N >= k; `vocabulary.PADDING` behind the end of a shorter window.
+      hidden_BH: int32, numbers of bases in their window; -1 = none.
+      model: its tokens give k and stride.
+      room: masked tokens per row, on the mean of the rows, static; None = enough for any
+        hidden bases, of which those close to each other need less (`most_touching`).
+
+    Returns:
+      float32 (B, H, A). NaN at -1, at bases that no token covers (in the padding, or behind
+      the last token where the stride is above 1), and for what exceeds `room`.
+    """
+    k, stride = model.tokens.k, model.tokens.stride
+    num_rows, num_bases = bases_BN.shape
+    row_B1 = jnp.arange(num_rows)[:, None]
+    asked_BH = jnp.where(hidden_BH < 0, num_bases, hidden_BH)  # out of bounds: dropped
+    hidden_BN = jnp.zeros(bases_BN.shape, bool).at[row_B1, asked_BH].set(True, mode="drop")
+
+    ids_BL = vocabulary.model_ids(bases_BN, k, stride)
+    masked_BT = touching(hidden_BN, k, stride)
+    masked_BT &= vocabulary.tokenize(bases_BN, k, stride) != vocabulary.PAD
+    masked_BL = jnp.pad(masked_BT, ((0, 0), (1, 1)))
+    room = min(masked_BT.shape[1], room or hidden_BH.shape[1] * most_touching(1, k, stride))
+    find = functools.partial(jnp.nonzero, size=num_rows * room, fill_value=0)
+    positions_P = find(masked_BL.ravel())[0].astype(jnp.int32)
+    logits_PV = model.apply(
+        {"params": params}, jnp.where(masked_BL, vocabulary.MASK, ids_BL), positions_P
+    )
+    log_mean_BNA = mean_over_tokens(letter_log_probabilities(logits_PV, k), masked_BT, stride)
+    found_BHA = log_mean_BNA.at[row_B1, asked_BH].get(mode="fill", fill_value=jnp.nan)
+    return jnp.where(found_BHA <= _NOTHING / 2, jnp.nan, found_BHA)
+
+
+def program(
+    model: heads.MaskedLM, params: dict, *, room: int | None = None
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Returns `(bases_BN, hidden_BH) -> float32 (B, H, A)` of host arrays, on all local devices.
+
+    `log_posterior`, compiled once per shape; B is a multiple of the local devices. For many
+    rows with a progress bar: `parallel.map_rows(program, bases, hidden, batch_size=...)`.
+    """
+    return parallel.rows_program(functools.partial(log_posterior, model=model, room=room), params)

@@ -1,0 +1,141 @@
+"""The posterior of hidden bases against a slow one, for every k and stride."""
+
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cmgems_jax.config import ModelConfig, TokensConfig
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.model import base_probabilities, heads
+from cmgems_jax.runtime import parallel
+from tests.masking.slow_masking import LETTERS
+from tests.model import slow_bases
+
+SMALL = ModelConfig(
+    num_layers=1, hidden_size=16, num_heads=2, feedforward_size=32, num_positions=48, dropout=0.0,
+    attention_dropout=0.0, embedding_init="bases", embedding_scale=1.0,
+)  # fmt: skip
+K_AND_STRIDE = [(k, stride) for k in range(3, 8) for stride in range(1, k + 1)]
+
+
+def make(k: int, stride: int = 1) -> tuple[heads.MaskedLM, dict]:
+    """Returns a random model whose probabilities are far from even."""
+    model = heads.MaskedLM(SMALL, TokensConfig(k=k, stride=stride))
+    ids = jnp.zeros((1, 8), jnp.int32)
+    params = model.init(jax.random.key(k), ids, ids[0])["params"]
+    params["decoder_bias"] = 2 * jax.random.normal(jax.random.key(9), params["decoder_bias"].shape)
+    return model, params
+
+
+def encoded(windows: list[str]) -> np.ndarray:
+    """Returns the windows' bases (B, N), padded behind."""
+    longest = max(map(len, windows))
+    rows = [vocabulary.encode(window) for window in windows]
+    return np.stack(
+        [np.pad(row, (0, longest - len(row)), constant_values=vocabulary.PADDING) for row in rows]
+    )
+
+
+@pytest.mark.parametrize("k,stride", K_AND_STRIDE)
+def test_posteriors_equal_those_of_loops_over_kmers_as_strings(k, stride):
+    """Ends, neighbours, an N, a short window, an end that no token covers, -1 in between."""
+    rng = random.Random(100 * k + stride)
+    windows = ["".join(rng.choices(LETTERS, k=length)) for length in (31, 31, 31, 20)]
+    windows[2] = windows[2][:10] + "N" + windows[2][11:]
+    hidden = [[0, 15, 16, 30], [5, 6, 7, 8], [10, 11, 25, -1], [19, -1, 3, 25]]
+    model, params = make(k, stride)
+    program = base_probabilities.program(model, params)
+    found = program(encoded(windows), np.array(hidden, np.int32))
+    length = vocabulary.num_tokens(31, k, stride) + 2
+    apply = jax.jit(model.apply)
+
+    def logits_of(ids: list[int]) -> np.ndarray:
+        return np.asarray(apply({"params": params}, jnp.array([ids]), jnp.arange(len(ids))))
+
+    for window, asked, found_HA in zip(windows, hidden, found, strict=True):
+        real = [base for base in asked if 0 <= base < len(window)]
+        answers = slow_bases.posteriors(window, real, k, stride, length, logits_of)
+        by_base = dict(zip(real, answers, strict=True))
+        for base, found_A in zip(asked, found_HA, strict=True):
+            answer = by_base.get(base)
+            if answer is None:
+                assert np.isnan(found_A).all(), (window, base)
+            else:
+                expected_A = [answer[letter] for letter in LETTERS]
+                # float32 over 4**7 k-mers
+                np.testing.assert_allclose(np.exp(found_A), expected_A, rtol=2e-4, atol=1e-6)
+
+
+def test_a_hidden_base_cannot_be_seen():
+    """The posterior is the same whatever letter is hidden, an N included."""
+    model, params = make(4)
+    bases = vocabulary.encode("ATCGGCTAAGCTTACGATCC")
+    rows = np.stack([np.r_[bases[:9], letter, bases[10:]] for letter in range(4)]).astype(np.uint8)
+    found = np.asarray(
+        base_probabilities.log_posterior(params, rows, np.full((4, 1), 9, np.int32), model=model)
+    )
+    np.testing.assert_array_equal(found, np.broadcast_to(found[:1], found.shape))
+    shifted = rows[:, ::-1].copy()
+    other = base_probabilities.log_posterior(
+        params, shifted, np.full((4, 1), 9, np.int32), model=model
+    )
+    assert np.abs(np.asarray(other) - found).max() > 0.01, "the visible bases change nothing"
+
+
+def test_probabilities_of_minus_hundreds_have_logs_and_gradients():
+    """A k-mer 300 nats below the others: exp of it is 0 in float32."""
+    logits_PV = (
+        jnp.zeros((1, vocabulary.size(3))).at[0, 5:].set(jnp.where(jnp.arange(64) < 16, 0, -300.0))
+    )
+
+    def of_last_letter(logits_PV: jax.Array) -> jax.Array:
+        return base_probabilities.letter_log_probabilities(logits_PV, 3)[0, 0, 3]
+
+    value, grad = jax.value_and_grad(of_last_letter)(logits_PV)
+    assert value == pytest.approx(-300)
+    assert np.isfinite(grad).all() and np.abs(grad).max() > 0.01
+
+
+def test_a_mean_over_tokens_has_finite_gradients_where_nothing_is_masked():
+    masked_BT = jnp.zeros((2, 6), bool).at[0, 2].set(True)
+
+    def total(log_values_PK: jax.Array) -> jax.Array:
+        mean_BN = base_probabilities.mean_over_tokens(log_values_PK, masked_BT)
+        return jnp.where(mean_BN > -100, mean_BN, 0).sum()
+
+    value, grad = jax.value_and_grad(total)(jnp.full((4, 3), -2.0))
+    assert value == pytest.approx(-6)  # one token, three bases
+    np.testing.assert_array_equal(grad, jnp.zeros((4, 3)).at[0].set(1))
+
+
+@pytest.mark.parametrize("k,stride", [(6, 1), (6, 4), (3, 3)])
+def test_room_for_a_run_of_bases_is_enough_and_less_is_not_a_number(k, stride):
+    model, params = make(k, stride)
+    bases = np.random.default_rng(0).integers(0, 4, (1, 40)).astype(np.uint8)
+    room = base_probabilities.most_touching(k, k, stride)
+    needed = 0
+    for start in range(10, 10 + stride):
+        hidden = np.arange(start, start + k, dtype=np.int32)[None]
+        hidden_BN = jnp.zeros((1, 40), bool).at[0, hidden].set(True)
+        needed = max(needed, int(base_probabilities.touching(hidden_BN, k, stride).sum()))
+        whole = base_probabilities.log_posterior(params, bases, hidden, model=model)
+        tight = base_probabilities.log_posterior(params, bases, hidden, model=model, room=room)
+        np.testing.assert_allclose(tight, whole, atol=1e-5)
+        less = base_probabilities.log_posterior(params, bases, hidden, model=model, room=1)
+        assert np.isnan(less).any() and np.isfinite(np.asarray(whole)).all()
+    assert needed == room
+
+
+def test_many_rows_are_mapped_in_batches():
+    model, params = make(3)
+    rng = np.random.default_rng(0)
+    bases = rng.integers(0, 4, (10, 20)).astype(np.uint8)
+    hidden = rng.integers(0, 20, (10, 2)).astype(np.int32)
+    program = base_probabilities.program(model, params)
+    size = parallel.whole_batch(3)
+    mapped = parallel.map_rows(program, bases, hidden, batch_size=size, description="test")
+    whole = base_probabilities.log_posterior(params, bases, hidden, model=model)
+    np.testing.assert_allclose(mapped, whole, atol=1e-5)
