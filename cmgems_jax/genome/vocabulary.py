@@ -73,6 +73,25 @@ def decode(bases: np.ndarray, alphabet: str = "dna") -> str:
     return letters[bases[bases != PADDING]].tobytes().decode()
 
 
+def reverse_complement(bases: Array) -> Array:
+    """Returns what the other strand reads: the complements (A-T, C-G) in reverse order.
+
+    Ambiguous letters stay ambiguous; `PADDING` stays behind the sequence.
+
+    Args:
+      bases: uint8 (..., n), numpy or jax; ends in `PADDING` where shorter.
+
+    Returns:
+      uint8 (..., n); of its reverse complement, `bases` itself.
+    """
+    xp = np if isinstance(bases, np.ndarray) else _jax_numpy()
+    length = (bases != PADDING).sum(axis=-1, keepdims=True, dtype=np.int32)
+    position = xp.broadcast_to(xp.arange(bases.shape[-1], dtype=np.int32), bases.shape)
+    source = xp.where(position < length, length - 1 - position, position)
+    other = xp.where(bases < AMBIGUOUS, bases ^ np.uint8(1), bases)  # A-T is 0-1, C-G is 2-3
+    return xp.take_along_axis(other, source, axis=-1)
+
+
 def tokenize(bases: Array, k: int, stride: int = 1) -> Array:
     """Returns the k-mer ids of base codes, without [CLS] and [SEP].
 

@@ -50,6 +50,25 @@ def test_numpy_and_jax_tokenize_as_the_slow_version_for_every_stride(k):
         np.testing.assert_array_equal(vocabulary.tokenize(jnp.asarray(bases), k, stride), expected)
 
 
+def test_the_other_strand_is_read_backwards_and_padding_stays_behind():
+    """Against letters: A-T, C-G, N stays; numpy and jax alike, and twice is nothing."""
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("ACGTN"), length)) for length in (12, 7, 1, 0)]
+    rows = np.full((2, 2, 12), vocabulary.PADDING, np.uint8)
+    for row, text in zip(rows.reshape(4, 12), texts, strict=True):
+        row[: len(text)] = vocabulary.encode(text)
+    found = vocabulary.reverse_complement(rows)
+    assert isinstance(found, np.ndarray) and found.dtype == np.uint8
+    for row, text in zip(found.reshape(4, 12), texts, strict=True):
+        expected = text[::-1].translate(str.maketrans("ACGT", "TGCA"))
+        assert vocabulary.decode(row) == expected
+        assert (row[len(text) :] == vocabulary.PADDING).all()
+    in_jax = vocabulary.reverse_complement(jnp.asarray(rows))
+    assert in_jax.dtype == jnp.uint8
+    np.testing.assert_array_equal(in_jax, found)
+    np.testing.assert_array_equal(vocabulary.reverse_complement(found), rows)
+
+
 def test_a_batch_is_tokenized_row_by_row():
     rows = np.random.default_rng(0).integers(0, 6, (3, 4, 20)).astype(np.uint8)
     found = vocabulary.tokenize(rows, 4, 2)
