@@ -44,6 +44,7 @@ class DataConfig:
     validation_fraction: float = 0.1  # of the windows, or of the bases with held-out contigs
     split: str = "auto"  # "contig", "window", or "auto": contigs where they come to about
     # validation_fraction, else blocks of windows (of a single contig: windows)
+    reverse_complement: bool = False  # train windows are read from a strand drawn by their key
     synthetic_bases: int = 0  # > 0: no FASTA, a genome sampled from the embedded 6-mer counts
 
 

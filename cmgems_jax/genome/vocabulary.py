@@ -22,6 +22,7 @@ ALPHABETS = {"dna": "ATCG", "rna": "AUCG"}
 AMBIGUOUS = 4
 PADDING = 5
 MIN_K, MAX_K = 3, 8
+STRANDS = ("forward", "reverse", "both")  # from which a sequence is read
 
 Array = Union[np.ndarray, "jax.Array"]  # noqa: UP007, jax is not imported: half a second
 

@@ -29,7 +29,7 @@ from cmgems_jax.windows.packing import Batch
 
 # Branches of the run's key, and of a step's; windows fold their number into those.
 _INIT_KEY, _TRAIN_KEY, _EVAL_KEY = range(3)
-_MASK_KEY, _DROPOUT_KEY, _STAGE_KEY = range(3)
+_MASK_KEY, _DROPOUT_KEY, _STAGE_KEY, _STRAND_KEY = range(4)
 
 
 @flax.struct.dataclass
@@ -94,6 +94,8 @@ def train_step(
     budget = curriculum.budget(state.curriculum, hard, config)
     num_parts, num_rows = batch.index.shape[:2]
     flat = masked_rows.merge_axes(batch)
+    if config.data.reverse_complement:
+        flat = _on_drawn_strands(jax.random.fold_in(step_key, _STRAND_KEY), flat)
     masked = masked_rows.mask_batch(
         jax.random.fold_in(step_key, _MASK_KEY),
         flat,
@@ -124,6 +126,14 @@ def train_step(
         "grad_norm": optax.tree.norm(grads),
         "budget": budget,
     }
+
+
+def _on_drawn_strands(key: jax.Array, batch: Batch) -> Batch:
+    """Returns the batch with each window read from the strand that the key and its index draw."""
+    fold_each = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))
+    is_reverse_RM = jax.vmap(jax.vmap(jax.random.bernoulli))(fold_each(key, batch.index))
+    other_RMN = vocabulary.reverse_complement(batch.bases)
+    return batch._replace(bases=jnp.where(is_reverse_RM[:, :, None], other_RMN, batch.bases))
 
 
 def _accumulated(

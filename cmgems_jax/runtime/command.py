@@ -11,7 +11,7 @@ from ml_collections import config_flags
 from cmgems_jax import config as config_lib
 from cmgems_jax import terminal
 from cmgems_jax.errors import InputError, TrainingError, did_you_mean
-from cmgems_jax.genome import input_files
+from cmgems_jax.genome import input_files, vocabulary
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -131,8 +131,18 @@ def define_window_flags() -> Callable[[], dict[str, Any]]:
             "stride", None, "Bases between the starts of windows; default: half a window."
         ),
         "batch_size": flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower_bound=1),
+        "strand": define_strand("Default: forward; both where it was trained on both."),
     }
     return lambda: {name: flag.value for name, flag in defined.items()}
+
+
+def define_strand(default_text: str) -> flags.FlagHolder[str | None]:
+    """Defines --strand, from which strand sequences are read; "" or None = the default."""
+    return flags.DEFINE_enum(
+        "strand", None, vocabulary.STRANDS,
+        "The strand that the model reads; both: the mean of probabilities, or of features aligned "
+        f"to the forward strand. {default_text}",
+    )  # fmt: skip
 
 
 def define_column_flags() -> Callable[[], dict[str, str]]:

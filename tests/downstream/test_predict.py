@@ -1,6 +1,7 @@
 """Predictions and embeddings of FASTA files: those of each record alone, in order."""
 
 import subprocess
+import zipfile
 from pathlib import Path
 
 import jax
@@ -62,18 +63,19 @@ def test_probabilities_are_those_of_each_record_alone_in_the_files_order(classif
     output = tmp_path / "out.tsv"
     survey = predict.predict(classifier, [str(tmp_path / "a.fa")], output, batch_size=4)
     header, rows = rows_of(output)
-    assert header == ["record", "windows", "prediction", "p_class0", "p_class1", "p_class2"]
+    labels = ["p_class0", "p_class1", "p_class2"]
+    assert header == ["record", "windows", "strand", "prediction", *labels]
     assert [row[0] for row in rows] == list(records)
     for row, bases in zip(rows, records.values(), strict=True):
         windows = slow_windows(bases)
         expected = np.mean(
             [jax.nn.softmax(slow_logits(classifier, bases[a:b])) for a, b in windows], axis=0
         )
-        np.testing.assert_allclose(np.array(row[3:], float), expected, atol=5e-6)  # six digits
+        np.testing.assert_allclose(np.array(row[4:], float), expected, atol=5e-6)  # six digits
         assert int(row[1]) == len(windows)
-        assert row[2] == f"class{expected.argmax()}"
+        assert row[2:4] == ["forward", f"class{expected.argmax()}"]
     assert survey.num_windows == sum(int(row[1]) for row in rows)
-    assert len({row[3] for row in rows}) == len(rows)  # the model does tell them apart
+    assert len({row[4] for row in rows}) == len(rows)  # the model does tell them apart
 
 
 def test_each_window_has_its_own_row_and_the_record_is_their_mean(classifier, tmp_path):
@@ -82,13 +84,13 @@ def test_each_window_has_its_own_row_and_the_record_is_their_mean(classifier, tm
     predict.predict(classifier, fasta, tmp_path / "records.tsv")
     predict.predict(classifier, fasta, tmp_path / "windows.tsv", each_window=True)
     header, rows = rows_of(tmp_path / "windows.tsv")
-    assert header[:4] == ["record", "start_0based", "end_excluded", "prediction"]
+    assert header[:4] == ["record", "start_0based", "end_excluded", "strand"]
     expected = [(name, *place) for name, bases in records.items() for place in slow_windows(bases)]
     assert [(row[0], int(row[1]), int(row[2])) for row in rows] == expected
     for record in rows_of(tmp_path / "records.tsv")[1]:
-        of_windows = [np.array(row[4:], float) for row in rows if row[0] == record[0]]
+        of_windows = [np.array(row[5:], float) for row in rows if row[0] == record[0]]
         np.testing.assert_allclose(
-            np.mean(of_windows, axis=0), np.array(record[3:], float), atol=2e-6
+            np.mean(of_windows, axis=0), np.array(record[4:], float), atol=2e-6
         )
 
 
@@ -101,8 +103,50 @@ def test_parquet_holds_what_the_tsv_holds(classifier, tmp_path):
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.column_names == header
     for row, other in zip(rows, found.to_pylist(), strict=True):
-        assert [row[0], int(row[1]), row[2]] == list(other.values())[:3]
-        np.testing.assert_allclose(np.array(row[3:], float), list(other.values())[3:], atol=1e-6)
+        assert [row[0], int(row[1]), *row[2:4]] == list(other.values())[:4]
+        np.testing.assert_allclose(np.array(row[4:], float), list(other.values())[4:], atol=1e-6)
+
+
+def write_reverse_complement(path: Path, records: dict[str, np.ndarray]) -> Path:
+    """Writes the records' other strands, by letters."""
+    letters = str.maketrans("ACGTN", "TGCAN")
+    other = {name: vocabulary.decode(bases)[::-1] for name, bases in records.items()}
+    path.write_text(
+        "".join(f">{name}\n{text.translate(letters)}\n" for name, text in other.items())
+    )
+    return path
+
+
+def test_a_record_and_its_reverse_complement_have_one_prediction_from_both_strands(
+    classifier, tmp_path, capsys
+):
+    """Also where a record has several windows, and for an odd number of them."""
+    records = write_fasta(tmp_path / "a.fa", [*LENGTHS, 33, 44, 45])
+    other = write_reverse_complement(tmp_path / "b.fa", records)
+    found = {}
+    for name, fasta, strand in (
+        ("forward", tmp_path / "a.fa", "forward"),
+        ("reverse", other, "reverse"),
+        ("both", tmp_path / "a.fa", "both"),
+        ("both of the other", other, "both"),
+    ):
+        predict.predict(classifier, fasta, tmp_path / "out.parquet", strand=strand, batch_size=4)
+        assert f"strand: {strand}" in capsys.readouterr().out
+        table = pq.read_table(tmp_path / "out.parquet").to_pydict()
+        assert set(table["strand"]) == {strand}
+        found[name] = np.array([table[f"p_class{label}"] for label in range(3)])
+    np.testing.assert_allclose(found["both"], found["both of the other"], atol=1e-6)
+    assert abs(found["both"] - found["forward"]).max() > 1e-3
+    # A record of one window: the other strand of its other strand is itself.
+    short = [row for row, bases in enumerate(records.values()) if len(bases) <= WINDOW]
+    np.testing.assert_allclose(found["reverse"][:, short], found["forward"][:, short], atol=1e-6)
+    for row in short:
+        bases = list(records.values())[row]
+        each = [
+            jax.nn.softmax(slow_logits(classifier, read))
+            for read in (bases, vocabulary.reverse_complement(bases))
+        ]
+        np.testing.assert_allclose(found["both"][:, row], np.mean(each, axis=0), atol=1e-6)
 
 
 def test_several_files_are_one_input_and_names_may_not_repeat(classifier, tmp_path):
@@ -218,6 +262,26 @@ def test_cls_is_the_first_state_averaged_over_windows(embedder, embedded):
     for row, bases in zip(found, records.values(), strict=True):
         states = [slow_states(embedder, bases[a:b])[0] for a, b in slow_windows(bases)]
         np.testing.assert_allclose(row, np.mean(states, axis=0), atol=1e-5)
+
+
+def test_states_of_the_other_strand_are_aligned_to_the_forward_one(embedder, embedded, tmp_path):
+    run, records = embedded
+    fasta, found = str(tmp_path / "a.fa"), {}
+    for strand in vocabulary.STRANDS:
+        output = tmp_path / f"{strand}.npz"
+        embed.embed(embedder, fasta, output, pooling="tokens", strand=strand, batch_size=4)
+        found[strand] = np.load(output)
+        assert zipfile.ZipFile(output).comment.decode() == f"strand: {strand}"
+    one_window = {name: bases for name, bases in records.items() if len(bases) <= WINDOW}
+    for name, bases in one_window.items():
+        forward = slow_states(embedder, bases)[1:-1]
+        other = slow_states(embedder, vocabulary.reverse_complement(bases))[1:-1][::-1]
+        np.testing.assert_allclose(found["reverse"][name], other, atol=1e-5)
+        np.testing.assert_allclose(found["both"][name], (forward + other) / 2, atol=1e-5)
+    output = tmp_path / "mean.parquet"
+    embed.embed(embedder, fasta, output, strand="reverse")
+    assert pq.read_schema(output).metadata[b"strand"] == b"reverse"
+    assert str(np.load(run("mean", ".npz"))["strand"]) == "forward"
 
 
 def test_parquet_holds_the_same_embeddings(embedded):

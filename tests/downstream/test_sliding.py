@@ -63,6 +63,17 @@ def test_windows_go_by_half_their_length_where_no_stride_is_given():
         assert sliding.num_windows(num_tokens, tiling) == len(starts)
 
 
+@pytest.mark.parametrize("step", range(1, 8))
+def test_windows_from_both_ends_are_those_of_the_reverse_complement(step):
+    tiling = Tiling(3, 1, window_tokens=8, step_tokens=step, from_both_ends=True)
+    for num_tokens in range(1, 60):
+        starts = sliding.window_starts(num_tokens, tiling)
+        last = max(0, num_tokens - 8)
+        assert starts == sorted({last - start for start in starts})
+        assert (starts[0], starts[-1]) == (0, last) and max(np.diff(starts), default=0) <= step
+        assert len(starts) <= 2 + -(-last // step)
+
+
 @pytest.mark.parametrize(
     ("window", "stride", "message"),
     [

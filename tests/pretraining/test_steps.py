@@ -1,5 +1,6 @@
 """The train step: the same update on any number of devices, one conditional, true sums."""
 
+import dataclasses
 import functools
 import json
 
@@ -97,6 +98,34 @@ def test_the_compiled_step_holds_one_conditional_with_both_strategies_inside(cm_
     fixed = small_config(curriculum=CurriculumConfig(name="fixed"))
     state, train, _ = steps.make(fixed, RANKS)
     assert " conditional(" not in train.lower(state, sharded(fixed)).compile().as_text()
+
+
+def test_each_window_is_read_from_the_strand_that_the_steps_key_and_its_index_draw(cm_gems):
+    """Off, the update is the same as on these strands; the masks do not change with them."""
+    config, start, train, _ = cm_gems
+    batch = on_device(random_batch(config))
+    key = jax.random.fold_in(jax.random.wrap_key_data(start.key), steps._TRAIN_KEY)
+    key = jax.random.fold_in(jax.random.fold_in(key, 0), steps._STRAND_KEY)
+    drawn = steps._on_drawn_strands(key, batch)
+    part = steps._on_drawn_strands(key, Batch(*(x[5:9] for x in batch)))
+    np.testing.assert_array_equal(drawn.bases[5:9], part.bases)
+    other = vocabulary.reverse_complement(np.asarray(batch.bases))
+    is_reverse = (np.asarray(drawn.bases) == other).all(axis=2)
+    is_forward = (np.asarray(drawn.bases) == np.asarray(batch.bases)).all(axis=2)
+    assert (is_reverse | is_forward).all()
+    assert 0.2 < is_reverse.mean() < 0.8
+    config = dataclasses.replace(
+        config, data=dataclasses.replace(config.data, reverse_complement=True)
+    )
+    on = steps.make(config, RANKS)[1]
+    (here, found), (there, expected) = (
+        program(parallel.replicate(start), shard(one, config.accumulation_steps))
+        for program, one in ((on, random_batch(config)), (train, drawn))
+    )
+    assert {name: float(value) for name, value in found.items()} == {
+        name: float(value) for name, value in expected.items()
+    }
+    jax.tree.map(np.testing.assert_array_equal, here.params, there.params)
 
 
 def test_training_lowers_the_loss_and_advances_the_state(cm_gems):

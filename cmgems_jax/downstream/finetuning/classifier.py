@@ -28,6 +28,7 @@ class TrainedClassifier:
     params: dict  # of heads.Classifier, float32 arrays on the host
     label_names: list[str]  # of the classes 0, 1, ...
     max_tokens: int  # positions of the longest sequence it was trained on
+    strand: str = "forward"  # of `vocabulary.STRANDS`, from which it is meant to read
 
 
 def save_classifier(
@@ -54,6 +55,7 @@ def save_classifier(
         "task": task,
         "label_names": classifier.label_names,
         "max_tokens": classifier.max_tokens,
+        "strand": classifier.strand,
         "source": source,
         "recipe": recipe,
         "sha256": genome_files.sha256(str(folder / TENSORS)),
@@ -83,7 +85,8 @@ def load_classifier(folder: Path | str) -> TrainedClassifier:
     expected = heads.param_shapes(config.model, config.tokens, len(names))
     if _shapes(params) != _shapes(expected):
         raise _damaged(path, "its arrays are not those of the config's network")
-    return TrainedClassifier(config, params, names, max_tokens)
+    strand = record.get("strand", "forward")  # earlier versions had no other
+    return TrainedClassifier(config, params, names, max_tokens, strand)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

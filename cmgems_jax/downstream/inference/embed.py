@@ -20,7 +20,7 @@ from cmgems_jax.downstream.inference import sliding
 from cmgems_jax.downstream.inference.sliding import Survey, Tiling, Window, WindowOutputs
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
-from cmgems_jax.model import bert
+from cmgems_jax.model import bert, strands
 from cmgems_jax.pretraining import pretrained
 from cmgems_jax.runtime import outputs
 
@@ -36,6 +36,7 @@ class Embedder:
     config: Config
     params: dict  # of bert.Encoder
     max_tokens: int  # positions of a window at most, [CLS] and [SEP] included
+    strand: str = "forward"  # of `vocabulary.STRANDS`, from which it is meant to read
 
 
 def load_embedder(path: Path | str) -> Embedder:
@@ -46,9 +47,13 @@ def load_embedder(path: Path | str) -> Embedder:
     path = Path(path)
     if (path / classifier.RECORD).exists():
         trained = classifier.load_classifier(path)
-        return Embedder(trained.config, trained.params["encoder"], trained.max_tokens)
+        return Embedder(
+            trained.config, trained.params["encoder"], trained.max_tokens, trained.strand
+        )
     encoder = pretrained.load(path)
-    return Embedder(encoder.config, encoder.params, encoder.config.data.num_tokens)
+    data = encoder.config.data
+    strand = "both" if data.reverse_complement else "forward"
+    return Embedder(encoder.config, encoder.params, data.num_tokens, strand)
 
 
 def embed(
@@ -60,6 +65,7 @@ def embed(
     window: int | None = None,
     stride: int | None = None,
     batch_size: int = 32,
+    strand: str | None = None,
 ) -> Survey:
     """Writes the embeddings of every record and prints their shapes.
 
@@ -73,12 +79,15 @@ def embed(
       output: .npz or .parquet. mean, cls: arrays (or columns) ids (N,) and embeddings
         float32 (N, D). tokens: npz has one array float32 (T, D) per record under its
         name, row t for the k-mer that starts at base t * tokens.stride; parquet one row
-        per k-mer: record, start_0based, embedding.
+        per k-mer: record, start_0based, embedding. The strand stands in an array `strand`,
+        of tokens in the archive's comment, of parquet in the schema's metadata.
       pooling: "mean" over the record's k-mers without ambiguous letters; "cls", the
         state of [CLS], mean over windows; "tokens", every k-mer, [UNK] included.
       window: bases; None = the longest that the model takes.
       stride: bases between the starts of neighbouring windows; None = half a window.
       batch_size: windows that the model sees at a time.
+      strand: of `vocabulary.STRANDS`, that windows are read from; states are aligned to
+        the forward strand, and of both strands the mean. None = the encoder's.
 
     Raises:
       InputError: a bad flag or file; a former output stays as it was.
@@ -86,12 +95,13 @@ def embed(
     fasta, output = input_files.listed(fasta), Path(output)
     outputs.check_file(output, SUFFIXES)
     config = embedder.config
-    tiling = sliding.make_tiling(config.tokens, embedder.max_tokens, window, stride)
+    strand = strand or embedder.strand
+    tiling = sliding.make_tiling(config.tokens, embedder.max_tokens, window, stride, strand)
     survey = sliding.survey(fasta, tiling, needs_known=pooling == "mean")
     start_s = time.perf_counter()
     windows = sliding.run_windows(
         sliding.read_windows(fasta, tiling),
-        _function(config, pooling),
+        _function(config, pooling, strand),
         embedder.params,
         tiling,
         batch_size=batch_size,
@@ -102,17 +112,18 @@ def embed(
     size, is_tokens = config.model.hidden_size, pooling == "tokens"
     if output.suffix == ".parquet":
         rows = _token_rows(windows, tiling) if is_tokens else _record_rows(windows, size)
-        contents = _write_parquet(rows, output, size, is_tokens)
+        contents = _write_parquet(rows, output, size, is_tokens, strand)
     elif is_tokens:
-        contents = _write_tokens(windows, output, size)
+        contents = _write_tokens(windows, output, size, strand)
     else:
-        contents = _write_records(_record_rows(windows, size), output, size, survey.num_records)
+        rows = _record_rows(windows, size)
+        contents = _write_records(rows, output, size, survey.num_records, strand)
     print(f"{pooling}: {contents}")
-    sliding.print_summary(survey, tiling, output, time.perf_counter() - start_s)
+    sliding.print_summary(survey, tiling, output, time.perf_counter() - start_s, strand)
     return survey
 
 
-def _function(config: Config, pooling: str) -> Callable[..., tuple[jax.Array, ...]]:
+def _function(config: Config, pooling: str, strand: str) -> Callable[..., tuple[jax.Array, ...]]:
     """Returns `(params, bases_BN, owned_B2) -> outputs` for `sliding.run_windows`.
 
     The outputs are sums (B, D) with counts (B,), or states of the k-mers (B, T, D).
@@ -120,9 +131,18 @@ def _function(config: Config, pooling: str) -> Callable[..., tuple[jax.Array, ..
     tokens = config.tokens
     model = bert.Encoder(config.model, tokens)
 
+    def ids_of(bases_BN: jax.Array) -> jax.Array:
+        return vocabulary.model_ids(bases_BN, tokens.k, tokens.stride)
+
+    states = strands.on_strand(
+        lambda params, bases_BN: model.apply({"params": params}, ids_of(bases_BN)),
+        strand,
+        align=lambda states_BLD, bases_BN: strands.align_tokens(states_BLD, ids_of(bases_BN)),
+    )
+
     def function(params: dict, bases_BN: jax.Array, owned_B2: jax.Array) -> tuple[jax.Array, ...]:
-        ids_BL = vocabulary.model_ids(bases_BN, tokens.k, tokens.stride)
-        states_BLD = model.apply({"params": params}, ids_BL).astype(jnp.float32)
+        ids_BL = ids_of(bases_BN)
+        states_BLD = states(params, bases_BN).astype(jnp.float32)
         if pooling == "cls":
             return states_BLD[:, 0], jnp.ones(len(ids_BL), jnp.int32)
         if pooling == "tokens":
@@ -163,14 +183,16 @@ def _owned(window: Window, states_TD: np.ndarray) -> np.ndarray:
     return states_TD[window.first_owned : window.end_owned]
 
 
-def _write_parquet(rows: Iterator[tuple], output: Path, size: int, is_tokens: bool) -> str:
+def _write_parquet(
+    rows: Iterator[tuple], output: Path, size: int, is_tokens: bool, strand: str
+) -> str:
     """Writes one row per record or k-mer; returns what the file holds, in words."""
     vector = pa.list_(pa.float32(), size)
     columns = {"ids": pa.string(), "embeddings": vector}
     if is_tokens:
         columns = {"record": pa.string(), "start_0based": pa.int64(), "embedding": vector}
     num_rows = 0
-    with outputs.table(output, pa.schema(columns)) as add:
+    with outputs.table(output, pa.schema(columns, {"strand": strand})) as add:
         for row in rows:
             add(row)
             num_rows += 1
@@ -178,7 +200,7 @@ def _write_parquet(rows: Iterator[tuple], output: Path, size: int, is_tokens: bo
 
 
 def _write_records(
-    rows: Iterator[tuple[str, np.ndarray]], output: Path, size: int, num_records: int
+    rows: Iterator[tuple[str, np.ndarray]], output: Path, size: int, num_records: int, strand: str
 ) -> str:
     """Writes the .npz of ids and embeddings; the ids alone are held in memory."""
     ids = []
@@ -190,15 +212,17 @@ def _write_records(
 
     with outputs.replaced_file(output) as partial, zipfile.ZipFile(partial, "w") as archive:
         _write_array(archive, "embeddings", (num_records, size), embeddings())
-        with archive.open("ids.npy", "w", force_zip64=True) as file:
-            np.lib.format.write_array(file, np.array(ids), allow_pickle=False)
+        for name, value in (("ids", ids), ("strand", strand)):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.array(value), allow_pickle=False)
     return f"embeddings ({num_records}, {size}) float32, ids ({num_records},)"
 
 
-def _write_tokens(windows: WindowOutputs, output: Path, size: int) -> str:
+def _write_tokens(windows: WindowOutputs, output: Path, size: int, strand: str) -> str:
     """Writes the .npz of one array per record, which alone is held in memory."""
     parts, num_arrays, num_kmers = [], 0, 0
     with outputs.replaced_file(output) as partial, zipfile.ZipFile(partial, "w") as archive:
+        archive.comment = f"strand: {strand}".encode()
         for window, (states_TD,) in windows:
             parts.append(_owned(window, states_TD))
             if window.is_last:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
@@ -13,14 +14,17 @@ from cmgems_jax.downstream.inference import sliding
 from cmgems_jax.downstream.inference.sliding import Survey, WindowOutputs
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
-from cmgems_jax.model import heads
+from cmgems_jax.model import heads, strands
 from cmgems_jax.runtime import outputs
 
 
-def logits_function(classifier: TrainedClassifier) -> Callable[[dict, jax.Array], jax.Array]:
+def logits_function(
+    classifier: TrainedClassifier, strand: str = "forward"
+) -> Callable[[dict, jax.Array], jax.Array]:
     """Returns `(params, bases_BN) -> float32 logits (B, C)`.
 
     The parameters are an argument, so that they are no constants of a compiled program.
+    Of both strands they are such that their softmax is the mean of the two probabilities.
     """
     config = classifier.config
     model = heads.Classifier(config.model, config.tokens, len(classifier.label_names))
@@ -29,7 +33,14 @@ def logits_function(classifier: TrainedClassifier) -> Callable[[dict, jax.Array]
         ids_BL = vocabulary.model_ids(bases_BN, config.tokens.k, config.tokens.stride)
         return model.apply({"params": params}, ids_BL)
 
-    return logits
+    if strand != "both":
+        return strands.on_strand(logits, strand)
+
+    def of_both(params: dict, bases_BN: jax.Array) -> jax.Array:
+        each = [strands.on_strand(logits, one)(params, bases_BN) for one in ("forward", "reverse")]
+        return jnp.logaddexp(*map(jax.nn.log_softmax, each))
+
+    return of_both
 
 
 def predict(
@@ -41,6 +52,7 @@ def predict(
     stride: int | None = None,
     batch_size: int = 32,
     each_window: bool = False,
+    strand: str | None = None,
 ) -> Survey:
     """Writes the class probabilities of every record, and prints how fast that went.
 
@@ -51,22 +63,27 @@ def predict(
     Args:
       classifier: from `classifier.load_classifier`.
       fasta: files; ambiguous letters become [UNK] tokens.
-      output: .tsv or .parquet with columns record, windows, prediction and p_LABEL for
-        each label; with `each_window`: record, start_0based, end_excluded and
+      output: .tsv or .parquet with columns record, windows, strand, prediction and p_LABEL
+        for each label; with `each_window`: record, start_0based, end_excluded and
         the rest.
       window: bases; None = as many as the classifier was trained on at most.
       stride: bases between the starts of neighbouring windows; None = half a window.
       batch_size: windows that the model sees at a time.
       each_window: one row per window in place of one per record.
+      strand: of `vocabulary.STRANDS`, that windows are read from; both: the mean of their
+        probabilities. None = the classifier's.
 
     Raises:
       InputError: a bad flag or file; a former output stays as it was.
     """
     fasta, output = input_files.listed(fasta), Path(output)
     outputs.check_file(output, outputs.TABLE_SUFFIXES)
-    tiling = sliding.make_tiling(classifier.config.tokens, classifier.max_tokens, window, stride)
+    strand = strand or classifier.strand
+    tiling = sliding.make_tiling(
+        classifier.config.tokens, classifier.max_tokens, window, stride, strand
+    )
     survey = sliding.survey(fasta, tiling)
-    logits = logits_function(classifier)
+    logits = logits_function(classifier, strand)
 
     def probabilities(params: dict, bases_BN: jax.Array, owned_B2: jax.Array) -> tuple[jax.Array]:
         del owned_B2  # the whole window counts
@@ -84,9 +101,9 @@ def predict(
     )
     rows_of = _window_rows if each_window else _record_rows
     with outputs.table(output, _schema(classifier.label_names, each_window)) as add:
-        for row in rows_of(windows, classifier.label_names):
+        for row in rows_of(windows, classifier.label_names, strand):
             add(row)
-    sliding.print_summary(survey, tiling, output, time.perf_counter() - start_s)
+    sliding.print_summary(survey, tiling, output, time.perf_counter() - start_s, strand)
     return survey
 
 
@@ -97,21 +114,22 @@ def _schema(label_names: Sequence[str], each_window: bool) -> pa.Schema:
         [
             ("record", pa.string()),
             *((name, pa.int64()) for name in numbers),
+            ("strand", pa.string()),
             ("prediction", pa.string()),
             *((f"p_{name}", pa.float32()) for name in label_names),
         ]
     )
 
 
-def _window_rows(windows: WindowOutputs, label_names: Sequence[str]) -> Iterator[list]:
+def _window_rows(windows: WindowOutputs, label_names: Sequence[str], strand: str) -> Iterator[list]:
     """Yields one row per window."""
     for window, (probability_C,) in windows:
         name = label_names[int(probability_C.argmax())]
         end = window.start + len(window.bases)
-        yield [window.record, window.start, end, name, *probability_C.tolist()]
+        yield [window.record, window.start, end, strand, name, *probability_C.tolist()]
 
 
-def _record_rows(windows: WindowOutputs, label_names: Sequence[str]) -> Iterator[list]:
+def _record_rows(windows: WindowOutputs, label_names: Sequence[str], strand: str) -> Iterator[list]:
     """Yields one row per record: the mean over its windows."""
     sum_C, num_windows = np.zeros(len(label_names)), 0
     for window, (probability_C,) in windows:
@@ -120,5 +138,5 @@ def _record_rows(windows: WindowOutputs, label_names: Sequence[str]) -> Iterator
         if window.is_last:
             mean_C = sum_C / num_windows
             name = label_names[int(mean_C.argmax())]
-            yield [window.record, num_windows, name, *mean_C.tolist()]
+            yield [window.record, num_windows, strand, name, *mean_C.tolist()]
             sum_C, num_windows = np.zeros_like(sum_C), 0

@@ -30,6 +30,7 @@ class Tiling:
     token_stride: int  # bases
     window_tokens: int  # k-mers per window
     step_tokens: int  # k-mers between the starts of neighbouring windows
+    from_both_ends: bool = False  # cut, so that the reverse complement has the same windows
 
     @property
     def window_bases(self) -> int:
@@ -70,7 +71,11 @@ class Survey:
 
 
 def make_tiling(
-    tokens: TokensConfig, max_tokens: int, window: int | None, stride: int | None
+    tokens: TokensConfig,
+    max_tokens: int,
+    window: int | None,
+    stride: int | None,
+    strand: str = "forward",
 ) -> Tiling:
     """Returns the windows for a model; raises `InputError` where a flag is out of its range.
 
@@ -79,6 +84,7 @@ def make_tiling(
       max_tokens: positions that the model takes, [CLS] and [SEP] included.
       window: bases; None = as many as the model takes.
       stride: bases between window starts; None = half a window.
+      strand: that is read; windows for "both" are those of the reverse complement too.
     """
     k, token_stride = tokens.k, tokens.stride
     longest = vocabulary.num_bases(max_tokens - 2, k, token_stride)
@@ -89,7 +95,8 @@ def make_tiling(
     window_tokens = vocabulary.num_tokens(window or longest, k, token_stride)
     window_bases = vocabulary.num_bases(window_tokens, k, token_stride)
     if stride is None:
-        return Tiling(k, token_stride, window_tokens, max(1, window_tokens // 2))
+        half = max(1, window_tokens // 2)
+        return Tiling(k, token_stride, window_tokens, half, strand == "both")
     highest = window_tokens * token_stride
     if not 1 <= stride <= highest:
         raise InputError(
@@ -100,7 +107,7 @@ def make_tiling(
         raise InputError(
             f"--stride={stride}: expected a multiple of {token_stride}, the model's tokens.stride"
         )
-    return Tiling(k, token_stride, window_tokens, stride // token_stride)
+    return Tiling(k, token_stride, window_tokens, stride // token_stride, strand == "both")
 
 
 def num_windows(num_tokens: int, tiling: Tiling) -> int:
@@ -109,7 +116,17 @@ def num_windows(num_tokens: int, tiling: Tiling) -> int:
     Every k-mer is in a window. The last window ends with the record, so that no
     window of a long record is short.
     """
-    return 1 + -(-max(0, num_tokens - tiling.window_tokens) // tiling.step_tokens)
+    return len(window_starts(num_tokens, tiling))
+
+
+def window_starts(num_tokens: int, tiling: Tiling) -> list[int]:
+    """Returns where the windows of a record of `num_tokens` k-mers start, in k-mers."""
+    last, step = max(0, num_tokens - tiling.window_tokens), tiling.step_tokens
+    if not tiling.from_both_ends:
+        return [*range(0, last, step), last]
+    # As many from either end that those in the middle are no more than a step apart.
+    half = range(0, (max(0, last - step) + 1) // 2 + step, step)
+    return sorted({*half, *(last - start for start in half)})
 
 
 def windows_of(name: str, bases: np.ndarray, tiling: Tiling) -> Iterator[Window]:
@@ -118,8 +135,7 @@ def windows_of(name: str, bases: np.ndarray, tiling: Tiling) -> Iterator[Window]
     A k-mer that two windows see belongs to the one where it has more context.
     """
     num_tokens = vocabulary.num_tokens(len(bases), tiling.k, tiling.token_stride)
-    last_start = max(0, num_tokens - tiling.window_tokens)
-    starts = [*range(0, last_start, tiling.step_tokens), last_start]
+    starts = window_starts(num_tokens, tiling)
     first = 0
     for start, following in itertools.zip_longest(starts, starts[1:]):
         end = min(start + tiling.window_tokens, num_tokens)
@@ -244,8 +260,10 @@ def _pad(windows: list[Window], batch_size: int, tiling: Tiling) -> tuple[np.nda
     return bases_BN, owned_B2
 
 
-def print_summary(survey: Survey, tiling: Tiling, output: object, seconds: float) -> None:
-    """Prints what was read, how it was cut, and how fast it went."""
+def print_summary(
+    survey: Survey, tiling: Tiling, output: object, seconds: float, strand: str
+) -> None:
+    """Prints what was read, from which strand, how it was cut, and how fast it went."""
     ambiguous = (
         f", {survey.num_ambiguous:,} ambiguous letters ([UNK] tokens)"
         if survey.num_ambiguous
@@ -254,7 +272,7 @@ def print_summary(survey: Survey, tiling: Tiling, output: object, seconds: float
     print(
         f"{survey.num_records:,} records, {survey.num_bases:,} bases{ambiguous}; "
         f"{survey.num_windows:,} windows of at most {tiling.window_bases} bases, "
-        f"{tiling.step_tokens * tiling.token_stride} from start to start"
+        f"{tiling.step_tokens * tiling.token_stride} from start to start; strand: {strand}"
     )
     print(
         f"{seconds:,.1f} s, {survey.num_bases / seconds / 1e3:,.1f} kb/s; wrote {output}",
