@@ -10,13 +10,14 @@ LEAST_COMPILE_S = 0.1  # shorter programs are not kept
 # Begun first, so that no process of `pytest -n` is left alone with one of them at the end.
 SLOWEST = ("test_resume", "test_processes", "test_faults", "test_finetune", "test_steps")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_count = "--xla_force_host_platform_device_count"
-if _count not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_count}={NUM_DEVICES}".strip()
 os.environ.setdefault("MPLBACKEND", "agg")
 
-import jax  # noqa: E402  (reads the variables above when it is imported)
+import jax  # noqa: E402  (reads JAX_PLATFORMS when it is imported)
 import pytest  # noqa: E402
+
+from tests.helpers import xla_flags  # noqa: E402
+
+os.environ.setdefault("XLA_FLAGS", xla_flags(NUM_DEVICES))  # read when a device is first used
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

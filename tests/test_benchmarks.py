@@ -2,12 +2,12 @@
 
 import subprocess
 
-from tests.helpers import ROOT, run_python
+from tests.helpers import ROOT, run_python, xla_flags
 
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess:
     """Runs a benchmark in a process of its own, on one device."""
-    return run_python("-m", f"benchmarks.{name}", *arguments, XLA_FLAGS="")
+    return run_python("-m", f"benchmarks.{name}", *arguments, XLA_FLAGS=xla_flags(1))
 
 
 def test_the_program_for_accelerators_runs_on_a_cpu_in_its_small_form(tmp_path):

@@ -25,7 +25,7 @@ from cmgems_jax.config import (
     TokensConfig,
 )
 from cmgems_jax.errors import InputError
-from tests.helpers import ROOT, run_python
+from tests.helpers import ROOT, run_python, xla_flags
 
 CONFIGS = sorted((ROOT / "configs").glob("[!_]*.py"))
 
@@ -34,7 +34,9 @@ def pretrain(
     *arguments: str, config: Path | str = "configs/demo.py"
 ) -> subprocess.CompletedProcess:
     """Runs the command in a process of its own, on one device."""
-    return run_python("-m", "launch.pretrain", f"--config={config}", *arguments, XLA_FLAGS="")
+    return run_python(
+        "-m", "launch.pretrain", f"--config={config}", *arguments, XLA_FLAGS=xla_flags(1)
+    )
 
 
 def elsewhere(

@@ -17,7 +17,7 @@ from cmgems_jax.pretraining import checkpoints, faults, steps
 from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.runtime import parallel, run_lock
 from cmgems_jax.windows import packing
-from tests.helpers import records, run_python, small_config
+from tests.helpers import records, run_python, small_config, xla_flags
 
 # tensorstore's other reads fail after orbax has left the loop, when a checkpoint is damaged.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -248,7 +248,7 @@ except Exception as error:
 
 def test_out_of_memory_names_what_to_lower(genome, tmp_path):
     """In a process that may hold 12 GiB of addresses and asks for more."""
-    result = run_python("-c", _OOM, genome, tmp_path / "run", XLA_FLAGS="")
+    result = run_python("-c", _OOM, genome, tmp_path / "run", XLA_FLAGS=xla_flags(1))
     assert "InputError out of memory on cpu: 60000 rows at a time" in result.stdout, (
         result.stdout[-2_000:] + result.stderr[-2_000:]
     )

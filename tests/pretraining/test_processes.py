@@ -41,7 +41,7 @@ def started(flags: Sequence[Sequence[str]], num_devices: int = 1):
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("SLURM_")},
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+        "XLA_FLAGS": helpers.xla_flags(num_devices),
         "MPLBACKEND": "agg",
     }
     command = [sys.executable, "-m", "launch.pretrain"]
@@ -221,7 +221,7 @@ def test_the_slurm_script_starts_all_tasks_and_queues_a_stopped_run_again(config
     environment = os.environ | {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
         "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "1", "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "XLA_FLAGS": helpers.xla_flags(1),
     }  # fmt: skip
     flags = [*run_flags(config_file, workdir), "--config.num_steps=100000"]
     script = ["bash", ROOT / "launch" / "slurm.sh", *flags]

@@ -18,7 +18,7 @@ from cmgems_jax.pretraining import optimizer, steps
 from cmgems_jax.runtime import parallel
 from cmgems_jax.windows import packing
 from cmgems_jax.windows.packing import Batch
-from tests.helpers import run_python
+from tests.helpers import run_python, xla_flags
 from tests.random_batches import RANKS, on_device, random_batch, shard, sharded, small_config
 
 
@@ -227,8 +227,7 @@ def test_one_device_and_eight_give_the_same_parameters_after_five_steps(tmp_path
     reports, params = [], []
     for devices in (1, 8):
         output = tmp_path / f"{devices}.npz"
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        result = run_python("-c", _PROGRAM, output, XLA_FLAGS=flags)
+        result = run_python("-c", _PROGRAM, output, XLA_FLAGS=xla_flags(devices))
         assert result.returncode == 0, result.stderr
         reports.append(json.loads(result.stdout.splitlines()[-1]))
         params.append(np.load(output))
