@@ -20,7 +20,7 @@ from cmgems_jax.pretraining import loop as pretraining_loop
 from tests.helpers import small_config
 
 EVAL_EVERY = 10
-STEPS_PER_KILL = 8  # a kill comes within a few steps behind the one where it is due
+STEPS_PER_KILL = 5  # a kill comes within a few steps behind the one where it is due
 EARLY_EVERY = 6  # the second of so many kills comes while the process starts and compiles
 
 
