@@ -17,6 +17,7 @@ def bar(
     desc: str,
     unit: str,
     total: int | None = None,
+    initial: int = 0,
     unit_scale: bool = False,
     disable: bool = False,
 ) -> tqdm:
@@ -27,10 +28,14 @@ def bar(
       desc: what is done.
       unit: what is counted, in the plural.
       total: where `items` have no length; None where it is not known.
+      initial: how many were done before.
       unit_scale: print thousands as k, and so on.
       disable: print nothing.
     """
-    given = {"desc": desc, "total": total, "unit_scale": unit_scale, "disable": disable}
+    given = {"desc": desc, "total": total, "initial": initial} | {
+        "unit_scale": unit_scale,
+        "disable": disable,
+    }
     if sys.stderr is not None and sys.stderr.isatty():
         return tqdm(items, unit=f" {unit}", delay=_DELAY_S, leave=False, **given)
     return _Lines(

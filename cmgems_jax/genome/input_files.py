@@ -16,7 +16,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 # The empty block that ends every bgzip file (SAM specification, section 4.1.2).
 _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _BGZIP_TAIL = 1 << 20  # bytes; what stands behind the end block is shorter
-_GZIP_HEAD = 18  # bytes that tell bgzip from gzip
+GZIP_HEAD = 18  # bytes that tell bgzip from gzip
 _PART = 1 << 14  # packed bytes read at a time; what is whole before a damage is still given
 _HEAD = 4096
 # How a file begins that must be unpacked or converted first: what it is, and the command.
@@ -113,7 +113,7 @@ def read_head(path: str | os.PathLike, expected: str) -> bytes:
     check(path, expected)
     with _readable(path):
         with open(path, "rb") as file:
-            if _is_bgzip(file.read(_GZIP_HEAD)):
+            if is_bgzip(file.read(GZIP_HEAD)):
                 file.seek(max(0, os.path.getsize(path) - _BGZIP_TAIL))
                 if _BGZIP_END not in file.read():
                     raise _no_bgzip_end(path)
@@ -154,7 +154,7 @@ def _refuse_foreign(path: str | os.PathLike, head: bytes) -> None:
             raise InputError(f"{path}: {kind}; {verb} it first: {command} {path}{to}")
 
 
-def _is_bgzip(head: bytes) -> bool:
+def is_bgzip(head: bytes) -> bool:
     """True for the head of a bgzip block."""
     return head.startswith(GZIP_MAGIC) and head[12:14] == b"BC"
 
@@ -174,7 +174,7 @@ class _Gunzip(io.RawIOBase):
         """Starts at the first member."""
         self._path, self._file, self._is_done = path, file, False
         packed = file.read(_PART)
-        self._is_bgzip = _is_bgzip(packed)
+        self._is_bgzip = is_bgzip(packed)
         self._start(packed)
 
     def _start(self, packed: bytes) -> None:

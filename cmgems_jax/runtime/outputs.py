@@ -28,7 +28,7 @@ def nearest_folder(path: Path) -> Path:
 def check_file(path: Path | str, suffixes: Sequence[str]) -> None:
     """Raises `InputError` where a file, new or to be replaced, cannot be made, before any work."""
     path = Path(path)
-    if path.suffix not in suffixes:
+    if not path.name.endswith(tuple(suffixes)):
         raise InputError(
             f"--output={path}: unknown kind of file {path.suffix!r}; expected a name that ends in "
             f"{' or '.join(suffixes)}"

@@ -188,11 +188,13 @@ def map_rows(
       program: of host arrays (B, ...), such as `rows_program` gives.
       rows_N: the program's arguments, each (N, ...), a row per sequence.
       batch_size: B; the last batch is filled up, so that one program is compiled.
-      description: of the bar.
+      description: of the bar; "" = no bar.
     """
     num_rows = len(rows_N[0])
     outputs_N = None
-    with terminal.bar(total=num_rows, desc=description, unit="sequences") as bar:
+    with terminal.bar(
+        total=num_rows, desc=description, unit="sequences", disable=not description
+    ) as bar:
         for start in range(0, num_rows, batch_size):
             filled = np.minimum(np.arange(start, start + batch_size), num_rows - 1)
             output_B = program(*(array[filled] for array in rows_N))[: num_rows - start]

@@ -1,0 +1,133 @@
+"""Stretches of an indexed FASTA file as base codes, without reading the rest."""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pysam
+
+from cmgems_jax.errors import InputError, did_you_mean, note
+from cmgems_jax.genome import fasta, input_files, vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Contig:
+    """A contig as a sequence of base codes, of which a slice is read when it is asked for."""
+
+    reference: "Reference"
+    name: str
+
+    def __len__(self) -> int:
+        """Returns its bases."""
+        return self.reference.lengths[self.name]
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """Returns uint8 base codes."""
+        start, end, _ = part.indices(len(self))
+        return self.reference.fetch(self.name, start, end)
+
+
+class Reference:
+    """An open FASTA file; see `opened`."""
+
+    def __init__(self, path: str, file: pysam.FastaFile, *, ignore_chr_prefix: bool) -> None:
+        """Wraps the file."""
+        self.path = path
+        self.lengths: dict[str, int] = dict(zip(file.references, file.lengths, strict=True))
+        self._file = file
+        self._ignores_prefix = ignore_chr_prefix
+
+    def fetch(self, contig: str, start: int, end: int) -> np.ndarray:
+        """Returns uint8 base codes of [start, end), 0-based; what lies outside is left out."""
+        letters = self._file.fetch(contig, max(0, start), max(0, start, end))
+        return vocabulary.encode(letters)
+
+    def contig(self, name: str) -> Contig:
+        """Returns a contig by the file's name for it."""
+        return Contig(self, name)
+
+    def find(self, name: str) -> str | None:
+        """Returns how the file calls a contig, None where it has none of that name.
+
+        Where the prefix is ignored, `1` and `chr1` are one contig, and so are `MT` and `chrM`.
+        """
+        if name in self.lengths:
+            return name
+        return self._other_name(name) if self._ignores_prefix else None
+
+    def describe_missing(self, name: str) -> str:
+        """Returns why a contig was not found and what to try, for messages."""
+        if other := self._other_name(name):
+            remedy = f"is it {other}? then give --ignore_chr_prefix"
+        else:
+            remedy = f"is it of another assembly?{did_you_mean(name, self.lengths)}"
+        names = ", ".join([*self.lengths][:3]) + (", ..." if len(self.lengths) > 3 else "")
+        return f"contig '{name}' is not in {self.path} ({names}); {remedy}"
+
+    def _other_name(self, name: str) -> str | None:
+        """Returns the contig that has the name with or without `chr` before it."""
+        bare = name.removeprefix("chr")
+        mitochondrial = ("M", "MT", "chrM", "chrMT") if bare in ("M", "MT") else ()
+        candidates = (bare, f"chr{bare}", *mitochondrial)
+        return next((other for other in candidates if other in self.lengths), None)
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike, *, ignore_chr_prefix: bool = False) -> Iterator[Reference]:
+    """Yields a FASTA file, plain or bgzip, for reading anywhere in it.
+
+    Its index is PATH.fai (and PATH.gzi), as samtools makes them; where there is none, one is
+    made in a temporary folder, for nothing is ever written beside an input.
+
+    Raises:
+      InputError: no FASTA file, one packed by gzip, or one that cannot be indexed.
+    """
+    path = os.fspath(path)
+    fasta.check_head(path, input_files.read_head(path, "a FASTA file"))
+    with open(path, "rb") as file:
+        head = file.read(input_files.GZIP_HEAD)
+    is_bgzip = input_files.is_bgzip(head)
+    if head.startswith(input_files.GZIP_MAGIC) and not is_bgzip:
+        raise InputError(
+            f"{path}: packed by gzip, in which no place can be looked up; pack it anew by bgzip: "
+            f"gzip -dc {path} | bgzip > NEW.fa.gz"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        names = {"filepath_index": f"{path}.fai"} | (
+            {"filepath_index_compressed": f"{path}.gzi"} if is_bgzip else {}
+        )
+        if not all(map(os.path.exists, names.values())):
+            note(f"{path}: no index beside it; one is made for this run (samtools faidx keeps one)")
+            names = {key: str(Path(folder) / Path(name).name) for key, name in names.items()}
+            _make_index(path, *names.values())
+        try:
+            file = pysam.FastaFile(path, **names)
+        except (OSError, ValueError) as error:
+            raise _bad_index(path, error) from None
+        with file:
+            if not file.nreferences:
+                raise _bad_index(path, "it names no record")
+            yield Reference(path, file, ignore_chr_prefix=ignore_chr_prefix)
+
+
+def _make_index(path: str, fai: str, gzi: str | None = None) -> None:
+    """Writes the index of a FASTA file."""
+    before = pysam.set_verbosity(0)
+    try:
+        pysam.faidx(path, "--fai-idx", fai, *(("--gzi-idx", gzi) if gzi else ()))
+    except pysam.SamtoolsError:
+        raise InputError(
+            f"{path}: cannot be indexed; the lines of a record must have one length, and no name "
+            "may stand twice: write it anew (seqtk seq -l 60), then samtools faidx says more"
+        ) from None
+    finally:
+        pysam.set_verbosity(before)
+
+
+def _bad_index(path: str, reason: object) -> InputError:
+    """Returns the error of an index that cannot be used."""
+    return InputError(f"{path}: its index cannot be read ({reason}); make it anew: samtools faidx")
