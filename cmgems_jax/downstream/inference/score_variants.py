@@ -1,0 +1,153 @@
+"""The command that scores the variants of a VCF file, or every substitution of regions."""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from cmgems_jax import terminal
+from cmgems_jax.downstream.finetuning import classifier as classifier_lib
+from cmgems_jax.downstream.inference import saturation, variants, vcf
+from cmgems_jax.downstream.inference.settings import ScoreSettings
+from cmgems_jax.downstream.inference.variants import Scorer
+from cmgems_jax.errors import InputError
+from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import reference as reference_lib
+from cmgems_jax.pretraining import pretrained
+from cmgems_jax.runtime import kept_rows, outputs
+
+SUFFIXES = (".tsv", ".vcf.gz")
+_CHUNK_BATCHES = 16  # of alleles between two writings
+
+
+def score_variants(
+    checkpoint: Path | str,
+    fasta: Path | str,
+    output: Path | str,
+    *,
+    vcf_path: str = "",
+    bed_path: str = "",
+    classifier: Path | str | None = None,
+    settings: ScoreSettings | None = None,
+) -> np.ndarray:
+    """Writes the scores of substitutions, and prints how many and how fast.
+
+    Memory does not grow with the number of variants. Scores are kept as they come, and the
+    same command resumes where it was cut off; the output appears when it is whole.
+
+    Args:
+      checkpoint: a pretraining run's folder, or WORKDIR/checkpoints/STEP.
+      fasta: the genome, plain or bgzip.
+      output: .tsv, a line per alternative allele; or .vcf.gz, the records with INFO fields.
+      vcf_path: the variants; or
+      bed_path: regions in which every substitution is scored, for a .tsv.
+      classifier: a fine-tuned one's folder, whose probabilities are compared too.
+      settings: None = the defaults.
+
+    Returns:
+      How many alleles have each of `variants.REASONS`: int64 (reasons,).
+
+    Raises:
+      InputError: a bad flag or file; a former output stays as it was.
+    """
+    settings, output = settings or ScoreSettings(), Path(output)
+    if bool(vcf_path) == bool(bed_path):
+        raise InputError("give one of --vcf=FILE and --bed=REGIONS")
+    outputs.check_file(output, SUFFIXES[:1] if bed_path else SUFFIXES)
+    model = pretrained.load_masked_lm(Path(checkpoint))
+    trained = classifier_lib.load_classifier(classifier) if classifier else None
+    with reference_lib.opened(fasta, ignore_chr_prefix=settings.ignore_chr_prefix) as reference:
+        scorer = Scorer(model, reference, settings, trained)
+        found: vcf.Variants | saturation.Regions
+        if vcf_path:
+            found = vcf.read(vcf_path, reference, skip_mismatches=settings.skip_mismatches)
+        else:
+            found = saturation.read(bed_path, reference)
+        digest = pretrained.digest(model)
+        inputs = {
+            "checkpoint": digest,
+            "classifier": trained
+            and genome_files.sha256(Path(classifier) / classifier_lib.TENSORS),
+            "vcf or bed": genome_files.sha256(found.path),
+            "fasta": [Path(fasta).stat().st_size, reference.lengths],
+            "flags": {**dataclasses.asdict(settings), "batch_size": None},
+        }
+        columns = vcf.fields(scorer.label_names, settings.strand, model.name)
+        with kept_rows.opened(output, scorer.dtype, inputs) as rows:
+            _score(scorer, found, rows, settings.batch_size * _CHUNK_BATCHES)
+            provenance = {
+                "Model": model.name, "Step": model.step, "SHA256": digest,
+                "Strand": settings.strand, "Window": scorer.num_bases,
+                "FASTA": Path(fasta).name,
+            }  # fmt: skip
+            _write(found, rows, output, columns, provenance)
+            return _print_counts(rows, output)
+
+
+def _digest(classifier: Path | str | None) -> str:
+    """Returns the SHA-256 of a classifier's parameters, "" without one."""
+    return genome_files.sha256(Path(classifier) / classifier_lib.TENSORS) if classifier else ""
+
+
+def _score(
+    scorer: Scorer, found: vcf.Variants | saturation.Regions, rows: kept_rows.KeptRows, chunk: int
+) -> None:
+    """Scores the alleles that have no row yet."""
+    if num_kept := len(rows):
+        print(f"resumed: {num_kept:,} of {found.num_alleles:,} alleles were scored before")
+    alleles = itertools.islice(found.alleles(), num_kept, None)
+    start_s = time.perf_counter()
+    with terminal.bar(
+        total=found.num_alleles, initial=num_kept, unit="alleles", desc="scoring"
+    ) as bar:
+        while part := list(itertools.islice(alleles, chunk)):
+            rows.add(scorer.score(part))
+            bar.update(len(part))
+    seconds = time.perf_counter() - start_s
+    num_new = len(rows) - num_kept
+    print(f"{num_new:,} alleles in {seconds:,.1f} s, {num_new / max(seconds, 1e-9):,.1f} a second")
+
+
+def _write(
+    found: vcf.Variants | saturation.Regions,
+    rows: kept_rows.KeptRows,
+    output: Path,
+    columns: list[vcf.Field],
+    provenance: dict[str, object],
+) -> None:
+    """Writes the output of all rows."""
+    if isinstance(found, saturation.Regions):
+        saturation.write_table(found, _each(rows), output, columns)
+        for path in saturation.write_maps(found, _each(rows), output):
+            print(f"wrote {path}")
+    elif output.suffix == ".tsv":
+        vcf.write_table(found, _each(rows), output, columns)
+    else:
+        vcf.write_vcf(found, _each(rows), output, columns, provenance)
+
+
+def _each(rows: kept_rows.KeptRows) -> Iterator[np.void]:
+    """Yields the kept rows one by one."""
+    start = 0
+    while len(part := rows.read(start, 1 << 14)):
+        yield from part
+        start += len(part)
+
+
+def _print_counts(rows: kept_rows.KeptRows, output: Path) -> np.ndarray:
+    """Prints how many alleles were scored, and why the others were not."""
+    counts, start = np.zeros(len(variants.REASONS), np.int64), 0
+    while len(part := rows.read(start, 1 << 16)):
+        counts += np.bincount(part["reason"], minlength=len(counts))
+        start += len(part)
+    others = [
+        f"{count:,} {name} ({text})"
+        for (name, text), count in zip(variants.REASONS.items(), counts.tolist(), strict=True)
+        if count and name != "scored"
+    ]
+    print(f"{counts[0]:,} scored" + "".join(f"; {other}" for other in others))
+    print(f"wrote {output}", flush=True)
+    return counts

@@ -1,0 +1,26 @@
+"""What users may set of variant scores and tracks; here stand the defaults of the flags."""
+
+import dataclasses
+
+STRANDS = {"forward": (False,), "reverse": (True,), "both": (False, True)}  # reversed or not
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreSettings:
+    """How single-base substitutions are scored."""
+
+    strand: str = "both"  # of STRANDS; both = the mean
+    window: int | None = None  # bases that the model sees; None = as long as in pretraining
+    batch_size: int = 32  # windows at a time
+    ignore_chr_prefix: bool = False  # take `1` and `chr1` as one contig
+    skip_mismatches: bool = False  # leave records unscored that the genome contradicts
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseTrackSettings:
+    """How every base of a genome is scored."""
+
+    strand: str = "both"
+    window: int | None = None
+    spacing: int | None = None  # bases between those hidden in one pass; None = 6 k
+    batch_size: int = 32
