@@ -1,12 +1,16 @@
-"""Predicts the class of every record of a FASTA file.
+"""Predicts the class of every record of a FASTA file, or a class along a genome.
 
     python -m launch.predict --checkpoint=CLASSIFIER_DIR --fasta=X.fa.gz --output=out.tsv
     python -m launch.predict --checkpoint=CLASSIFIER_DIR --fasta=X.fa.gz --output=out.parquet \\
         --windows --stride=100
+    python -m launch.predict --checkpoint=CLASSIFIER_DIR --fasta=genome.fa --output=out.bw \\
+        --class=promoter
 
-A record longer than the classifier's sequences is cut into overlapping windows; its
-probabilities are the mean over them. With --windows each window has a row of its own
-(record, start_0based, end_excluded, probabilities).
+A table has one row per record; where records are longer than the classifier's sequences, one
+per overlapping window (record, start_0based, end_excluded, probabilities), or with --nowindows
+the mean over them. A track (.bedgraph, .bw) has the probability of --class in bins that do not
+overlap, each the mean over the windows that cover it; .bed has the regions where it is the
+likeliest. docs/variants.md says more of tracks.
 """
 
 from pathlib import Path
@@ -18,22 +22,27 @@ from cmgems_jax.runtime import command
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a fine-tuned classifier.", required=True
 )
-_OUTPUT = flags.DEFINE_string("output", None, "File to make, .tsv or .parquet.", required=True)
-_EACH_WINDOW = flags.DEFINE_bool("windows", False, "One row per window in place of one per record.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "File to make: .tsv, .parquet, .bedgraph, .bw or .bed.", required=True
+)
+_EACH_WINDOW = flags.DEFINE_bool(
+    "windows", None, "One row per window, or one per record; default: by the records' lengths."
+)
+_CLASS = flags.DEFINE_string("class", "", "Of a track; default: the classifier's last.")
 _WINDOW_FLAGS = command.define_window_flags()
 
 
 def main() -> None:
     """Runs the command."""
     from cmgems_jax.downstream.finetuning import classifier
-    from cmgems_jax.downstream.inference import predict
+    from cmgems_jax.downstream.inference import predict, predict_track
 
-    predict.predict(
-        classifier.load_classifier(Path(_CHECKPOINT.value)),
-        output=Path(_OUTPUT.value),
-        each_window=_EACH_WINDOW.value,
-        **_WINDOW_FLAGS(),
-    )
+    options = {"output": Path(_OUTPUT.value), **_WINDOW_FLAGS()}
+    trained = classifier.load_classifier(Path(_CHECKPOINT.value))
+    if options["output"].suffix in predict_track.SUFFIXES:
+        predict_track.predict_track(trained, label=_CLASS.value, **options)
+    else:
+        predict.predict(trained, each_window=_EACH_WINDOW.value, **options)
 
 
 if __name__ == "__main__":

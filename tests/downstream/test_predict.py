@@ -61,7 +61,8 @@ LENGTHS = [3, 22, 23, 60, 10, 47, 22, 5, 31]
 def test_probabilities_are_those_of_each_record_alone_in_the_files_order(classifier, tmp_path):
     records = write_fasta(tmp_path / "a.fa", LENGTHS)
     output = tmp_path / "out.tsv"
-    survey = predict.predict(classifier, [str(tmp_path / "a.fa")], output, batch_size=4)
+    fasta = [str(tmp_path / "a.fa")]
+    survey = predict.predict(classifier, fasta, output, batch_size=4, each_window=False)
     header, rows = rows_of(output)
     labels = ["p_class0", "p_class1", "p_class2"]
     assert header == ["record", "windows", "strand", "prediction", *labels]
@@ -81,7 +82,7 @@ def test_probabilities_are_those_of_each_record_alone_in_the_files_order(classif
 def test_each_window_has_its_own_row_and_the_record_is_their_mean(classifier, tmp_path):
     records = write_fasta(tmp_path / "a.fa", LENGTHS)
     fasta = [str(tmp_path / "a.fa")]
-    predict.predict(classifier, fasta, tmp_path / "records.tsv")
+    predict.predict(classifier, fasta, tmp_path / "records.tsv", each_window=False)
     predict.predict(classifier, fasta, tmp_path / "windows.tsv", each_window=True)
     header, rows = rows_of(tmp_path / "windows.tsv")
     assert header[:4] == ["record", "start_0based", "end_excluded", "strand"]
@@ -94,11 +95,19 @@ def test_each_window_has_its_own_row_and_the_record_is_their_mean(classifier, tm
         )
 
 
+def test_records_longer_than_a_window_are_scanned_unless_told_otherwise(classifier, tmp_path):
+    for lengths, expected in (([20, 22], "windows"), ([20, 23], "start_0based")):
+        write_fasta(tmp_path / "a.fa", lengths)
+        predict.predict(classifier, tmp_path / "a.fa", tmp_path / "out.tsv")
+        header, rows = rows_of(tmp_path / "out.tsv")
+        assert header[1] == expected and len(rows) == 2 + (expected != "windows")
+
+
 def test_parquet_holds_what_the_tsv_holds(classifier, tmp_path):
     write_fasta(tmp_path / "a.fa", LENGTHS)
     fasta = [str(tmp_path / "a.fa")]
-    predict.predict(classifier, fasta, tmp_path / "out.tsv", stride=7)
-    predict.predict(classifier, fasta, tmp_path / "out.parquet", stride=7)
+    predict.predict(classifier, fasta, tmp_path / "out.tsv", stride=7, each_window=False)
+    predict.predict(classifier, fasta, tmp_path / "out.parquet", stride=7, each_window=False)
     header, rows = rows_of(tmp_path / "out.tsv")
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.column_names == header
@@ -185,13 +194,13 @@ def test_bad_input_is_refused_and_a_former_output_stays(
 def test_a_prediction_that_breaks_off_leaves_the_former_output(classifier, tmp_path, monkeypatch):
     write_fasta(tmp_path / "a.fa", LENGTHS)
     (tmp_path / "out.tsv").write_text("former")
-    rows = predict._record_rows
+    rows = predict._window_rows
 
     def breaking(*arguments):
         yield next(rows(*arguments))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict, "_record_rows", breaking)
+    monkeypatch.setattr(predict, "_window_rows", breaking)
     with pytest.raises(KeyboardInterrupt):
         predict.predict(classifier, [str(tmp_path / "a.fa")], tmp_path / "out.tsv")
     assert (tmp_path / "out.tsv").read_text() == "former"

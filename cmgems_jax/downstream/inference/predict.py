@@ -51,25 +51,26 @@ def predict(
     window: int | None = None,
     stride: int | None = None,
     batch_size: int = 32,
-    each_window: bool = False,
+    each_window: bool | None = None,
     strand: str | None = None,
 ) -> Survey:
     """Writes the class probabilities of every record, and prints how fast that went.
 
     A record longer than a window is cut into overlapping windows, the last of which
-    ends with the record; its probabilities are the mean over its windows. Memory
-    does not grow with the number of records: rows are written as they come.
+    ends with the record. Memory does not grow with the number of records: rows are
+    written as they come. For a track, see `predict_track`.
 
     Args:
       classifier: from `classifier.load_classifier`.
       fasta: files; ambiguous letters become [UNK] tokens.
       output: .tsv or .parquet with columns record, windows, strand, prediction and p_LABEL
-        for each label; with `each_window`: record, start_0based, end_excluded and
-        the rest.
+        for each label, the mean over the record's windows; with `each_window`: record,
+        start_0based, end_excluded and the rest.
       window: bases; None = as many as the classifier was trained on at most.
       stride: bases between the starts of neighbouring windows; None = half a window.
       batch_size: windows that the model sees at a time.
-      each_window: one row per window in place of one per record.
+      each_window: one row per window in place of one per record; None = where a record is
+        longer than a window, for the mean over a long one says little.
       strand: of `vocabulary.STRANDS`, that windows are read from; both: the mean of their
         probabilities. None = the classifier's.
 
@@ -83,6 +84,10 @@ def predict(
         classifier.config.tokens, classifier.max_tokens, window, stride, strand
     )
     survey = sliding.survey(fasta, tiling)
+    if each_window is None:
+        each_window = survey.num_windows > survey.num_records
+        if each_window:
+            print("records are longer than a window: one row per window (--nowindows: the mean)")
     logits = logits_function(classifier, strand)
 
     def probabilities(params: dict, bases_BN: jax.Array, owned_B2: jax.Array) -> tuple[jax.Array]:
