@@ -1,5 +1,6 @@
 """What a command prints while it works: progress, and streams on which no message fails."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable
@@ -48,6 +49,13 @@ def bar(
         leave=False,
         **given,
     )
+
+
+def say(shown: tqdm, text: str) -> None:
+    """Prints a line on stdout while a bar may be shown, which stays the last line."""
+    is_line = isinstance(shown, _Lines)
+    with contextlib.nullcontext() if is_line else shown.external_write_mode(file=sys.stdout):
+        print(text, flush=True)
 
 
 class _Lines(tqdm):

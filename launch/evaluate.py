@@ -23,9 +23,10 @@ _TASKS = flags.DEFINE_list("tasks", [], "Names, or folders of own tasks; default
 _SHOTS = flags.DEFINE_list("shots", [*map(str, _INIT.shots)], "Few-shot: training rows per class.")
 _DRAWS = flags.DEFINE_integer("draws", None, f"Draws ({_INIT.num_draws}); GUE: seeds (1).", 1)
 _MODE = flags.DEFINE_list("mode", list(_INIT.modes), "finetune, probe, or both.")
+_HEAD = flags.DEFINE_list("head", [], "features (own tasks' default), cls (published), or both.")
 _SEED = flags.DEFINE_integer("seed", _INIT.seed, "Seed of draws and training.", lower_bound=0)
 _TASK_FLAGS = command.define_task_flags(_INIT)
-_PEAK_LR = flags.DEFINE_float("peak_lr", None, "Of fine-tuning, for the published one.", 0)
+_PEAK_LR = flags.DEFINE_float("peak_lr", None, "Of fine-tuning, for the recipe's.", 0)
 _TEST_ROWS = flags.DEFINE_integer("test_rows", _INIT.test_rows, "Predicted rows; 0 = all.", 0)
 _AT_ONCE = flags.DEFINE_integer("draws_at_once", None, "Fine-tuned side by side; default: all.", 1)
 flags.DEFINE_string("cache_dir", None, "No longer needed.")
@@ -41,6 +42,7 @@ def main() -> None:
     settings = EvaluationSettings(
         suite=_SUITE.value,
         modes=command.choices("mode", _MODE.value, MODES),
+        heads=command.choices("head", _HEAD.value, ("features", "cls")),
         tasks=tuple(_TASKS.value),
         shots=command.integers("shots", _SHOTS.value),
         num_draws=_DRAWS.value or (_INIT.num_draws if _SUITE.value == "fewshot" else 1),
@@ -50,9 +52,8 @@ def main() -> None:
         draws_at_once=_AT_ONCE.value,
         **_TASK_FLAGS(),
     )
-    checkpoints = [Path(path) for path in _CHECKPOINT.value]
-    compile_cache.use_of(checkpoints[0])
-    evaluate.evaluate(checkpoints, Path(_DATA_DIR.value), Path(_OUTPUT.value), settings)
+    compile_cache.use_of(Path(_CHECKPOINT.value[0]))
+    evaluate.evaluate(_CHECKPOINT.value, Path(_DATA_DIR.value), Path(_OUTPUT.value), settings)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.masking import curriculum, strategies
+from cmgems_jax.model import heads
 from cmgems_jax.pretraining import pretrained
 from cmgems_jax.runtime import run_log
 from cmgems_jax.windows import dataset
@@ -47,6 +48,7 @@ def of_run(
         config,
         max_tokens=config.data.num_tokens,
         auto_class="AutoModelForMaskedLM",
+        has_own_head=False,
         is_imported=step == 0,  # see checkpoints.save_params
         has_curves=(workdir / "curves.png").exists(),
         windows=windows,
@@ -72,6 +74,7 @@ def of_classifier(folder: Path, model: TrainedClassifier, license_name: str | No
         model.config,
         max_tokens=model.max_tokens,
         auto_class="AutoModelForSequenceClassification",
+        has_own_head=model.head == heads.FEATURES,
         is_imported=not record["recipe"],
         task=record["task"],
         classes=", ".join(f"{number} = {name}" for number, name in enumerate(model.label_names)),

@@ -13,13 +13,14 @@ from cmgems_jax.downstream.finetuning import classifier
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.huggingface import card, names, tokenizer
-from cmgems_jax.model import bert
+from cmgems_jax.model import bert, heads
 from cmgems_jax.pretraining import pretrained
 from cmgems_jax.runtime import outputs
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+HEAD = "head.safetensors"  # of a classifier for which HuggingFace has no class
 CURVES = "curves.png"
-_FILES = (WEIGHTS, CONFIG, *tokenizer.FILES, card.NAME, CURVES)
+_FILES = (WEIGHTS, HEAD, CONFIG, *tokenizer.FILES, card.NAME, CURVES)
 
 
 def export(
@@ -35,7 +36,8 @@ def export(
 
     Args:
       checkpoint: work folder of a pretraining run (or WORKDIR/checkpoints/STEP), which
-        becomes a BertForMaskedLM; or of launch.finetune, a BertForSequenceClassification.
+        becomes a BertForMaskedLM; or of launch.finetune: a BertForSequenceClassification, or,
+        of a features head, a BertModel with the head in a file of its own.
       output: a new or empty folder, or an earlier export to `overwrite`.
       overwrite: see `output`.
       task_head: True: only a fine-tuned one will do; False: only a pretrained one.
@@ -57,16 +59,21 @@ def export(
     if is_classifier:
         model: Any = classifier.load_classifier(checkpoint)
         model_card = card.of_classifier(checkpoint, model, license_name)
-        settings = hf_config(model.config, model.label_names)
+        settings = hf_config(model.config, model.label_names, model.head)
+        kind = model.head
     else:
         model = pretrained.load_masked_lm(checkpoint)
         model_card = card.of_run(checkpoint, model.config, evaluation, license_name)
         settings = hf_config(model.config)
-    tensors = _tensors(model.params, model.config, is_classifier)
+        kind = names.MASKED_LM
+    tensors, head = _tensors(model.params, model.config, kind)
     with outputs.replaced_folder(output) as folder:
         safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
-        (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # else the owner's alone
+        if head:
+            safetensors.numpy.save_file(head, folder / HEAD, metadata={"format": "pt"})
+        for path in folder.glob("*.safetensors"):  # they are the owner's alone
+            path.chmod((folder / CONFIG).stat().st_mode)
         tokenizer.write(folder, model.config)
         curves = pretrained.locate(checkpoint)[0] / CURVES if not is_classifier else None
         if curves and curves.exists():
@@ -75,17 +82,23 @@ def export(
     print(f"{output}: {settings['architectures'][0]}, {len(tensors)} tensors", flush=True)
 
 
-def _tensors(params: dict, config: Config, is_classifier: bool) -> dict[str, np.ndarray]:
-    """Returns the tensors of the export under HuggingFace's names."""
-    tensors = names.to_torch(params, config.model.num_layers, is_classifier=is_classifier)
-    if not is_classifier:  # without one, AutoModel samples a pooler anew at each load
+def _tensors(
+    params: dict, config: Config, kind: str
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Returns the model's tensors and those of a file of its own; for `kind` see `names.table`."""
+    tensors, head = names.to_torch(params, config.model.num_layers, kind), {}
+    if kind == heads.FEATURES:
+        head = {name: tensors.pop(name) for name in [*tensors] if name.startswith(names.CLASSIFIER)}
+    if kind != heads.CLS:  # without a pooler, AutoModel samples one anew at each load
         size = config.model.hidden_size
         tensors[f"{names.POOLER}.weight"] = np.eye(size, dtype=np.float32)
         tensors[f"{names.POOLER}.bias"] = np.zeros(size, np.float32)
-    return tensors
+    return tensors, head
 
 
-def hf_config(config: Config, label_names: list[str] | None = None) -> dict[str, Any]:
+def hf_config(
+    config: Config, label_names: list[str] | None = None, head: str = heads.CLS
+) -> dict[str, Any]:
     """Returns config.json of BertForMaskedLM, or of a classifier where there are labels."""
     model = config.model
     settings: dict[str, Any] = {
@@ -109,7 +122,8 @@ def hf_config(config: Config, label_names: list[str] | None = None) -> dict[str,
         "torch_dtype": "float32",
     }
     if label_names is not None:
-        settings["architectures"] = ["BertForSequenceClassification"]
+        stock = {heads.CLS: "BertForSequenceClassification", heads.FEATURES: "BertModel"}
+        settings["architectures"] = [stock[head]]
         settings["id2label"] = {str(number): name for number, name in enumerate(label_names)}
         settings["label2id"] = {name: number for number, name in enumerate(label_names)}
         settings["problem_type"] = "single_label_classification"

@@ -14,7 +14,7 @@ from cmgems_jax.downstream.finetuning import classifier
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.huggingface import names
+from cmgems_jax.huggingface import export, names
 from cmgems_jax.model import bert, heads
 from cmgems_jax.pretraining import checkpoints
 from cmgems_jax.runtime import outputs, run_log
@@ -79,16 +79,19 @@ def import_model(path: Path | str, output: Path | str, *, stride: int = 1) -> No
     tensors = _read_tensors(path)
     is_classifier = "classifier.weight" in tensors
     num_labels = len(tensors["classifier.weight"]) if is_classifier else 0
-    _check(tensors, config, num_labels, path)
+    kind = names.MASKED_LM
+    if is_classifier:
+        kind = heads.FEATURES if (path / export.HEAD).exists() else heads.CLS
+    _check(tensors, config, num_labels, kind, path)
     for name in (_WORDS, _DECODER_BIAS):
         if name in tensors:
             tensors[name] = tensors[name][row_V]
-    params = names.from_torch(tensors, model.num_layers, is_classifier=is_classifier)
+    params = names.from_torch(tensors, model.num_layers, kind)
     with outputs.replaced_folder(output) as folder:
         if is_classifier:
             labels = settings.get("id2label") or {}
             label_names = [str(labels.get(str(number), number)) for number in range(num_labels)]
-            made = TrainedClassifier(config, params, label_names, model.num_positions)
+            made = TrainedClassifier(config, params, label_names, model.num_positions, head=kind)
             classifier.save_classifier(folder, made, task=path.name, recipe={}, source=str(path))
         else:
             checkpoints.save_params(folder, params, config)
@@ -177,6 +180,9 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
     try:
         if file.exists():
             stored = safetensors.numpy.load_file(file)
+            if (path / export.HEAD).exists():
+                file = path / export.HEAD
+                stored = stored | safetensors.numpy.load_file(file)
         else:
             file = path / PICKLE
             stored = _read_pickle(file)
@@ -190,7 +196,8 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
             name = name.replace(old, new)
         if not any(part in name for part in _UNUSED):
             tensors[name] = array
-    if "classifier.weight" not in tensors:  # the pooler belongs to a classifier
+    if "classifier.weight" not in tensors or (path / export.HEAD).exists():
+        # The pooler belongs to a classifier over [CLS].
         tensors = {n: a for n, a in tensors.items() if not n.startswith(names.POOLER)}
     _drop_copies(tensors, file)
     return tensors
@@ -221,9 +228,11 @@ def _drop_copies(tensors: dict[str, np.ndarray], file: Path) -> None:
             raise InputError(f"{file}: {copy} differs from {original}; expected a tied decoder")
 
 
-def _check(tensors: dict[str, np.ndarray], config: Config, num_labels: int, path: Path) -> None:
+def _check(
+    tensors: dict[str, np.ndarray], config: Config, num_labels: int, kind: str, path: Path
+) -> None:
     """Raises `InputError` that names all tensors that are missing, too many or misshapen."""
-    shapes = _shapes(config, num_labels)
+    shapes = _shapes(config, num_labels, kind)
     wrong = [f"missing {name}" for name in shapes if name not in tensors]
     wrong += [f"unexpected {name}" for name in tensors if name not in shapes]
     wrong += [
@@ -236,11 +245,11 @@ def _check(tensors: dict[str, np.ndarray], config: Config, num_labels: int, path
         raise InputError(f"{path}: {'; '.join(wrong[:_MOST_NAMED])}{more}")
 
 
-def _shapes(config: Config, num_labels: int) -> dict[str, tuple[int, ...]]:
+def _shapes(config: Config, num_labels: int, kind: str) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every tensor, as torch lays it out."""
-    shapes = heads.param_shapes(config.model, config.tokens, num_labels or None)
+    shapes = heads.param_shapes(config.model, config.tokens, num_labels or None, kind)
     flat = traverse_util.flatten_dict(shapes, sep=".")
-    table = names.table(config.model.num_layers, is_classifier=num_labels > 0)
+    table = names.table(config.model.num_layers, kind)
     return {
         theirs: flat[ours].shape[:: -1 if ours.endswith(names.KERNEL) else 1]
         for ours, theirs in table.items()

@@ -7,6 +7,8 @@ the tied decoder is not stored. Arrays are float32 on the host.
 import numpy as np
 from flax import traverse_util
 
+from cmgems_jax.model import heads
+
 _ENCODER = {
     "word_embeddings.embedding": "embeddings.word_embeddings.weight",
     "position_embeddings": "embeddings.position_embeddings.weight",
@@ -29,20 +31,27 @@ _MASKED_LM = {
     "decoder_bias": "cls.predictions.bias",
 }
 POOLER = "bert.pooler.dense"
-_CLASSIFIER = {"pooler": POOLER, "classifier": "classifier"}
+CLASSIFIER = "classifier"
+MASKED_LM = "masked_lm"
+_HEADS = {
+    MASKED_LM: _MASKED_LM,
+    heads.CLS: {"pooler": POOLER, "classifier": CLASSIFIER},
+    heads.FEATURES: {"classifier": CLASSIFIER},
+}
 KERNEL = ".kernel"  # the end of our names whose arrays are transposed
 
 
-def table(num_layers: int, *, is_classifier: bool) -> dict[str, str]:
+def table(num_layers: int, head: str) -> dict[str, str]:
     """Returns HuggingFace's name of every parameter, by our path joined with dots.
 
-    A classifier is a BertForSequenceClassification, else it is a BertForMaskedLM.
+    `head` is `MASKED_LM`, a BertForMaskedLM; heads.CLS, a BertForSequenceClassification; or
+    heads.FEATURES, a BertModel and a linear layer for which there is no stock class.
     """
     modules = {f"encoder.{ours}": f"bert.{theirs}" for ours, theirs in _ENCODER.items()}
     for layer in range(num_layers):
         for ours, theirs in _LAYER.items():
             modules[f"encoder.layers_{layer}.{ours}"] = f"bert.encoder.layer.{layer}.{theirs}"
-    modules |= _CLASSIFIER if is_classifier else _MASKED_LM
+    modules |= _HEADS[head]
     names = {}
     for ours, theirs in modules.items():
         if theirs.endswith((".weight", ".bias")):
@@ -53,22 +62,22 @@ def table(num_layers: int, *, is_classifier: bool) -> dict[str, str]:
     return names
 
 
-def to_torch(params: dict, num_layers: int, *, is_classifier: bool) -> dict[str, np.ndarray]:
-    """Returns the parameters under HuggingFace's names, as torch lays them out."""
+def to_torch(params: dict, num_layers: int, head: str) -> dict[str, np.ndarray]:
+    """Returns the parameters under HuggingFace's names, as torch lays them out; see `table`."""
     flat = traverse_util.flatten_dict(params, sep=".")
     return {
         theirs: np.ascontiguousarray(_turned(ours, flat[ours]))
-        for ours, theirs in table(num_layers, is_classifier=is_classifier).items()
+        for ours, theirs in table(num_layers, head).items()
     }
 
 
-def from_torch(tensors: dict[str, np.ndarray], num_layers: int, *, is_classifier: bool) -> dict:
+def from_torch(tensors: dict[str, np.ndarray], num_layers: int, head: str) -> dict:
     """Returns our parameter tree; the inverse of `to_torch`.
 
     Raises:
       KeyError: a tensor is missing.
     """
-    names = table(num_layers, is_classifier=is_classifier)
+    names = table(num_layers, head)
     flat = {
         ours: np.ascontiguousarray(_turned(ours, tensors[theirs]), np.float32)
         for ours, theirs in names.items()

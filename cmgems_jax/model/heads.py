@@ -1,7 +1,9 @@
-"""What stands on the encoder: the masked-LM head, and the published classifier over [CLS].
+"""What stands on the encoder: the masked-LM head, and a classifier's two kinds of head.
 
-Axes: B batch, L positions, D hidden, P predicted positions, V vocabulary, C classes.
+Axes: B batch, L positions, D hidden, P predicted positions, V vocabulary, F features, C classes.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,9 @@ from cmgems_jax.config import ModelConfig, TokensConfig
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.model import bert
 from cmgems_jax.windows.packing import Layout
+
+CLS, FEATURES = KINDS = ("cls", "features")  # of a classifier's head
+NUM_OTHER_FEATURES = 3  # hidden sizes of `pooled_features` beside the means of the layers
 
 
 class MaskedLM(nn.Module):
@@ -57,16 +62,22 @@ class MaskedLM(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Encoder, pooler over [CLS] and a linear layer over the classes."""
+    """Encoder and a head over the classes.
+
+    `head_kind` CLS is the published one: the pooler over [CLS] and a linear layer (Devlin et al.
+    2019). FEATURES is one linear layer over `pooled_features`.
+    """
 
     config: ModelConfig
     tokens: TokensConfig
     num_classes: int
+    head_kind: str = CLS
 
     def setup(self) -> None:
         """Creates the encoder and the head."""
         self.encoder = bert.Encoder(self.config, self.tokens)
-        self.pooler = bert.dense(self.config.hidden_size, bert.compute_dtype(self.config), None)
+        if self.head_kind == CLS:
+            self.pooler = bert.dense(self.config.hidden_size, bert.compute_dtype(self.config), None)
         self.classifier = bert.dense(self.num_classes, jnp.dtype(jnp.float32), None)
 
     def __call__(self, ids_BL: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
@@ -76,6 +87,9 @@ class Classifier(nn.Module):
           ids_BL: int32 (B, L), [CLS] first.
           keys_B: one dropout key a sequence; None = evaluation.
         """
+        if self.head_kind == FEATURES:
+            states = self.encoder.all_states(ids_BL, keys_B)
+            return self.classifier(pooled_features(states, ids_BL))
         return self.head(self.encoder.cls_state(ids_BL, keys_B), keys_B)
 
     def head(self, state_BD: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
@@ -86,18 +100,54 @@ class Classifier(nn.Module):
         return self.classifier(pooled_BD.astype(jnp.float32))
 
 
-def param_shapes(config: ModelConfig, tokens: TokensConfig, num_classes: int | None = None) -> dict:
+def pooled_features(states: Sequence[jax.Array], ids_BL: jax.Array) -> jax.Array:
+    """Returns what a linear layer reads of each sequence: float32 (B, F), F = (layers + 3) * D.
+
+    The means over the k-mers of the embeddings and of every layer's states, the maximum
+    over them of the last layer's, and the last state at [CLS], which keeps what stands
+    where (means do not: splice sites need it). [SEP], [PAD] and [UNK] do not count; a
+    sequence without a k-mer of the vocabulary has zeros.
+
+    Args:
+      states: of `bert.Encoder.all_states`, each (B, L, D).
+      ids_BL: int32, what they are of.
+    """
+    states = [states_BLD.astype(jnp.float32) for states_BLD in states]
+    is_kmer_BL1 = (ids_BL >= vocabulary.NUM_SPECIAL)[:, :, None]
+    count_B1 = is_kmer_BL1.sum(axis=1, dtype=jnp.int32)
+    pooled = [
+        jnp.where(is_kmer_BL1, states_BLD, 0).sum(axis=1)
+        / jnp.maximum(count_B1, 1).astype(jnp.float32)
+        for states_BLD in states
+    ]
+    largest_BD = jnp.where(is_kmer_BL1, states[-1], -jnp.inf).max(axis=1)
+    last_BF = jnp.concatenate([largest_BD, states[-1][:, 0]], axis=1)
+    return jnp.concatenate([*pooled, jnp.where(count_B1 > 0, last_BF, 0)], axis=1)
+
+
+def num_features(config: ModelConfig) -> int:
+    """Returns F, how many features a sequence has."""
+    return (config.num_layers + NUM_OTHER_FEATURES) * config.hidden_size
+
+
+def param_shapes(
+    config: ModelConfig,
+    tokens: TokensConfig,
+    num_classes: int | None = None,
+    head_kind: str = CLS,
+) -> dict:
     """Returns the parameters of `MaskedLM`, or of `Classifier`, as shapes and dtypes.
 
     Args:
       config: sizes.
       tokens: gives the vocabulary.
       num_classes: of a classifier; None = `MaskedLM`.
+      head_kind: of a classifier.
     """
     inputs = [jax.ShapeDtypeStruct((1, 8), np.int32)]  # any shape gives the same parameters
     model: nn.Module = MaskedLM(config, tokens)
     if num_classes is None:
         inputs.append(jax.ShapeDtypeStruct((1,), np.int32))
     else:
-        model = Classifier(config, tokens, num_classes)
+        model = Classifier(config, tokens, num_classes, head_kind)
     return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]

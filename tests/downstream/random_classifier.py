@@ -18,15 +18,15 @@ MODEL = ModelConfig(
 
 
 def make_classifier(
-    num_classes: int = 2, max_tokens: int = 22, k: int = 3, stride: int = 1
+    num_classes: int = 2, max_tokens: int = 22, k: int = 3, stride: int = 1, head: str = "cls"
 ) -> TrainedClassifier:
     """Returns random parameters of ten times BERT's deviation, so that inputs matter."""
     config = Config(model=MODEL, tokens=TokensConfig(k=k, stride=stride))
-    model = heads.Classifier(config.model, config.tokens, num_classes)
+    model = heads.Classifier(config.model, config.tokens, num_classes, head)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"]
     params = jax.tree.map(lambda leaf: leaf * 10 if leaf.ndim > 1 else leaf, params)
     names = [f"class{number}" for number in range(num_classes)]
-    return TrainedClassifier(config, params, names, max_tokens)
+    return TrainedClassifier(config, params, names, max_tokens, head=head)
 
 
 def slow_ids(bases_M: np.ndarray, k: int = 3, stride: int = 1) -> jax.Array:
@@ -41,13 +41,14 @@ def slow_logits(
     """Returns float32 logits (C,) of one sequence alone."""
     tokens = classifier.config.tokens
     ids_BL = slow_ids(bases_M, tokens.k, tokens.stride)
-    return _apply(
-        params or classifier.params, ids_BL, tokens.k, tokens.stride, len(classifier.label_names)
-    )
+    settings = tokens.k, tokens.stride, len(classifier.label_names), classifier.head
+    return _apply(params or classifier.params, ids_BL, *settings)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _apply(params: dict, ids_BL: jax.Array, k: int, stride: int, num_classes: int) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _apply(
+    params: dict, ids_BL: jax.Array, k: int, stride: int, num_classes: int, head: str
+) -> jax.Array:
     """Returns the logits (C,) of one row of ids; compiled once a length."""
-    model = heads.Classifier(MODEL, TokensConfig(k=k, stride=stride), num_classes)
+    model = heads.Classifier(MODEL, TokensConfig(k=k, stride=stride), num_classes, head)
     return model.apply({"params": params}, ids_BL)[0]

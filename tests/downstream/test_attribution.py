@@ -57,9 +57,10 @@ def test_scores_are_the_gradient_times_the_change_of_embeddings_summed_over_kmer
     assert (expected[1, 11:] == 0).all()
 
 
-def test_the_gradient_is_that_of_the_log_odds_with_respect_to_the_word_table():
+@pytest.mark.parametrize("head", ["cls", "features"])
+def test_the_gradient_is_that_of_the_log_odds_with_respect_to_the_word_table(head):
     """In a sequence whose k-mers all differ, the table's rows stand for the positions."""
-    classifier = make_classifier(num_classes=3)
+    classifier = make_classifier(num_classes=3, head=head)
     bases_M = vocabulary.encode("ATCGGATTAC")
     ids_T = vocabulary.tokenize(bases_M, 3)
     assert len(set(ids_T.tolist())) == len(ids_T)

@@ -20,13 +20,13 @@ CONFIG = Config(
 )
 
 
-@pytest.fixture
-def saved(tmp_path):
+@pytest.fixture(params=heads.KINDS)
+def saved(tmp_path, request):
     """A classifier and its folder."""
-    model = heads.Classifier(CONFIG.model, CONFIG.tokens, 2)
+    model = heads.Classifier(CONFIG.model, CONFIG.tokens, 2, request.param)
     params = model.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"]
     params = jax.tree.map(np.asarray, params)
-    made = classifier.TrainedClassifier(CONFIG, params, ["no", "yes"], 20)
+    made = classifier.TrainedClassifier(CONFIG, params, ["no", "yes"], 20, head=request.param)
     folder = tmp_path / "made" / "here"
     recipe = {"peak_lr": 1e-4}
     classifier.save_classifier(folder, made, task="own", recipe=recipe, source="runs/a")
@@ -36,6 +36,7 @@ def saved(tmp_path):
 def test_a_classifier_is_loaded_as_it_was_saved(saved):
     made, folder = saved
     loaded = classifier.load_classifier(folder)
+    assert loaded.head == made.head
     assert (loaded.config, loaded.label_names, loaded.max_tokens) == (CONFIG, ["no", "yes"], 20)
     jax.tree.map(np.testing.assert_array_equal, loaded.params, made.params)
     assert jax.tree.leaves(loaded.params)[0].dtype == np.float32
@@ -44,6 +45,19 @@ def test_a_classifier_is_loaded_as_it_was_saved(saved):
     assert record["recipe"] == {"peak_lr": 1e-4}
     names = {path.name for path in folder.iterdir()}
     assert names == {"classifier.json", "classifier.safetensors"}
+
+
+def test_an_earlier_versions_classifier_has_a_head_over_cls(saved):
+    made, folder = saved
+    path = folder / "classifier.json"
+    record = json.loads(path.read_text())
+    del record["head"]
+    path.write_text(json.dumps(record))
+    if made.head == heads.CLS:
+        assert classifier.load_classifier(folder).head == heads.CLS
+        return
+    with pytest.raises(InputError, match="not those of the config's network"):
+        classifier.load_classifier(folder)
 
 
 def test_a_flipped_byte_is_found(saved):

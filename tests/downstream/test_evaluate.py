@@ -13,6 +13,7 @@ import pytest
 from cmgems_jax.downstream.evaluation import evaluate, methods, suite
 from cmgems_jax.downstream.evaluation import report as evaluation_report
 from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
+from cmgems_jax.downstream.tasks.table import Task
 from cmgems_jax.errors import InputError
 from cmgems_jax.pretraining.pretrained import Pretrained
 
@@ -122,16 +123,29 @@ def test_a_set_without_train_stays_marked_when_the_suite_goes_on_with_others(inp
     assert marked == ["bare"] and any(text.startswith("task:") for text in sections)
 
 
-def test_another_learning_rate_stands_beside_the_published_one(finished, inputs, tmp_path):
+def test_another_rate_or_head_stands_beside_the_usual_one(finished, inputs, tmp_path):
     """The folder goes on, and only the new lines are run."""
     results, output = finished
     shutil.copytree(output, tmp_path / "out")
-    chosen = settings(inputs[1], modes=("finetune",), peak_lr=1e-9)
+    chosen = settings(inputs[1], modes=("finetune",), heads=("cls",), peak_lr=1e-9)
     again = evaluate.evaluate([inputs[0]], Path("."), tmp_path / "out", chosen)
     new = again[again["mode"] == "finetune, lr 1e-09"]
     assert len(again) == len(results) + len(new) and len(new) == 2 * NUM_DRAWS
-    published = again[again["mode"] == "finetune"]
-    assert not np.allclose(new.auroc, published.auroc)
+    usual = again[again["mode"] == "finetune, features head"]
+    assert len(usual) == len(new) and not np.allclose(new.auroc, usual.auroc)
+
+
+def test_a_published_task_is_fine_tuned_as_published_unless_a_head_is_asked_for(inputs):
+    models = evaluate._load([inputs[0]])
+    published, own = Task("prom_core", "fewshot", 2, "accuracy"), Task("mine", "own", 2, "mcc")
+    for heads, expected in (
+        ((), ["finetune", "finetune, features head"]),
+        (("features",), ["finetune, features head"] * 2),
+    ):
+        chosen = settings(inputs[1], modes=("finetune",), heads=heads, baselines=False)
+        lines = methods.compared(models, chosen)
+        asked = [methods.of_task(lines, task, chosen) for task in (published, own)]
+        assert [[line.mode for line in of_task] for of_task in asked] == [[e] for e in expected]
 
 
 def test_results_of_other_settings_are_refused(finished, inputs):

@@ -1,6 +1,7 @@
 """Fine-tuning: draws side by side, batches, the choice of the epoch, long sequences, recipes."""
 
 import dataclasses
+import re
 import types
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 import sklearn.metrics
 
 from cmgems_jax.downstream.finetuning import loop as finetuning_loop
-from cmgems_jax.downstream.finetuning import position_limit, recipes
+from cmgems_jax.downstream.finetuning import position_limit, probe, recipes
 from cmgems_jax.downstream.finetuning import steps as draw_steps
 from cmgems_jax.downstream.finetuning.recipes import Recipe
 from cmgems_jax.errors import InputError
@@ -176,7 +177,7 @@ def test_the_later_epoch_wins_a_tie_and_a_metric_that_is_no_number_is_recorded()
     programs = types.SimpleNamespace(
         keep_better=lambda old, new, take: {"epoch": np.where(take, new["epoch"], old["epoch"])}
     )
-    best = finetuning_loop.TrainedDraws(None, "error", programs, {}, *np.zeros((3, 2, 0)))
+    best = finetuning_loop.TrainedDraws(None, TINY, "error", programs, {}, *np.zeros((3, 2, 0)))
     for epoch, bits_D in enumerate(bits):
         right_D = 2.0 ** -np.array(bits_D)
         said_DNC = np.tile(np.stack([right_D, 1 - right_D], axis=1)[:, None], (1, 4, 1))
@@ -184,6 +185,46 @@ def test_the_later_epoch_wins_a_tie_and_a_metric_that_is_no_number_is_recorded()
     assert best.params["epoch"].tolist() == [[2, 1]]
     np.testing.assert_allclose(best.dev_losses_DE / np.log(2), np.transpose(bits))
     assert np.isnan(best.dev_scores_DE).all()
+
+
+def probed(encoder: Pretrained, long_sequences: str = "error") -> np.ndarray:
+    """Returns the probe's probabilities of the test rows, of every draw."""
+    features = [
+        probe.features(encoder, rows.bases_NM, long_sequences=long_sequences)
+        for rows in (TRAIN, TEST)
+    ]
+    return probe.probe(features[0], TRAIN.labels_N, DRAWS, features[1], 2)
+
+
+@pytest.mark.parametrize(("num_positions", "how"), [(24, "error"), (12, "window")])
+def test_a_features_head_starts_at_the_probes_own_predictions(num_positions, how):
+    """A rate of 0 leaves it there; the scaler is folded in float32."""
+    encoder = small_encoder(num_positions)
+    recipe = Recipe(peak_lr=0.0, num_epochs=1, batch_size=8, head="features")
+    said = finetune(encoder, DRAWS, recipe, seed=0, long_sequences=how)
+    np.testing.assert_allclose(said, probed(encoder, how), atol=1e-5)
+    assert said.std(axis=0).max() > 1e-2  # so draws do differ
+
+
+def test_the_probe_is_a_candidate_and_patience_ends_the_training(capsys):
+    """The dev labels are swapped: the less is learnt, the better. Without dev it learns."""
+    recipe = Recipe(peak_lr=3e-3, num_epochs=6, batch_size=4, head="features", patience=2)
+    dev = examples(30, seed=2)
+    dev.labels_N = 1 - dev.labels_N
+    data = dataclasses.replace(DATA, dev=dev)
+    trained = finetuning_loop.train_draws(ENCODER, data, DRAWS, recipe, seed=0, report_epochs=True)
+    assert trained.first_epoch == 0 and trained.dev_losses_DE.shape == (5, 3)
+    np.testing.assert_allclose(
+        finetuning_loop.probabilities(trained, TEST), probed(ENCODER), atol=1e-5
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("epoch 0 of 6: the probe, dev loss ")
+    assert re.fullmatch(r"epoch 2 of 6: train loss \S+, dev loss \S+, dev accuracy \S+", lines[2])
+    learned = finetuning_loop.train_draws(ENCODER, DATA, DRAWS, recipe, seed=0)
+    assert learned.losses_DE.shape == (5, 6)
+    assert (learned.losses_DE[:, -1] < 0.5 * learned.losses_DE[:, 0]).all()
+    moved = learned.of_draw(0)["encoder"]["word_embeddings"]["embedding"]
+    assert np.abs(moved - ENCODER.params["word_embeddings"]["embedding"]).max() > 1e-3
 
 
 def test_sequences_beyond_the_positions_are_refused_with_a_count():
@@ -267,6 +308,22 @@ def test_gue_recipes_are_the_published_ones(name, epochs, warmup, max_steps):
     recipe = recipes.gue_recipe(name)
     assert (recipe.peak_lr, recipe.batch_size) == (3e-5, 32)
     assert (recipe.num_epochs, recipe.warmup_steps, recipe.max_steps) == (epochs, warmup, max_steps)
+
+
+@pytest.mark.parametrize(
+    ("width", "num_rows", "expected"),
+    [
+        (128, 20, (2e-4, 5)),
+        (128, 300, (5e-4, 16)),
+        (768, 20, (3.3e-5, 5)),
+        (768, 9_000, (8.3e-5, 16)),
+    ],
+)
+def test_the_rate_of_a_features_head_follows_width_and_rows(width, num_rows, expected):
+    """SPEC section 10: 2e-4 to 5e-4 at 128, 3e-5 to 1e-4 at 768."""
+    recipe = recipes.features_recipe(width, num_rows)
+    assert (recipe.peak_lr, recipe.batch_size) == expected
+    assert (recipe.num_epochs, recipe.decay, recipe.head) == (10, "cosine", "features")
 
 
 def test_a_set_without_a_published_recipe_is_named():

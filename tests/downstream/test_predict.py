@@ -58,7 +58,9 @@ def classifier():
 LENGTHS = [3, 22, 23, 60, 10, 47, 22, 5, 31]
 
 
-def test_probabilities_are_those_of_each_record_alone_in_the_files_order(classifier, tmp_path):
+@pytest.mark.parametrize("head", ["cls", "features"])
+def test_probabilities_are_those_of_each_record_alone_in_the_files_order(head, tmp_path):
+    classifier = make_classifier(num_classes=3, head=head)
     records = write_fasta(tmp_path / "a.fa", LENGTHS)
     output = tmp_path / "out.tsv"
     fasta = [str(tmp_path / "a.fa")]

@@ -9,13 +9,14 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from cmgems_jax.config import Config, ModelConfig, TokensConfig
-from cmgems_jax.downstream.evaluation import methods, probe
+from cmgems_jax.downstream.evaluation import methods
 from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
+from cmgems_jax.downstream.finetuning import probe
 from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.downstream.tasks.tasks import Task, TaskData
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.model import bert
+from cmgems_jax.model import bert, heads
 from cmgems_jax.pretraining.pretrained import Pretrained
 
 CONFIG = Config(
@@ -80,7 +81,7 @@ def test_features_are_means_of_every_layer_and_of_the_last_maximum_and_cls():
     """Batches of four on four devices: the last is filled up. float32 tolerance."""
     bases_NM = sequences()
     found = probe.features(ENCODER, bases_NM, batch_size=4)
-    assert found.shape == (7, (1 + 2 + 2) * 16) == (7, len(probe.part_names(2)) * 16)
+    assert found.shape == (7, (1 + 2 + 2) * 16) == (7, heads.num_features(CONFIG.model))
     assert found.dtype == np.float32
     expected = np.stack([slow_features(bases) for bases in bases_NM])
     np.testing.assert_allclose(found, expected, atol=2e-6)

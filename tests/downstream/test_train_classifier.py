@@ -15,6 +15,7 @@ from cmgems_jax.downstream.finetuning import classifier, train_classifier
 from cmgems_jax.downstream.finetuning import loop as finetuning_loop
 from cmgems_jax.downstream.finetuning import steps as draw_steps
 from cmgems_jax.downstream.finetuning.settings import FinetuneSettings
+from cmgems_jax.downstream.inference import predict
 from cmgems_jax.downstream.tasks import tasks
 from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.downstream.tasks.tasks import Task, TaskData
@@ -32,7 +33,7 @@ CONFIG = Config(
         dropout=0.0, attention_dropout=0.0,
     ),
 )  # fmt: skip
-SETTINGS = FinetuneSettings(peak_lr=1e-2, num_epochs=4, batch_size=8)
+SETTINGS = FinetuneSettings(head="cls", peak_lr=1e-2, num_epochs=4, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,26 @@ def test_a_folder_of_text_becomes_a_classifier_whose_scores_can_be_had_again(
     saved = json.loads((output / "classifier.json").read_text())
     assert (saved["task"], saved["source"]) == ("easy", str(run))
     assert saved["recipe"]["peak_lr"] == 1e-2
+
+
+def test_an_own_task_gets_a_features_head_whose_scores_can_be_had_again(
+    run, task, tmp_path, capsys
+):
+    """The rate is so small that the probe, the start, is as good as any epoch."""
+    output = tmp_path / "made"
+    settings = FinetuneSettings(peak_lr=1e-6, num_epochs=3)
+    scores = train_classifier.train_classifier(run, str(task), tmp_path, output, settings)
+    lines = capsys.readouterr().out.splitlines()
+    epochs = [line.partition(":")[0] for line in lines if line.startswith("epoch ")]
+    assert epochs == [f"epoch {epoch} of 3" for epoch in range(4)]
+    record = json.loads((output / "metrics.json").read_text())
+    assert record["first_dev_epoch"] == 0 and len(record["dev_losses"]) == 4
+    loaded = classifier.load_classifier(output)
+    assert loaded.head == "features" == json.loads((output / "classifier.json").read_text())["head"]
+    assert sorted(loaded.params) == ["classifier", "encoder"]
+    test = tasks.load(str(task), tmp_path, k=3).test
+    logits = jax.jit(predict.logits_function(loaded))(loaded.params, test.bases_NM)
+    assert float((np.argmax(logits, axis=1) == test.labels_N).mean()) == scores["accuracy"] > 0.9
 
 
 def test_the_held_out_tenth_has_every_class_and_one_row_alone_is_trained_on(capsys):
@@ -156,14 +177,14 @@ def test_bad_input_makes_no_folder(run, tmp_path):
     [
         ("fewshot", "prom_core", (1e-4, 20, 5)),
         ("gue", "mouse/2", (3e-5, 5, 32)),
-        ("own", "mine", (5e-5, 5, 32)),
+        ("own", "mine", (2e-4, 10, 5)),
     ],
 )
 def test_the_recipe_is_the_tasks_but_for_what_is_changed(suite, name, expected):
     labels = np.repeat(np.arange(2, dtype=np.int32), 10)
     rows = Examples(np.zeros((20, 9), np.uint8), labels, labels, "x")
     data = TaskData(Task(name, suite, 2, "mcc"), rows, None, rows, ["a", "b"], [])
-    recipe = train_classifier._recipe(data, FinetuneSettings())
+    recipe = train_classifier._recipe(data, FinetuneSettings(), 128)
     assert (recipe.peak_lr, recipe.num_epochs, recipe.batch_size) == expected
-    changed = train_classifier._recipe(data, FinetuneSettings(num_epochs=1))
+    changed = train_classifier._recipe(data, FinetuneSettings(num_epochs=1), 128)
     assert changed == dataclasses.replace(recipe, num_epochs=1)

@@ -71,7 +71,8 @@ def test_what_is_imported_is_read_like_a_run_of_our_own(exported, tmp_path):
     assert np.load(tmp_path / "x.npz")["ids"].tolist() == ["one"]
 
 
-def test_a_classifier_goes_and_returns_with_its_labels(tmp_path):
+@pytest.mark.parametrize("head", heads.KINDS)
+def test_a_classifier_goes_and_returns_with_its_labels(head, tmp_path):
     config = Config(
         model=ModelConfig(num_layers=1, hidden_size=8, num_heads=2, feedforward_size=16),
         tokens=TokensConfig(k=3),
@@ -79,15 +80,15 @@ def test_a_classifier_goes_and_returns_with_its_labels(tmp_path):
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
-        heads.param_shapes(config.model, config.tokens, 2),
+        heads.param_shapes(config.model, config.tokens, 2, head),
     )
-    made = classifier.TrainedClassifier(config, params, ["no", "yes"], 40)
+    made = classifier.TrainedClassifier(config, params, ["no", "yes"], 40, head=head)
     classifier.save_classifier(tmp_path / "a", made, task="t", recipe={"peak_lr": 1}, source="x/r")
     export.export(tmp_path / "a", tmp_path / "b", task_head=True)
     assert "0 = no, 1 = yes" in (tmp_path / "b" / "README.md").read_text()
     load.import_model(tmp_path / "b", tmp_path / "c")
     back = classifier.load_classifier(tmp_path / "c")
-    assert back.label_names == ["no", "yes"]
+    assert (back.label_names, back.head) == (["no", "yes"], head)
     jax.tree.map(np.testing.assert_array_equal, back.params, params)
     with pytest.raises(InputError, match="a fine-tuned classifier, with --task_head=false"):
         export.export(tmp_path / "a", tmp_path / "d", task_head=False)

@@ -44,10 +44,10 @@ MODEL = ModelConfig(
 CONFIG = Config(model=MODEL, data=DataConfig(num_tokens=POSITIONS))
 
 
-def random_params(num_classes: int | None = None) -> dict:
+def random_params(num_classes: int | None = None, head: str = heads.CLS) -> dict:
     """Returns parameters that are large enough for every part to show in the logits."""
     rng = np.random.default_rng(0)
-    shapes = heads.param_shapes(MODEL, CONFIG.tokens, num_classes)
+    shapes = heads.param_shapes(MODEL, CONFIG.tokens, num_classes, head)
     return jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
 
 
@@ -71,13 +71,18 @@ def sequences(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory) -> Path:
-    """Exports of a masked-LM and a classifier, and the sequences."""
+    """Exports of a masked-LM and classifiers with both heads, and the sequences."""
     folder = tmp_path_factory.mktemp("exports")
     checkpoints.save_params(folder / "run", random_params(), CONFIG)
     export.export(folder / "run", folder / "masked_lm")
-    made = TrainedClassifier(CONFIG, random_params(len(LABELS)), LABELS, POSITIONS)
-    save_classifier(folder / "fine_tuned", made, task="t", recipe={}, source="run")
-    export.export(folder / "fine_tuned", folder / "classifier")
+    for head, source, name in (
+        (heads.CLS, "fine_tuned", "classifier"),
+        (heads.FEATURES, "fine_tuned_features", "features"),
+    ):
+        params = random_params(len(LABELS), head)
+        made = TrainedClassifier(CONFIG, params, LABELS, POSITIONS, head=head)
+        save_classifier(folder / source, made, task="t", recipe={}, source="run")
+        export.export(folder / source, folder / name)
     texts = sequences(folder)
     cases = {"sequences": texts, "embedded": texts[3:7]}  # the first and the last have N
     (folder / "cases.json").write_text(json.dumps(cases))
@@ -152,6 +157,18 @@ def test_logits_agree_to_1e_4_with_the_same_best_token_everywhere(asked, name):
     np.testing.assert_array_equal(theirs.argmax(axis=1), ours.argmax(axis=1))
 
 
+def test_the_cards_module_gives_the_logits_of_a_features_head(asked):
+    """Means in float32 of states of size 1, summed in another order; two texts hold N."""
+    folder, facts = asked
+    texts = json.loads((folder / "cases.json").read_text())["embedded"]
+    network = heads.Classifier(MODEL, CONFIG.tokens, len(LABELS), heads.FEATURES)
+    ours = our_logits(network, random_params(len(LABELS), heads.FEATURES), texts)
+    assert ours.std() > 0.1
+    np.testing.assert_allclose(facts["features"]["logits"], ours, atol=1e-4)
+    assert facts["features"]["class"] == "BertModel"
+    assert not any(facts["features"]["info"].values()), facts["features"]["info"]
+
+
 def test_stock_classes_load_with_nothing_missing_or_unexpected(asked):
     facts = asked[1]
     assert facts["masked_lm"]["class"] == "BertForMaskedLM"
@@ -173,7 +190,10 @@ def test_automodel_pools_to_the_same_numbers_at_each_load(asked):
     )
 
 
-@pytest.mark.parametrize("name, source", [("masked_lm", "run"), ("classifier", "fine_tuned")])
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [("masked_lm", "run"), ("classifier", "fine_tuned"), ("features", "fine_tuned_features")],
+)
 def test_the_cards_lines_give_the_vectors_of_embed(asked, name, source, tmp_path):
     """Means in float32 of up to 60 states of size 1, summed in another order."""
     folder, facts = asked

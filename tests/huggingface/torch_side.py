@@ -46,11 +46,19 @@ def ask(folder: Path) -> None:
             "labels": {str(key): value for key, value in model.config.id2label.items()},
         }
         np.save(folder / f"{name}.npy", logits(model.eval(), tokenizer, cases["sequences"]))
-        facts[name]["vectors"] = [card_vector(folder / name, text) for text in cases["embedded"]]
+        facts[name]["vectors"] = [card(folder / name, text)["vector"] for text in cases["embedded"]]
         inputs = tokenizer(cases["sequences"][-1], return_tensors="pt")
         outputs = [AutoModel.from_pretrained(folder / name).eval()(**inputs) for _ in range(2)]
         facts[name]["pooled"] = [one.pooler_output[0].tolist() for one in outputs]
         facts[name]["state_of_cls"] = outputs[0].last_hidden_state[0, 0].tolist()
+    model, info = AutoModel.from_pretrained(folder / "features", output_loading_info=True)
+    said = [card(folder / "features", text) for text in cases["embedded"]]
+    facts["features"] = {
+        "class": type(model).__name__,
+        "info": {key: [str(one) for one in value] for key, value in info.items()},
+        "logits": [one["logits"] for one in said],
+        "vectors": [one["vector"] for one in said],
+    }
     facts["short"] = tokenizer.convert_ids_to_tokens(tokenizer("ACG")["input_ids"])
     pipe = transformers.pipeline("fill-mask", model=str(folder / "masked_lm"))
     facts["fill_mask"] = [one["token_str"] for one in pipe("ACGTAC [MASK] GTACGT")]
@@ -58,12 +66,12 @@ def ask(folder: Path) -> None:
     (folder / "facts.json").write_text(json.dumps(facts))
 
 
-def card_vector(folder: Path, dna: str) -> list[float]:
-    """Returns the vector of a sequence that the code in the model card computes."""
+def card(folder: Path, dna: str) -> dict[str, list[float]]:
+    """Returns vector and logits of a sequence that the code in the model card computes."""
     values: dict = {"dna": dna}
     for code in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL):
         exec(code.replace('"PATH"', repr(str(folder))), values)
-    return values["vector"][0].tolist()
+    return {name: values[name][0].tolist() for name in ("vector", "logits")}
 
 
 @torch.no_grad()

@@ -8,18 +8,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cmgems_jax.downstream.evaluation import baselines as kmer_baselines
-from cmgems_jax.downstream.evaluation import probe
 from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.downstream.finetuning import loop as finetuning_loop
-from cmgems_jax.downstream.finetuning import recipes
+from cmgems_jax.downstream.finetuning import probe, recipes
 from cmgems_jax.downstream.tasks.files import Examples
+from cmgems_jax.downstream.tasks.table import Task
 from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.errors import InputError
+from cmgems_jax.model import heads
 from cmgems_jax.pretraining import pretrained
 from cmgems_jax.pretraining.pretrained import Pretrained
 
 BASELINE = "baseline"  # the mode of what is no transformer
+MAJORITY = "majority class"
 ALL_ROWS = 0  # shots of a suite that trains on every row
+FEATURES_HEAD = "features head"  # in the names of modes
 SIMPLE_K = 3  # better than k chosen by cross-validation where there are few shots
 GUE_SEED = 42  # as published (SPEC section 6)
 _NOTED_BYTES = 2**30
@@ -35,33 +38,43 @@ class Method:
     mode: str
     run: Run  # (data, draws_DN, shots, number of the first draw) -> (N, C), one per draw
     draws_at_once: int | None = None  # None = all
+    head: str = ""  # of what is fine-tuned
 
 
 def compared(models: Sequence[Pretrained], settings: EvaluationSettings) -> list[Method]:
     """Returns the lines of the tables: the models, the first one untrained, the baselines.
 
-    Under another learning rate than the recipes', fine-tuning is a mode of its own name.
+    Fine-tuning is a mode of its own name for each kind of head and each learning rate that is
+    not the recipe's; "finetune" alone is the published recipe over [CLS].
     """
     lines = []
-    finetune = f"finetune, lr {settings.peak_lr:g}" if settings.peak_lr else "finetune"
     untrained = (pretrained.untrained(models[0], settings.seed),) if settings.baselines else ()
     for model in (*models, *untrained):
-        by_mode = {
-            "finetune": Method(
-                model.name,
-                finetune,
-                functools.partial(_finetune, model, settings),
-                settings.draws_at_once,
-            ),
-            "probe": Method(model.name, "probe", _Probe(model, settings.long_sequences)),
-        }
-        lines += [by_mode[mode] for mode in settings.modes]
+        if "finetune" in settings.modes:
+            for head in settings.heads or heads.KINDS:
+                run = functools.partial(_finetune, model, settings, head)
+                at_once = settings.draws_at_once
+                lines.append(Method(model.name, _mode(head, settings), run, at_once, head))
+        if "probe" in settings.modes:
+            lines.append(Method(model.name, "probe", _Probe(model, settings.long_sequences)))
     if not settings.baselines:
         return lines
     for name, k in (("k chosen", None), (f"k={SIMPLE_K}", SIMPLE_K)):
         logistic = functools.partial(_logistic, settings.seed, k)
         lines.append(Method(f"k-mer logistic regression, {name}", BASELINE, logistic))
-    return [*lines, Method("majority class", BASELINE, _majority)]
+    return [*lines, Method(MAJORITY, BASELINE, _majority)]
+
+
+def of_task(lines: Sequence[Method], task: Task, settings: EvaluationSettings) -> list[Method]:
+    """Returns the lines of a task: where no kind of head is asked for, those of the task's own."""
+    asked = settings.heads or (recipes.default_head(task),)
+    return [line for line in lines if not line.head or line.head in asked]
+
+
+def _mode(head: str, settings: EvaluationSettings) -> str:
+    """Returns how a way of fine-tuning is called."""
+    kind = f", {FEATURES_HEAD}" if head == heads.FEATURES else ""
+    return f"finetune{kind}" + (f", lr {settings.peak_lr:g}" if settings.peak_lr else "")
 
 
 def check_memory(
@@ -77,7 +90,7 @@ def check_memory(
     needed = {}
     if "probe" in settings.modes:
         num_rows = min(num_train, each * settings.num_draws) + each + len(data.test.labels_N)
-        size = max(probe.num_features(model.config) for model in models)
+        size = max(heads.num_features(model.config.model) for model in models)
         needed["probe features"] = (num_rows, 4 * num_rows * size)
     if settings.baselines:
         needed["k-mer logistic regression"] = (each, kmer_baselines.num_bytes(each, num_bases))
@@ -96,18 +109,27 @@ def check_memory(
 def _finetune(
     model: Pretrained,
     settings: EvaluationSettings,
+    head: str,
     data: TaskData,
     draws_DN: np.ndarray,
     shots: int,
     first_draw: int,
 ) -> Sequence[np.ndarray]:
-    """Fine-tunes under the published recipe, but for the learning rate where one is given."""
+    """Fine-tunes under the recipe of the head, but for the learning rate where one is given."""
+    recipe = recipes.choose(
+        data.task,
+        shots,
+        head=head,
+        width=model.config.model.hidden_size,
+        num_rows=draws_DN.shape[1],
+        peak_lr=settings.peak_lr or None,
+    )
     has_all_rows = shots == ALL_ROWS  # then dev chooses the epoch
     trained = finetuning_loop.train_draws(
         model,
         data if has_all_rows else dataclasses.replace(data, dev=None),
         draws_DN,
-        recipes.choose(data.task, shots, peak_lr=settings.peak_lr or None),
+        recipe,
         seed=GUE_SEED if has_all_rows else settings.seed,
         first_draw=first_draw,
         long_sequences=settings.long_sequences,

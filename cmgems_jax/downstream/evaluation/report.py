@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cmgems_jax.downstream.evaluation import resampled, statistics
-from cmgems_jax.downstream.evaluation.methods import BASELINE
+from cmgems_jax.downstream.evaluation.methods import BASELINE, FEATURES_HEAD, MAJORITY
 from cmgems_jax.downstream.evaluation.statistics import UNIT
 from cmgems_jax.pretraining.pretrained import UNTRAINED
 from cmgems_jax.runtime import outputs, pictures
@@ -27,6 +27,11 @@ EARLIER = (
     "resampled test rows nor what the draws share; such intervals are too narrow and show nothing. "
     "A new --output has all of it."
 )
+MODES = (
+    "`finetune`: the published classifier over [CLS] and its recipe. `finetune, features head`: "
+    "starts at the probe's solution, then trains all. `probe`: logistic regression on frozen "
+    "features."
+)
 # Mean MCC x 100 of the literature (DNABERT-2's Figure; SPEC section 6); never from this code.
 PUBLISHED_GUE = {
     "DNABERT 3-mer": 61.6,
@@ -38,13 +43,14 @@ PUBLISHED_GUE = {
 
 
 def differences(results: pd.DataFrame, first: str) -> pd.DataFrame:
-    """Returns the first model's main metric minus every other line's, paired by draw.
+    """Returns the first model's main metric minus that of comparable lines, paired by draw.
 
-    Of rows of results.csv, with the resampled scores where they were kept.
+    Of rows of results.csv, with the resampled scores where they were kept. Comparable are other
+    models in the same mode, the baselines, and beside a features head the model's other modes.
 
     Returns:
       Columns task, shots, mode (of the first model), model, other_mode, difference, low, high,
-      covers, shown.
+      covers, shown, draws.
     """
     rows = []
     for keys, unit in results.groupby(UNIT, sort=False):
@@ -53,26 +59,88 @@ def differences(results: pd.DataFrame, first: str) -> pd.DataFrame:
             if model != first:
                 continue
             for (other, other_mode), group in lines.items():
-                if other == first or len(group) != len(own):
+                if len(group) != len(own) or not _is_comparable(first, mode, other, other_mode):
                     continue
                 estimate = statistics.paired([(own, group)])
                 row = {"mode": mode, "model": other, "other_mode": other_mode}
                 row |= {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
                 row |= {"covers": estimate.covers, "shown": estimate.shown(len(own))}
+                row |= {"draws": len(own)}
                 rows.append(dict(zip(UNIT, keys, strict=True)) | row)
     return pd.DataFrame(rows)
 
 
-def write(results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, first: str) -> None:
+def _is_comparable(first: str, mode: str, other: str, other_mode: str) -> bool:
+    """Returns whether a difference between two lines says something: one thing differs."""
+    if other == first:
+        return FEATURES_HEAD in mode and FEATURES_HEAD not in other_mode
+    return other_mode in (mode, BASELINE)
+
+
+def sentences(compared: pd.DataFrame, first: str) -> list[str]:
+    """Returns what `differences` show, in words: a sentence per mode and line it is compared with.
+
+    The majority class, which says little, is left out.
+    """
+    lines = []
+    if compared.empty:
+        return lines
+    for (mode, model, other_mode), rows in compared.groupby(
+        ["mode", "model", "other_mode"], sort=False
+    ):
+        if model == MAJORITY:
+            continue
+        parts = []
+        for shown in (statistics.ABOVE, statistics.BELOW):
+            chosen = rows[rows.shown == shown]
+            named = [f"{_unit_text(row)} by {_bounded(row)}" for row in chosen.itertuples()]
+            parts += [f"{shown} on {', '.join(named)}"] if named else []
+        unclear = [_unit_text(row) for row in rows[rows.shown == statistics.UNCLEAR].itertuples()]
+        if unclear:
+            parts.append(
+                f"not shown on {', '.join(unclear)}" if parts else "no difference is shown"
+            )
+        other = f"its own {other_mode}" if model == first else model
+        lines.append(f"{first} ({mode}) against {other}: {'; '.join(parts)}.")
+    if (compared.covers == statistics.NONE).all():
+        lines.append("Nothing is claimed where all draws have the same rows.")
+    elif compared.draws.max() < statistics.MIN_DRAWS:
+        lines.append(too_few_draws(int(compared.draws.max())))
+    return lines
+
+
+def too_few_draws(num_draws: int) -> str:
+    """Returns why nothing is claimed of few draws."""
+    return (
+        f"Nothing is claimed of {counted(num_draws, 'draw')}: how much draws differ is hardly "
+        f"known; --draws={statistics.MIN_DRAWS} or more, under a new --output, would tell."
+    )
+
+
+def _unit_text(row: Any) -> str:
+    """Returns `prom_core at 10 shots`."""
+    return f"{row.task} at {counted(row.shots, 'shot')}" if row.shots else row.task
+
+
+def _bounded(row: Any) -> str:
+    """Returns the size of a difference that is shown, with its interval: `0.031 [0.012, 0.050]`."""
+    sign = 1 if row.difference > 0 else -1
+    low, high = sorted((sign * row.low, sign * row.high))
+    return interval_text(sign * row.difference, low, high)
+
+
+def write(
+    results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, first: str
+) -> list[str]:
     """Writes summary.csv, notes.json (by `unit_name`), report.md and results.png.
 
-    The model called `first` is compared with the others.
+    The model called `first` is compared with the others; returns that in words.
     """
     results = resampled.attach(results, output)
     means = statistics.summary(results, "model")
     means.to_csv(output / "summary.csv", index=False)
     outputs.write_json(output / NOTES, notes)
-    parts = ["# Evaluation", f"{method(means)} Bold: shown.", _means_text(means, notes)]
+    parts = ["# Evaluation", f"{method(means)} {MODES} Bold: shown.", _means_text(means, notes)]
     compared = differences(results, first)
     if not compared.empty:
         parts.append(_differences_text(compared, first))
@@ -82,6 +150,9 @@ def write(results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, f
             "## Published\n\nMean MCC x 100 over all 28 GUE sets, from the literature, by other "
             f"code: {listed}."
         )
+    said = sentences(compared, first)
+    if said:
+        parts.append("## In words\n\n" + "\n".join(f"- {sentence}" for sentence in said))
     named = unit_names(means)
     left_out = {name: texts for name, texts in notes.items() if name not in named}
     if left_out:
@@ -89,6 +160,7 @@ def write(results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, f
     (output / "report.md").write_text("\n\n".join(parts) + "\n")
     with matplotlib.rc_context(pictures.STYLE):
         means_figure(named_rows(means)).savefig(output / "results.png", dpi=160)
+    return said
 
 
 def method(means: pd.DataFrame) -> str:

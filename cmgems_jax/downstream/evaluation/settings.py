@@ -7,7 +7,7 @@ from cmgems_jax.downstream.tasks.settings import TaskSettings
 
 MODES = ("finetune", "probe")
 # More of these may be added to a folder of results.
-ADDABLE = frozenset({"tasks", "shots", "modes", "peak_lr", "baselines", "draws_at_once"})
+ADDABLE = frozenset({"tasks", "shots", "modes", "heads", "peak_lr", "baselines", "draws_at_once"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,8 @@ class EvaluationSettings(TaskSettings):
     shots: tuple[int, ...] = (10, 100)  # rows per class; of the few-shot suite
     num_draws: int = 10  # of the shots; for GUE: seeds, from 42 on
     seed: int = 0  # of the draws, and of training
-    peak_lr: float | None = None  # of fine-tuning, in place of the published recipes'
+    heads: tuple[str, ...] = ()  # of fine-tuning; empty = the task's (recipes.default_head)
+    peak_lr: float | None = None  # of fine-tuning, in place of the recipes'
     draws_at_once: int | None = None  # fine-tuned side by side; None = all
     baselines: bool = True  # beside the models: one untrained, k-mer regression, majority
     test_rows: int = 0  # at most so many rows of test are predicted; 0 = all

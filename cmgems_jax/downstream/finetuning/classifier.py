@@ -29,6 +29,13 @@ class TrainedClassifier:
     label_names: list[str]  # of the classes 0, 1, ...
     max_tokens: int  # positions of the longest sequence it was trained on
     strand: str = "forward"  # of `vocabulary.STRANDS`, from which it is meant to read
+    head: str = heads.CLS  # or heads.FEATURES
+
+    @property
+    def network(self) -> heads.Classifier:
+        """What the parameters are of."""
+        config = self.config
+        return heads.Classifier(config.model, config.tokens, len(self.label_names), self.head)
 
 
 def save_classifier(
@@ -53,6 +60,7 @@ def save_classifier(
         partial.write_bytes(safetensors.numpy.save(arrays))
     record = {
         "task": task,
+        "head": classifier.head,
         "label_names": classifier.label_names,
         "max_tokens": classifier.max_tokens,
         "strand": classifier.strand,
@@ -76,17 +84,18 @@ def load_classifier(folder: Path | str) -> TrainedClassifier:
     try:
         config = config_lib.from_dict(record["config"], source=str(folder / RECORD))
         names, max_tokens = record["label_names"], record["max_tokens"]
+        head = record.get("head", heads.CLS)  # an earlier version knew no other
         if genome_files.sha256(str(path)) != record["sha256"]:
             raise _damaged(path, "its bytes are not those that were saved")
         flat = safetensors.numpy.load_file(path)
     except (KeyError, OSError, safetensors.SafetensorError) as error:
         raise _damaged(folder, f"{type(error).__name__}: {error}") from None
     params = traverse_util.unflatten_dict(flat, sep=".")
-    expected = heads.param_shapes(config.model, config.tokens, len(names))
+    expected = heads.param_shapes(config.model, config.tokens, len(names), head)
     if _shapes(params) != _shapes(expected):
         raise _damaged(path, "its arrays are not those of the config's network")
     strand = record.get("strand", "forward")  # earlier versions had no other
-    return TrainedClassifier(config, params, names, max_tokens, strand)
+    return TrainedClassifier(config, params, names, max_tokens, strand, head)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -8,15 +8,23 @@ B sequences of a step, C classes, E epochs.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import jax
 import numpy as np
+from scipy import special
 from tqdm import tqdm
 
 from cmgems_jax import terminal
 from cmgems_jax.config import Config
-from cmgems_jax.downstream.finetuning import position_limit, side_by_side, steps, subspace
+from cmgems_jax.downstream.finetuning import (
+    position_limit,
+    probe,
+    side_by_side,
+    steps,
+    subspace,
+)
 from cmgems_jax.downstream.finetuning.position_limit import SequenceWindows
 from cmgems_jax.downstream.finetuning.recipes import Recipe
 from cmgems_jax.downstream.finetuning.steps import DrawState, Programs
@@ -24,6 +32,7 @@ from cmgems_jax.downstream.finetuning.subspace import Subspace
 from cmgems_jax.downstream.tasks import metrics
 from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.downstream.tasks.tasks import TaskData
+from cmgems_jax.model import heads
 from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import parallel
 from cmgems_jax.runtime.signals import StopRequest
@@ -38,12 +47,36 @@ class TrainedDraws:
     """The classifiers of D draws, on the devices, and how their training went."""
 
     config: Config  # of the pretraining run
+    recipe: Recipe
     long_sequences: str  # see `position_limit.cut`
     programs: Programs
     params: dict | Subspace  # of heads.Classifier, stacked (devices, draws each, ...)
     losses_DE: np.ndarray  # float64, mean over the rows of an epoch, nats
     dev_losses_DE: np.ndarray  # float64, nats, by which the epoch is chosen; (D, 0) without dev
     dev_scores_DE: np.ndarray  # float64, the task's metric of the same epochs
+
+    @property
+    def first_epoch(self) -> int:
+        """The epoch of the first losses on dev: 0 where the start is a candidate, too."""
+        return 0 if self.recipe.head == heads.FEATURES else 1
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether some draw may go on: its least loss on dev is of one of the last epochs."""
+        num_epochs = self.dev_losses_DE.shape[1]
+        if not self.recipe.patience or not num_epochs:
+            return True
+        since_D = self.dev_losses_DE[:, ::-1].argmin(axis=1)
+        return bool((since_D < self.recipe.patience).any())
+
+    def last_epoch(self, metric: str) -> str:
+        """Returns a line about the last epoch of the first draw."""
+        epoch = self.first_epoch + self.dev_losses_DE.shape[1] - 1
+        loss = f"train loss {self.losses_DE[0, -1]:.4f}" if epoch else "the probe"
+        return (
+            f"epoch {epoch} of {self.recipe.num_epochs}: {loss}, dev loss "
+            f"{self.dev_losses_DE[0, -1]:.4f}, dev {metric} {self.dev_scores_DE[0, -1]:.3f}"
+        )
 
     def of_draw(self, draw: int) -> dict:
         """Returns the parameters of one draw as host arrays."""
@@ -82,21 +115,23 @@ def train_draws(
     first_draw: int = 0,
     long_sequences: str = "error",
     stop: StopRequest | None = None,
+    report_epochs: bool = False,
 ) -> TrainedDraws:
-    """Trains a classifier for every draw, all side by side, from the encoder and a random head.
+    """Trains a classifier for every draw, all side by side, from the encoder and a new head.
 
-    With a dev split each draw keeps the parameters of the epoch of the least mean loss on it, the
-    later on a tie. The loss tells epochs apart where a metric of few rows, or of a rare class, is
-    the same for all; GUE's published script chooses by it too (the default of HuggingFace's
-    load_best_model_at_end).
+    A head over [CLS] is a random one; a features head starts at the probe's solution (Kumar et
+    al. 2022).
+    With dev each draw keeps the epoch of the least mean loss on it, the later on a tie; a features
+    head's start is a candidate, too. The loss tells epochs apart where a metric of few rows, or of
+    a rare class, is the same for all; GUE's script chooses by it too.
 
     Args:
       data: of the task; test is not used.
       draws_DN: int (D, n), rows of `data.train` that a draw trains on.
       seed: with the draw's number, from `first_draw` on, of the rows' order, head and dropout.
-      long_sequences: see `position_limit.cut`. Of the windows of a sequence, each
-        epoch trains on the next one.
+      long_sequences: see `position_limit.cut`. Each epoch trains on a sequence's next window.
       stop: once it has a signal, the training ends, and the whole epochs count.
+      report_epochs: prints a line per epoch, of the first draw.
 
     Raises:
       InputError: sequences are too long.
@@ -105,47 +140,104 @@ def train_draws(
     numbers_D = np.arange(first_draw, first_draw + num_draws)
     windows = position_limit.cut(train.bases_NM, config, long_sequences, source=train.path)
     position_limit.warn_of_new_positions(windows, config, source=train.path)
-    num_steps = recipe.num_steps(draws_DN.shape[1])
-    devices = side_by_side.num_devices(num_draws)
-    programs = steps.make(config, data.task.num_classes, recipe, num_steps, devices)
-    states = programs.init(
-        side_by_side.share(pretrained.params, devices),
-        side_by_side.split(_draw_keys(seed, numbers_D), devices),
-    )
-    labels_W = np.repeat(train.labels_N, windows.count_N).astype(np.int32)
-    shared = side_by_side.share((windows.bases_WM, labels_W), devices)
     if dev is not None:
-        dev_windows = position_limit.cut(dev.bases_NM, config, long_sequences, source=dev.path)
-    trained = TrainedDraws(
-        config, long_sequences, programs, states.params, *np.zeros((3, num_draws, 0))
-    )
+        position_limit.refuse_long((dev,), config, long_sequences)
+    keys_D = _draw_keys(seed, numbers_D)
+    states, trained = _begin(pretrained, data, draws_DN, recipe, keys_D, long_sequences)
+    labels_W = np.repeat(train.labels_N, windows.count_N).astype(np.int32)
+    devices = side_by_side.num_devices(num_draws)
+    shared = side_by_side.share((windows.bases_WM, labels_W), devices)
+    num_steps = recipe.num_steps(draws_DN.shape[1])
     stop, title = stop or StopRequest(), f"fine-tuning {num_draws} x {draws_DN.shape[1]:,} rows"
     with terminal.bar(total=num_steps, desc=title, unit="steps") as bar:
+        if trained.first_epoch == 0:
+            _end_epoch(trained, states.params, data, bar if report_epochs else None)
         for rows_DSB in _epochs(draws_DN, windows, recipe, seed, numbers_D):
-            states, losses_D = _train_epoch(programs, states, rows_DSB, shared, bar, stop)
+            states, losses_D = _train_epoch(trained.programs, states, rows_DSB, shared, bar, stop)
             if losses_D is None:
                 break
             trained.losses_DE = np.column_stack([trained.losses_DE, losses_D])
-            if dev is None:
-                trained.params = states.params
-            else:
-                probabilities_DNC = _predict(trained, states.params, dev_windows)
-                trained.offer(states.params, probabilities_DNC, dev.labels_N, data.task.metric)
+            _end_epoch(trained, states.params, data, bar if report_epochs else None)
+            if not trained.is_patient:
+                break
     return trained
 
 
+def _begin(
+    pretrained: Pretrained,
+    data: TaskData,
+    draws_DN: np.ndarray,
+    recipe: Recipe,
+    keys_D: np.ndarray,
+    long_sequences: str,
+) -> tuple[DrawState, TrainedDraws]:
+    """Returns the states of the draws before the first step, and their record, still empty."""
+    num_draws, num_rows = draws_DN.shape
+    devices = side_by_side.num_devices(num_draws)
+    split = functools.partial(side_by_side.split, num_devices=devices)
+    programs = steps.make(
+        pretrained.config, data.task.num_classes, recipe, recipe.num_steps(num_rows), devices
+    )
+    head_params = _first_heads(pretrained, data, draws_DN, recipe, long_sequences)
+    states = programs.init(
+        side_by_side.share(pretrained.params, devices),
+        split(keys_D),
+        jax.tree.map(split, head_params),
+    )
+    empty = np.zeros((3, num_draws, 0))
+    return states, TrainedDraws(
+        pretrained.config, recipe, long_sequences, programs, states.params, *empty
+    )
+
+
+def _end_epoch(
+    trained: TrainedDraws, params: dict | Subspace, data: TaskData, bar: tqdm | None
+) -> None:
+    """Takes the parameters where dev, if there is one, finds them better; prints a line."""
+    if data.dev is None:
+        trained.params = params
+        return
+    probabilities_DNC = _predict(trained, params, data.dev)
+    trained.offer(params, probabilities_DNC, data.dev.labels_N, data.task.metric)
+    if bar is not None:
+        terminal.say(bar, trained.last_epoch(data.task.metric))
+
+
+def _first_heads(
+    pretrained: Pretrained,
+    data: TaskData,
+    draws_DN: np.ndarray,
+    recipe: Recipe,
+    long_sequences: str,
+) -> dict:
+    """Returns the parameters of every draw's head: the probe's solution; none for [CLS]."""
+    if recipe.head == heads.CLS:
+        return {}
+    used_U = np.unique(draws_DN)
+    train = data.train.take(used_U)
+    features_UF = probe.features(
+        pretrained, train.bases_NM, long_sequences=long_sequences, source=train.path
+    )
+    rows_DN = np.searchsorted(used_U, draws_DN)
+    layers = probe.linear_layers(features_UF, train.labels_N, rows_DN, data.task.num_classes)
+    kernel_DFC, bias_DC = (layer.astype(np.float32) for layer in layers)
+    return {"classifier": {"kernel": kernel_DFC, "bias": bias_DC}}
+
+
 def probabilities(trained: TrainedDraws, examples: Examples) -> np.ndarray:
-    """Returns every draw's probabilities, float32 (D, N, C): the mean over a sequence's windows."""
+    """Returns every draw's probabilities, float32 (D, N, C), means over a sequence's windows."""
+    return _predict(trained, trained.params, examples)
+
+
+def _predict(trained: TrainedDraws, params: dict | Subspace, examples: Examples) -> np.ndarray:
+    """Returns the probabilities (D, N, C) of the draws with these parameters.
+
+    Of windows, those of a features head are of the mean logits, which are its logits of the mean
+    features: so it starts where the probe is.
+    """
     windows = position_limit.cut(
         examples.bases_NM, trained.config, trained.long_sequences, source=examples.path
     )
-    return _predict(trained, trained.params, windows)
-
-
-def _predict(
-    trained: TrainedDraws, params: dict | Subspace, windows: SequenceWindows
-) -> np.ndarray:
-    """Returns the probabilities (D, N, C) of the draws with these parameters."""
     num_windows, num_draws = len(windows.bases_WM), len(trained.losses_DE)
     devices, each = jax.tree.leaves(params)[0].shape[:2]
     num_tokens = position_limit.num_tokens(windows.bases_WM, trained.config)
@@ -153,14 +245,16 @@ def _predict(
 
     def predict(bases_BM: np.ndarray) -> np.ndarray:
         shared_BM = side_by_side.share(bases_BM, devices)
-        probabilities = trained.programs.predict(params, shared_BM)
-        return side_by_side.join(probabilities, num_draws).swapaxes(0, 1)
+        logits = trained.programs.predict(params, shared_BM)
+        return side_by_side.join(logits, num_draws).swapaxes(0, 1)
 
-    probabilities_WDC = parallel.map_rows(
+    logits_WDC = parallel.map_rows(
         predict, windows.bases_WM, batch_size=batch_size, description="predicting"
     )
-    each_draw = probabilities_WDC.swapaxes(0, 1)
-    return np.stack([position_limit.mean(own_WC, windows) for own_WC in each_draw])
+    softmax = functools.partial(special.softmax, axis=1)
+    mean = functools.partial(position_limit.mean, windows=windows)
+    first, then = (mean, softmax) if trained.recipe.head == heads.FEATURES else (softmax, mean)
+    return np.stack([then(first(logits_WC)) for logits_WC in logits_WDC.swapaxes(0, 1)])
 
 
 def _draw_keys(seed: int, numbers_D: np.ndarray) -> np.ndarray:

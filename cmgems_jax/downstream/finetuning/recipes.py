@@ -1,12 +1,15 @@
-"""How a classifier is trained: the published recipes, by number of shots and by GUE set."""
+"""How a classifier is trained: the published recipes, and that of the features head."""
 
 import dataclasses
+import math
 
 import optax
 
 from cmgems_jax.config import Config, OptimizerConfig
+from cmgems_jax.downstream.finetuning.settings import FeaturesDefaults
 from cmgems_jax.downstream.tasks.table import Task
 from cmgems_jax.errors import InputError
+from cmgems_jax.model import heads
 from cmgems_jax.pretraining import optimizer
 
 _FEW_SHOTS = 100  # rows per class; above, the recipe of 500 and 1,000
@@ -34,6 +37,9 @@ class Recipe:
     # attention weights is the pretraining config's (DNABERT 0.1, LOGO 0)
     clip_norm: float = 1.0  # global norm of the gradient
     subspace: int = 0  # dimensions of a random subspace that is trained; 0 = all parameters
+    head: str = heads.CLS  # or heads.FEATURES, which starts at the probe's solution
+    decay: str = "linear"  # of the rate, to 0; or "cosine"
+    patience: int = 0  # epochs without a lower loss on dev that end the training; 0 = none do
 
     def steps_per_epoch(self, num_rows: int) -> int:
         """Returns the number of batches, the last of which may be smaller."""
@@ -50,15 +56,28 @@ class Recipe:
         return min(longer, num_steps // 2)
 
 
-def choose(task: Task, shots: int, **changes: float | None) -> Recipe:
-    """Returns the published recipe of a task, or BERT's usual range for an own one.
+def choose(
+    task: Task,
+    shots: int,
+    *,
+    head: str = "",
+    width: int,
+    num_rows: int,
+    **changes: float | None,
+) -> Recipe:
+    """Returns the recipe of a task: published, or for an own one that of the features head.
 
     Args:
       task: few-shot, GUE's or an own one.
       shots: training rows per class that are drawn; 0 = all rows.
+      head: heads.CLS or heads.FEATURES; "" = the task's: FEATURES for own ones.
+      width: of the encoder, its hidden size.
+      num_rows: that are trained on.
       **changes: of the recipe's fields; None = none.
     """
-    if shots:
+    if (head or default_head(task)) == heads.FEATURES:
+        recipe = features_recipe(width, num_rows)
+    elif shots:
         recipe = fewshot_recipe(shots)
     elif task.suite == "gue":
         recipe = gue_recipe(task.name)
@@ -66,6 +85,32 @@ def choose(task: Task, shots: int, **changes: float | None) -> Recipe:
         recipe = Recipe(peak_lr=5e-5, num_epochs=5, batch_size=32, warmup_share=0.1)
     given = {name: value for name, value in changes.items() if value is not None}
     return dataclasses.replace(recipe, **given)
+
+
+def default_head(task: Task) -> str:
+    """Returns the kind of head that a task's classifier has where none is asked for."""
+    return heads.FEATURES if task.suite == "own" else heads.CLS
+
+
+def features_recipe(width: int, num_rows: int) -> Recipe:
+    """Returns the recipe of the features head, which is not published (SPEC section 10).
+
+    The rate grows with the rows, by their logarithm, and falls with the encoder's width.
+    """
+    default, is_small = FeaturesDefaults, num_rows < FeaturesDefaults.small_rows
+    few, many = default.few_rows, default.many_rows
+    share = math.log(min(max(num_rows, few), many) / few) / math.log(many / few)
+    rate = default.lr_of_few * (default.lr_of_many / default.lr_of_few) ** share
+    return Recipe(
+        peak_lr=float(f"{rate * default.width / width:.2g}"),
+        num_epochs=default.num_epochs,
+        batch_size=default.small_batch_size if is_small else default.batch_size,
+        warmup_share=default.warmup_share,
+        dropout=default.dropout,
+        head=heads.FEATURES,
+        decay="cosine",
+        patience=default.patience,
+    )
 
 
 def fewshot_recipe(shots: int) -> Recipe:
@@ -96,11 +141,11 @@ def gue_recipe(task_name: str) -> Recipe:
 
 
 def make_optimizer(recipe: Recipe, num_steps: int) -> optax.GradientTransformation:
-    """Returns AdamW with clipping, linear warm-up and linear decay to 0 at `num_steps`."""
+    """Returns AdamW with clipping, linear warm-up and the recipe's decay to 0 at `num_steps`."""
     settings = OptimizerConfig(
         peak_lr=recipe.peak_lr,
         warmup_steps=recipe.num_warmup_steps(num_steps),
-        decay="linear",
+        decay=recipe.decay,
         weight_decay=recipe.weight_decay,
         clip_norm=recipe.clip_norm,
         beta1=0.9,

@@ -42,10 +42,10 @@ class DrawState:
 class Programs(NamedTuple):
     """Functions of all draws: arrays (devices, draws each, ...); others lie on every device."""
 
-    init: Callable  # (encoder params, keys) -> states
+    init: Callable  # (encoder params, keys, head params) -> states
     train: Callable  # (states, rows (..., S, B), num_steps, bases_WM, labels_W) -> states, losses
     keep_better: Callable  # (params, others, take_others) -> params
-    predict: Callable  # (params, bases_BM) -> float32 (..., B, C)
+    predict: Callable  # (params, bases_BM) -> float32 logits (..., B, C)
 
 
 def make(
@@ -63,17 +63,17 @@ def _make(
     """The programs by what they depend on; a config is no key, since it can be changed."""
     config = config_lib.from_dict(json.loads(settings))
     network = dataclasses.replace(config.model, dropout=recipe.dropout)
-    model = heads.Classifier(network, config.tokens, num_classes)
+    model = heads.Classifier(network, config.tokens, num_classes, recipe.head)
     transform = recipes.make_optimizer(recipe, num_steps)
     init = functools.partial(
         init_state, model=model, transform=transform, num_dimensions=recipe.subspace
     )
     step = functools.partial(train_step, model=model, transform=transform)
-    predict = functools.partial(class_probabilities, model=model)
+    predict = functools.partial(class_logits, model=model)
     train_chunk = functools.partial(_train_chunk, step=step)
     over = functools.partial(parallel.draws_program, num_devices=num_devices)
     return Programs(
-        init=over(jax.vmap(init, (None, 0)), in_axes=(None, 0)),
+        init=over(jax.vmap(init, (None, 0, 0)), in_axes=(None, 0, 0)),
         train=over(train_chunk, in_axes=(0, 0, None, None, None), donate=(0,)),
         keep_better=over(jax.vmap(_keep_better), in_axes=(0, 0, 0)),
         predict=over(jax.vmap(predict, (0, None)), in_axes=(0, None)),
@@ -83,20 +83,23 @@ def _make(
 def init_state(
     encoder_params: dict,
     key_data: jax.Array,
+    head_params: dict,
     *,
     model: heads.Classifier,
     transform: optax.GradientTransformation,
     num_dimensions: int = 0,
 ) -> DrawState:
-    """Returns the state of one draw before its first step: the given encoder, a random head.
+    """Returns the state of one draw before its first step: the given encoder and head.
 
-    With `num_dimensions`, a random subspace of so many through them is what is trained.
+    Without parameters of a head it is a random one over [CLS]. With `num_dimensions`, a random
+    subspace of so many through them is what is trained.
     """
     draw_key = jax.random.wrap_key_data(key_data)
-    head_key = jax.random.fold_in(draw_key, _HEAD_KEY)
-    state_BD = jnp.zeros((1, model.config.hidden_size))
-    head = model.init(head_key, state_BD, method=model.head)["params"]
-    params = {"encoder": encoder_params, **head}
+    if not head_params:
+        head_key = jax.random.fold_in(draw_key, _HEAD_KEY)
+        state_BD = jnp.zeros((1, model.config.hidden_size))
+        head_params = model.init(head_key, state_BD, method=model.head)["params"]
+    params = {"encoder": encoder_params, **head_params}
     if num_dimensions:
         subspace_key = jax.random.fold_in(draw_key, _SUBSPACE_KEY)
         params = subspace.begin(params, num_dimensions, subspace_key)
@@ -150,12 +153,12 @@ def _dropout_keys(state: DrawState, batch_size: int, model: heads.Classifier) ->
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key, numbers_B)
 
 
-def class_probabilities(
+def class_logits(
     params: dict | Subspace, bases_BM: jax.Array, *, model: heads.Classifier
 ) -> jax.Array:
     """Returns float32 (B, C)."""
     ids_BL = vocabulary.model_ids(bases_BM, model.tokens.k, model.tokens.stride)
-    return jax.nn.softmax(model.apply({"params": subspace.expand(params)}, ids_BL))
+    return model.apply({"params": subspace.expand(params)}, ids_BL)
 
 
 def _train_chunk(

@@ -51,25 +51,24 @@ def train_classifier(
     model = pretrained.load(checkpoint)
     data = _load(task, Path(data_dir), model.config.tokens.k, settings)
     position_limit.refuse_long((data.train, data.test), model.config, how)
-    recipe = _recipe(data, settings)
     data = _with_dev(data, settings.seed)
+    recipe = _recipe(data, settings, model.config.model.hidden_size)
     for note in data.notes:
         print(f"{data.task.name}: {note}", flush=True)
     start_s = time.perf_counter()
     with signals.stop_requests() as stop:
         every_row_1N = np.arange(len(data.train.labels_N))[None]
         trained = loop.train_draws(
-            model, data, every_row_1N, recipe, seed=settings.seed, long_sequences=how, stop=stop
-        )
+            model, data, every_row_1N, recipe, seed=settings.seed, long_sequences=how, stop=stop,
+            report_epochs=True,
+        )  # fmt: skip
     seconds = time.perf_counter() - start_s
     if not trained.dev_losses_DE.size:
         print(f"{stop.signal} in the first epoch: nothing was kept", flush=True)
         raise KeyboardInterrupt
     history = _history(trained, data.task.metric)
-    print(_kept(history, data.task.metric, stop.signal), flush=True)
-    longest = position_limit.num_tokens(data.train.bases_NM, model.config)
-    max_tokens = min(longest, position_limit.max_tokens(model.config, how))
-    classifier = TrainedClassifier(model.config, trained.of_draw(0), data.label_names, max_tokens)
+    print(_kept(history, trained, data.task.metric, stop.signal), flush=True)
+    classifier = _classifier(trained, data)
     (output / "metrics.json").unlink(missing_ok=True)  # no scores of another classifier
     about = {"recipe": dataclasses.asdict(recipe), "source": str(checkpoint)}
     save_classifier(output, classifier, task=data.task.name, **about)
@@ -81,6 +80,16 @@ def train_classifier(
     if stop.signal:
         raise KeyboardInterrupt
     return scores
+
+
+def _classifier(trained: TrainedDraws, data: TaskData) -> TrainedClassifier:
+    """Returns what predicts, of the first draw."""
+    config = trained.config
+    longest = position_limit.num_tokens(data.train.bases_NM, config)
+    max_tokens = min(longest, position_limit.max_tokens(config, trained.long_sequences))
+    return TrainedClassifier(
+        config, trained.of_draw(0), data.label_names, max_tokens, head=trained.recipe.head
+    )
 
 
 def _load(task: str, data_dir: Path, k: int, settings: FinetuneSettings) -> TaskData:
@@ -95,12 +104,15 @@ def _load(task: str, data_dir: Path, k: int, settings: FinetuneSettings) -> Task
     )
 
 
-def _recipe(data: TaskData, settings: FinetuneSettings) -> recipes.Recipe:
+def _recipe(data: TaskData, settings: FinetuneSettings, width: int) -> recipes.Recipe:
     """Returns the recipe of the task with the user's changes."""
     least = int(np.bincount(data.train.labels_N).min())
     return recipes.choose(
         data.task,
         least if data.task.suite == "fewshot" else 0,
+        head=settings.head,
+        width=width,
+        num_rows=len(data.train.labels_N),
         peak_lr=settings.peak_lr,
         num_epochs=settings.num_epochs,
         batch_size=settings.batch_size,
@@ -156,24 +168,35 @@ def _write_record(
 
 
 def _history(trained: TrainedDraws, metric: str) -> dict[str, Any]:
-    """Returns what happened in every epoch, and which one was kept, from 1."""
+    """Returns what happened in every epoch, and which one was kept.
+
+    Epochs are from 1; the first loss and score on dev are of `first_dev_epoch`, which is 0 where
+    the start of a features head, the probe, is a candidate.
+    """
     losses_E, scores_E = trained.dev_losses_DE[0], trained.dev_scores_DE[0]
+    best = int(np.flatnonzero(losses_E == losses_E.min())[-1])
     return {
         "losses": trained.losses_DE[0].tolist(),
+        "first_dev_epoch": trained.first_epoch,
         "dev_losses": losses_E.tolist(),
         f"dev_{metric}": [score if math.isfinite(score) else None for score in scores_E.tolist()],
-        "epoch_kept": int(np.flatnonzero(losses_E == losses_E.min())[-1]) + 1,
+        "epoch_kept": trained.first_epoch + best,
     }
 
 
-def _kept(history: dict[str, Any], metric: str, signal: str) -> str:
+def _kept(history: dict[str, Any], trained: TrainedDraws, metric: str, signal: str) -> str:
     """Returns a sentence: which epoch was kept, its loss and metric on dev, and why."""
-    epoch, losses = history["epoch_kept"], history["dev_losses"]
-    score = history[f"dev_{metric}"][epoch - 1]
+    epoch, num_epochs = history["epoch_kept"], len(history["losses"])
+    at = epoch - trained.first_epoch
+    score = history[f"dev_{metric}"][at]
     shown = f"{metric} {'not defined' if score is None else f'{score:.3f}'}"
-    text = f"kept epoch {epoch} of {len(losses)}: dev loss {losses[epoch - 1]:.4f}, {shown}"
+    kept = f"epoch {epoch} of {num_epochs}" if epoch else "the probe, before any epoch"
+    text = f"kept {kept}: dev loss {history['dev_losses'][at]:.4f}, {shown}"
     if signal:
         return f"{text}; {signal} ended the training"
-    if epoch == len(losses) > 1:
-        return f"{text}; the last is the best, still improving: more --epochs may do better"
+    if epoch == num_epochs > 1:
+        more = 2 * trained.recipe.num_epochs
+        return f"{text}; the last is the best, still improving: --epochs={more} may do better"
+    if num_epochs < trained.recipe.num_epochs and not trained.is_patient:
+        return f"{text}; none of the {trained.recipe.patience} after it was better"
     return text

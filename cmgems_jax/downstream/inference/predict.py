@@ -14,7 +14,7 @@ from cmgems_jax.downstream.inference import sliding
 from cmgems_jax.downstream.inference.sliding import Survey, WindowOutputs
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
-from cmgems_jax.model import heads, strands
+from cmgems_jax.model import strands
 from cmgems_jax.runtime import outputs
 
 
@@ -26,12 +26,11 @@ def logits_function(
     The parameters are an argument, so that they are no constants of a compiled program.
     Of both strands they are such that their softmax is the mean of the two probabilities.
     """
-    config = classifier.config
-    model = heads.Classifier(config.model, config.tokens, len(classifier.label_names))
+    tokens, network = classifier.config.tokens, classifier.network
 
     def logits(params: dict, bases_BN: jax.Array) -> jax.Array:
-        ids_BL = vocabulary.model_ids(bases_BN, config.tokens.k, config.tokens.stride)
-        return model.apply({"params": params}, ids_BL)
+        ids_BL = vocabulary.model_ids(bases_BN, tokens.k, tokens.stride)
+        return network.apply({"params": params}, ids_BL)
 
     if strand != "both":
         return strands.on_strand(logits, strand)

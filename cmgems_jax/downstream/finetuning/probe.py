@@ -7,24 +7,24 @@ n rows of a draw, C classes.
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from scipy import special
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from cmgems_jax import terminal
-from cmgems_jax.config import Config
 from cmgems_jax.downstream.finetuning import position_limit
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.model import bert
+from cmgems_jax.model import bert, heads
 from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import parallel
 
 INVERSE_PENALTY = 0.01  # scikit-learn's C; see `probe`
 _MAX_ITERATIONS = 1_000
-_PREDICTED_ROWS = 8_192  # at a time: they are copied to be scaled
+_PREDICTED_ROWS = 8_192  # at a time: they are copied in float64
+_NO_CLASS = -1e4  # the logit of a class that was not drawn; exp of it is 0
 
 
 def features(
@@ -37,9 +37,7 @@ def features(
 ) -> np.ndarray:
     """Returns what the encoder makes of each sequence, without training it.
 
-    The means over the k-mers of the embeddings and of every layer's states, the
-    maximum over them of the last layer's, and the last state at [CLS], which keeps what
-    stands where (means do not: splice sites need it). [SEP], [PAD] and [UNK] do not count.
+    See `heads.pooled_features`.
 
     Args:
       pretrained: the encoder.
@@ -50,8 +48,7 @@ def features(
       source: how to call the sequences in messages.
 
     Returns:
-      float32 (N, F), F = (layers + 3) * hidden size, in the order of `part_names`. A
-      sequence without a k-mer of the vocabulary has zeros.
+      float32 (N, F).
     """
     config = pretrained.config
     windows = position_limit.cut(bases_NM, config, long_sequences, source=source)
@@ -66,32 +63,11 @@ def features(
     return position_limit.mean(features_WF, windows)
 
 
-def num_features(config: Config) -> int:
-    """Returns F, how many features a sequence has."""
-    return len(part_names(config.model.num_layers)) * config.model.hidden_size
-
-
-def part_names(num_layers: int) -> list[str]:
-    """Returns what the features of `features` are made of, in their order: hidden size each."""
-    layers = [f"mean of layer {number}" for number in range(1, num_layers + 1)]
-    return ["mean of the embeddings", *layers, "maximum of the last layer", "[CLS]"]
-
-
 def pooled_states(params: dict, bases_BM: jax.Array, *, model: bert.Encoder) -> jax.Array:
     """Returns the features of a batch: float32 (B, F)."""
     ids_BL = vocabulary.model_ids(bases_BM, model.tokens.k, model.tokens.stride)
     states = model.apply({"params": params}, ids_BL, method=model.all_states)
-    states = [states_BLD.astype(jnp.float32) for states_BLD in states]
-    is_kmer_BL1 = (ids_BL >= vocabulary.NUM_SPECIAL)[:, :, None]
-    count_B1 = is_kmer_BL1.sum(axis=1, dtype=jnp.int32)
-    pooled = [
-        jnp.where(is_kmer_BL1, states_BLD, 0).sum(axis=1)
-        / jnp.maximum(count_B1, 1).astype(jnp.float32)
-        for states_BLD in states
-    ]
-    largest_BD = jnp.where(is_kmer_BL1, states[-1], -jnp.inf).max(axis=1)
-    last_BF = jnp.concatenate([largest_BD, states[-1][:, 0]], axis=1)
-    return jnp.concatenate([*pooled, jnp.where(count_B1 > 0, last_BF, 0)], axis=1)
+    return heads.pooled_features(states, ids_BL)
 
 
 def probe(
@@ -101,11 +77,7 @@ def probe(
     test_features_NF: np.ndarray,
     num_classes: int,
 ) -> np.ndarray:
-    """Fits logistic regression on the features, once per draw.
-
-    Features are standardised by the drawn rows. The penalty is fixed and strong
-    (`INVERSE_PENALTY`): there are more features than rows, and ten shots are too few to
-    choose it.
+    """Fits logistic regression on the features, once per draw; see `linear_layers`.
 
     Args:
       train_features_NF: float32, of the rows that are drawn from.
@@ -117,20 +89,46 @@ def probe(
     Returns:
       float32 (D, rows of test, C), probabilities.
     """
+    kernel_DFC, bias_DC = linear_layers(train_features_NF, labels_N, draws_DN, num_classes)
+    shape = len(draws_DN), len(test_features_NF), num_classes
+    probabilities_DNC = np.empty(shape, np.float32)
+    for start in range(0, shape[1], _PREDICTED_ROWS):
+        some_NF = test_features_NF[start : start + _PREDICTED_ROWS].astype(np.float64)
+        logits_DNC = some_NF @ kernel_DFC + bias_DC[:, None]
+        probabilities_DNC[:, start : start + _PREDICTED_ROWS] = special.softmax(logits_DNC, axis=2)
+    return probabilities_DNC
+
+
+def linear_layers(
+    features_NF: np.ndarray, labels_N: np.ndarray, draws_DN: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the logistic regression of every draw as one linear layer over the features.
+
+    Features are standardised by the drawn rows, and the scaler is folded into the layer.
+    The penalty is fixed and strong (`INVERSE_PENALTY`): there are more features than rows,
+    and ten shots are too few to choose it.
+
+    Returns:
+      kernel_DFC and bias_DC, float64; the softmax of what they give is the regression's.
+      A class that was not drawn has no probability.
+    """
     # Draws of all rows are the same rows, and are fitted once.
     unique_DN, index_D = np.unique(np.sort(draws_DN), axis=0, return_inverse=True)
-    shape = len(unique_DN), len(test_features_NF), num_classes
-    probabilities_DNC = np.zeros(shape, np.float32)
+    kernel_DFC = np.zeros((len(unique_DN), features_NF.shape[1], num_classes))
+    bias_DC = np.full((len(unique_DN), num_classes), _NO_CLASS)
     bar = terminal.bar(unique_DN, desc="probing", unit="draws")
     with threadpool_limits(1):  # the products are small: threads cost more than they save
-        for probabilities_NC, rows in zip(probabilities_DNC, bar, strict=True):
+        for kernel_FC, bias_C, rows in zip(kernel_DFC, bias_DC, bar, strict=True):
             model = make_pipeline(
                 StandardScaler(copy=False),  # the drawn rows are a copy
                 LogisticRegression(C=INVERSE_PENALTY, max_iter=_MAX_ITERATIONS),
-            ).fit(train_features_NF[rows], labels_N[rows])
-            for start in range(0, shape[1], _PREDICTED_ROWS):
-                some = slice(start, start + _PREDICTED_ROWS)
-                probabilities_NC[some, model.classes_] = model.predict_proba(
-                    test_features_NF[some].copy()
-                )
-    return probabilities_DNC[index_D]
+            ).fit(features_NF[rows], labels_N[rows])
+            scaler, regression = (step for _, step in model.steps)
+            weight_CF = regression.coef_.astype(np.float64)
+            intercept_C = regression.intercept_.astype(np.float64)
+            if len(weight_CF) == 1:  # of two classes only the second one's log-odds is kept
+                weight_CF = np.concatenate([-weight_CF, weight_CF]) / 2
+                intercept_C = np.concatenate([-intercept_C, intercept_C]) / 2
+            kernel_FC[:, model.classes_] = (weight_CF / scaler.scale_).T
+            bias_C[model.classes_] = intercept_C - weight_CF @ (scaler.mean_ / scaler.scale_)
+    return kernel_DFC[index_D], bias_DC[index_D]
