@@ -40,7 +40,7 @@ def main() -> None:
     from cmgems_jax.downstream.motifs import report as motif_report
 
     trained = classifier.load_classifier(Path(_CHECKPOINT.value))
-    label = contrast.find_label(_LABEL.value, trained.label_names)
+    label = contrast.find_label(_LABEL.value, trained.label_names, trained.labels)
     if _TASK.value:
         pair = contrast.from_task(
             _TASK.value, Path(_DATA_DIR.value), label, trained.label_names,

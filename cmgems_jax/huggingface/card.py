@@ -15,6 +15,7 @@ from cmgems_jax.config import Config
 from cmgems_jax.downstream.evaluation import report as evaluation_report
 from cmgems_jax.downstream.finetuning import classifier
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
+from cmgems_jax.downstream.tasks import labels
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.masking import curriculum, strategies
@@ -77,6 +78,7 @@ def of_classifier(folder: Path, model: TrainedClassifier, license_name: str | No
         has_own_head=model.head == heads.FEATURES,
         is_imported=not record["recipe"],
         task=record["task"],
+        kind={labels.MULTILABEL: "labels"}.get(model.labels, model.labels),
         classes=", ".join(f"{number} = {name}" for number, name in enumerate(model.label_names)),
         source=Path(record["source"]).name,
         recipe=record["recipe"],

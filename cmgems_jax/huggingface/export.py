@@ -10,6 +10,7 @@ import safetensors.numpy
 
 from cmgems_jax.config import Config
 from cmgems_jax.downstream.finetuning import classifier
+from cmgems_jax.downstream.tasks import labels
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.huggingface import card, names, tokenizer
@@ -20,6 +21,11 @@ from cmgems_jax.runtime import outputs
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HEAD = "head.safetensors"  # of a classifier for which HuggingFace has no class
 CURVES = "curves.png"
+PROBLEMS = {
+    labels.CLASSES: "single_label_classification",
+    labels.MULTILABEL: "multi_label_classification",
+    labels.NUMBERS: "regression",
+}
 _FILES = (WEIGHTS, HEAD, CONFIG, *tokenizer.FILES, card.NAME, CURVES)
 
 
@@ -59,7 +65,7 @@ def export(
     if is_classifier:
         model: Any = classifier.load_classifier(checkpoint)
         model_card = card.of_classifier(checkpoint, model, license_name)
-        settings = hf_config(model.config, model.label_names, model.head)
+        settings = hf_config(model.config, model.label_names, model.head, model.labels)
         kind = model.head
     else:
         model = pretrained.load_masked_lm(checkpoint)
@@ -97,7 +103,10 @@ def _tensors(
 
 
 def hf_config(
-    config: Config, label_names: list[str] | None = None, head: str = heads.CLS
+    config: Config,
+    label_names: list[str] | None = None,
+    head: str = heads.CLS,
+    kind: str = labels.CLASSES,
 ) -> dict[str, Any]:
     """Returns config.json of BertForMaskedLM, or of a classifier where there are labels."""
     model = config.model
@@ -126,7 +135,7 @@ def hf_config(
         settings["architectures"] = [stock[head]]
         settings["id2label"] = {str(number): name for number, name in enumerate(label_names)}
         settings["label2id"] = {name: number for number, name in enumerate(label_names)}
-        settings["problem_type"] = "single_label_classification"
+        settings["problem_type"] = PROBLEMS[kind]
     return settings
 
 

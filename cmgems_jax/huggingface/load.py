@@ -12,6 +12,7 @@ from cmgems_jax import config_checks
 from cmgems_jax.config import Config, DataConfig, ModelConfig, TokensConfig
 from cmgems_jax.downstream.finetuning import classifier
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
+from cmgems_jax.downstream.tasks import labels as task_labels
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.huggingface import export, names
@@ -91,7 +92,11 @@ def import_model(path: Path | str, output: Path | str, *, stride: int = 1) -> No
         if is_classifier:
             labels = settings.get("id2label") or {}
             label_names = [str(labels.get(str(number), number)) for number in range(num_labels)]
-            made = TrainedClassifier(config, params, label_names, model.num_positions, head=kind)
+            kinds = {theirs: ours for ours, theirs in export.PROBLEMS.items()}
+            labels_kind = kinds.get(settings.get("problem_type"), task_labels.CLASSES)
+            made = TrainedClassifier(
+                config, params, label_names, model.num_positions, head=kind, labels=labels_kind
+            )
             classifier.save_classifier(folder, made, task=path.name, recipe={}, source=str(path))
         else:
             checkpoints.save_params(folder, params, config)

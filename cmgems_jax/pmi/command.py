@@ -137,11 +137,13 @@ def plot(table: PmiTable, path: Path, segmentation: str) -> None:
     """Writes a PNG: the distribution of NPMI, the top and the bottom k-mers."""
     from matplotlib.figure import Figure  # its import is slow
 
+    from cmgems_jax.runtime import pictures
+
     kmers, order = vocabulary.kmers(table.k), np.argsort(table.rank)
     order = order[table.count[order] > 0]
     figure = Figure(figsize=(11, 5), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(2, 1, 1))
-    left.hist(table.npmi[order], bins=min(80, 4 + len(order) // 8), color="#1b6ca8")
+    left.hist(table.npmi[order], bins=min(80, 4 + len(order) // 8), color=pictures.MAIN)
     left.set(xlabel="NPMI (nats)", ylabel=f"{table.k}-mers")
     left.set_title(
         f"{len(order):,} {table.k}-mers, {table.count.sum():,} occurrences ({segmentation})",
@@ -149,8 +151,8 @@ def plot(table: PmiTable, path: Path, segmentation: str) -> None:
     )  # fmt: skip
     number = min(_NUM_PLOTTED, len(order))
     for axes, codes, title, color in (
-        (middle, order[:number], f"{number} highest", "#2a7f4f"),
-        (right, order[-number:], f"{number} lowest", "#d1495b"),
+        (middle, order[:number], f"{number} highest", pictures.PALETTE[2]),
+        (right, order[-number:], f"{number} lowest", pictures.OTHER),
     ):
         heights = np.arange(number)
         axes.barh(heights, table.npmi[codes], color=color)
@@ -159,7 +161,7 @@ def plot(table: PmiTable, path: Path, segmentation: str) -> None:
         axes.set_xlabel("NPMI (nats)")
         axes.locator_params(axis="x", nbins=4)  # labels that do not touch
         axes.set_title(title, loc="left", fontsize=10)
-        axes.axvline(0, color="#6b6b6b", linewidth=0.8)
+        axes.axvline(0, color=pictures.FAINT, linewidth=0.8)
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)

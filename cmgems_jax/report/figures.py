@@ -16,7 +16,6 @@ from cmgems_jax.runtime import pictures
 from cmgems_jax.studies import study_report
 
 _NUM_LOGO, _NUM_LISTED = 50, 12
-_BASES = {"A": "#2f9e77", "C": "#3b82c4", "G": "#e0862e", "T": "#d1495b"}
 
 
 def pmi(table: PmiTable, name: str) -> str:
@@ -36,7 +35,7 @@ def pmi(table: PmiTable, name: str) -> str:
         bars.set(title="the best", xlabel="NPMI (nats)")
         letters = [kmers[code] for code in order[:_NUM_LOGO]]
         counts = logomaker.alignment_to_matrix(letters, to_type="information")
-        logomaker.Logo(counts, ax=grid["logo"], color_scheme=_BASES, vpad=0.02)
+        logomaker.Logo(counts, ax=grid["logo"], color_scheme=pictures.BASES, vpad=0.02)
         grid["logo"].set(title=f"the best {len(letters)} together", ylabel="bits", xlabel="base")
         grid["logo"].grid(visible=False)
         return svg.markup(figure, name, f"NPMI of {table.k}-mers: {', '.join(letters[:5])} first")

@@ -149,7 +149,10 @@ def define_column_flags() -> Callable[[], dict[str, str]]:
     """Defines the flags of a task's columns; returns a function of their values, by field."""
     defined = {
         name: flags.DEFINE_string(name, "", f"Header of the {what}; default: a usual name.")
-        for name, what in (("sequence_column", "sequences"), ("label_column", "labels"))
+        for name, what in (
+            ("sequence_column", "sequences"),
+            ("label_column", "labels (several: with commas)"),
+        )
     }
     return lambda: {name: flag.value for name, flag in defined.items()}
 
@@ -159,11 +162,20 @@ def define_task_flags(default: Any) -> Callable[[], dict[str, Any]]:
 
     `default` holds the default of every field.
     """
-    metrics, ways = ["accuracy", "macro_f1", "mcc", "auroc"], ["error", "truncate", "window"]
+    ways, kinds = ["error", "truncate", "window"], ["classes", "numbers", "multilabel"]
+    metrics = ["accuracy", "macro_f1", "mcc", "auroc", "average_precision"]
+    metrics += ["pearson", "spearman", "r2"]
     columns = define_column_flags()
     defined = {
         "metric": flags.DEFINE_enum(
             "metric", default.metric, ["", *metrics], 'The main one; "" = the task\'s.'
+        ),
+        "labels": flags.DEFINE_enum(
+            "labels",
+            default.labels,
+            ["", *kinds],
+            "What they are: classes, numbers to regress, "
+            'or several labels per row (with ; between); "": what the file plainly has.',
         ),
         "dedupe": flags.DEFINE_bool(
             "dedupe", default.dedupe, "Drop train rows that repeat or are in test."

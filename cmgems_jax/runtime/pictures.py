@@ -15,6 +15,7 @@ PALETTE = (
     "#7d8590",
 )
 MAIN, OTHER, FAINT = PALETTE[0], PALETTE[3], "#8a8f98"
+BASES = {"A": PALETTE[2], "C": PALETTE[0], "G": PALETTE[1], "T": PALETTE[3]}
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,

@@ -193,7 +193,7 @@ def check_same(output: Path | str, plan: Plan) -> None:
         fields = config_lib.unflatten(before["config"])
         config = checkpoints.binding(config_lib.from_dict(fields, source=str(path)))
         rows = _changed("config", config, checkpoints.binding(plan.config))
-        rows += _changed("evaluation", before["evaluation"], now["evaluation"])
+        rows += _changed("evaluation", _known(before), now["evaluation"])
         contents = (one.get("pmi_table_sha256") for one in (before, now))
         if all(contents := tuple(contents)) and contents[0] != contents[1]:
             rows.append(f"pmi.table: {table} holds another table than before")
@@ -228,6 +228,11 @@ def _evaluation(wanted: Plan) -> dict[str, Any]:
     return wanted.evaluation.fixed()
 
 
+def _known(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of study.json's evaluation; of an earlier version all that there are."""
+    return EvaluationSettings().fixed() | record["evaluation"]
+
+
 def _changed(section: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Returns the settings that differ, in words."""
     return [
@@ -244,8 +249,8 @@ def _check_reusable(other: Path, plan: Plan) -> None:
         raise InputError(
             f"--reuse={other}: no {NAME} in it; expected the --output of another study"
         )
-    before = json.loads(path.read_text())["evaluation"]
-    if rows := _changed("evaluation", before, _evaluation(plan)):
+    before = json.loads(path.read_text())
+    if rows := _changed("evaluation", _known(before), _evaluation(plan)):
         raise InputError(
             f"--reuse={other}: its runs were evaluated in another way ({'; '.join(rows)}); "
             "evaluate alike, or leave it out"

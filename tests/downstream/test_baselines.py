@@ -48,7 +48,7 @@ def test_counts_equal_a_slow_counter_with_padding_and_ambiguous_bases():
 def test_draws_give_what_fitting_each_alone_gives(num_classes):
     train, test = make_examples(60, 0, num_classes), make_examples(30, 1, num_classes)
     draws_DN = np.array([np.arange(30), np.arange(20, 50), np.arange(30)[::-1]])
-    found = baselines.kmer_logistic(train, draws_DN, test, num_classes, seed=0, k=2)
+    found = baselines.kmer_regression(train, draws_DN, test, num_classes, seed=0, k=2)
     assert [k for _, k in found] == [2, 2, 2]
     for rows, (probabilities_NC, _) in zip(draws_DN, found, strict=True):
         counts = slow_counts(train.bases_NM[rows], 2)
@@ -64,8 +64,8 @@ def test_draws_give_what_fitting_each_alone_gives(num_classes):
 def test_k_is_chosen_on_the_drawn_rows_and_the_signal_is_found():
     train, test = make_examples(400, 0), make_examples(200, 1)
     draws_DN = np.arange(400).reshape(2, 200)
-    found = baselines.kmer_logistic(train, draws_DN, test, 2, seed=0)
-    again = baselines.kmer_logistic(train, draws_DN[:1], test, 2, seed=0)
+    found = baselines.kmer_regression(train, draws_DN, test, 2, seed=0)
+    again = baselines.kmer_regression(train, draws_DN[:1], test, 2, seed=0)
     assert found[0][1] == again[0][1]
     np.testing.assert_array_equal(found[0][0], again[0][0])
     for probabilities_NC, k in found:
@@ -77,7 +77,7 @@ def test_k_is_chosen_on_the_drawn_rows_and_the_signal_is_found():
 
 def test_one_row_a_class_needs_no_folds_and_an_absent_class_is_improbable():
     train, test = make_examples(10, 0, num_classes=3), make_examples(6, 1, num_classes=3)
-    ((probabilities_NC, k),) = baselines.kmer_logistic(
+    ((probabilities_NC, k),) = baselines.kmer_regression(
         train, np.array([[0, 2]]), test, num_classes=3, seed=0
     )
     assert k == 3 and (probabilities_NC[:, 1] == 0).all()
@@ -87,7 +87,7 @@ def test_one_row_a_class_needs_no_folds_and_an_absent_class_is_improbable():
 def test_sequences_shorter_than_k_are_counted_as_far_as_they_go():
     train, test = make_examples(20, 0), make_examples(4, 1)
     test.bases_NM[:, 2:] = vocabulary.PADDING
-    ((probabilities_NC, _),) = baselines.kmer_logistic(
+    ((probabilities_NC, _),) = baselines.kmer_regression(
         train, np.arange(20)[None], test, 2, seed=0, k=5
     )
     assert np.isfinite(probabilities_NC).all()
@@ -97,12 +97,12 @@ def test_many_rows_are_counted_and_predicted_in_chunks_with_the_same_result(monk
     """60 bases a row: chunks of two rows, the last of one."""
     train, test = make_examples(31, 0), make_examples(15, 1)
     draws_DN = np.array([np.arange(31), np.arange(31)[::-1]])
-    whole = baselines.kmer_logistic(train, draws_DN, test, 2, seed=0)
+    whole = baselines.kmer_regression(train, draws_DN, test, 2, seed=0)
     counts_NF = baselines.count_kmers(train.bases_NM, 6)
     monkeypatch.setattr(baselines, "_CHUNK_BASES", 130)
     assert (baselines.count_kmers(train.bases_NM, 6) != counts_NF).nnz == 0
     for (one_NC, k), (other_NC, other_k) in zip(
-        baselines.kmer_logistic(train, draws_DN, test, 2, seed=0), whole, strict=True
+        baselines.kmer_regression(train, draws_DN, test, 2, seed=0), whole, strict=True
     ):
         assert k == other_k
         np.testing.assert_allclose(one_NC, other_NC, rtol=1e-12)

@@ -15,6 +15,7 @@ from cmgems_jax.downstream.finetuning import loop as finetuning_loop
 from cmgems_jax.downstream.finetuning import position_limit, probe, recipes
 from cmgems_jax.downstream.finetuning import steps as draw_steps
 from cmgems_jax.downstream.finetuning.recipes import Recipe
+from cmgems_jax.downstream.finetuning.targets import Targets
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.model import heads
@@ -177,7 +178,10 @@ def test_the_later_epoch_wins_a_tie_and_a_metric_that_is_no_number_is_recorded()
     programs = types.SimpleNamespace(
         keep_better=lambda old, new, take: {"epoch": np.where(take, new["epoch"], old["epoch"])}
     )
-    best = finetuning_loop.TrainedDraws(None, TINY, "error", programs, {}, *np.zeros((3, 2, 0)))
+    targets = Targets.of("classes", 2, labels_N)
+    best = finetuning_loop.TrainedDraws(
+        None, TINY, targets, "error", programs, {}, *np.zeros((3, 2, 0))
+    )
     for epoch, bits_D in enumerate(bits):
         right_D = 2.0 ** -np.array(bits_D)
         said_DNC = np.tile(np.stack([right_D, 1 - right_D], axis=1)[:, None], (1, 4, 1))

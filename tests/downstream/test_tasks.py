@@ -259,7 +259,7 @@ def test_a_decimal_is_no_class(label, tmp_path):
     with pytest.raises(
         InputError, match=f"train.tsv: row 8: label '{label}' is a decimal .*low, high"
     ):
-        tasks.load(folder, tmp_path, k=6)
+        tasks.load(folder, tmp_path, k=6, labels="classes")
 
 
 @pytest.mark.parametrize("name", ["val.tsv", "valid.csv", "validation.tsv.gz", "Dev.tsv"])
@@ -317,7 +317,7 @@ def test_folders_and_labels_that_do_not_fit_are_one_line_errors(tmp_path):
         "test.tsv: row 3: label '7' is not in train": {
             "train": good, "test": [("ACGTACGT", "1"), ("ACGTACGT", "7")]
         },
-        "200 labels in 200 rows; expected classes": {
+        "200 labels in 200 rows; expected classes, or --labels=numbers": {
             "train": [(s, str(i)) for i, s in enumerate(random_sequences(200))], "test": good
         },
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a user would pick instead of a transformer: logistic regression on k-mer counts.
+"""What a user would pick instead of a transformer: logistic, or ridge, regression on k-mer counts.
 
 And the majority class, below which nothing has been learnt.
 """
@@ -8,10 +8,13 @@ import threadpoolctl
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 
 from cmgems_jax import terminal
+from cmgems_jax.downstream.finetuning import probe
+from cmgems_jax.downstream.tasks import labels
 from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.genome import vocabulary
 
@@ -23,44 +26,48 @@ _MAX_ITERATIONS = 1_000
 _CHUNK_BASES = 1 << 18  # of which the k-mers are listed at a time
 
 
-def kmer_logistic(
+def kmer_regression(
     train: Examples,
     draws_DN: np.ndarray,
     test: Examples,
     num_classes: int,
     *,
+    kind: str = labels.CLASSES,
     seed: int,
     k: int | None = None,
 ) -> list[tuple[np.ndarray, int]]:
     """Fits logistic regression (C=1) on the counts of 1..k-mers, once per draw.
 
-    Every count is divided by its largest value among the drawn rows. Overlapping
-    k-mers are counted; those with an ambiguous base are left out. Of the test rows, some
-    thousands are counted at a time; for the drawn rows see `num_bytes`.
+    Of several labels per row each has its own; numbers have ridge regression with the penalty of
+    the least leave-one-out error. Every count is divided by its largest value among the drawn
+    rows. Overlapping k-mers are counted; those with an ambiguous base are left out. Of the test
+    rows, some thousands are counted at a time; for the drawn rows see `num_bytes`.
 
     Args:
       train: what is drawn from.
       draws_DN: int (D, n), rows of `train` that a draw trains on.
       test: what is predicted.
       num_classes: C.
+      kind: of the labels, of `labels.KINDS`.
       seed: of the folds.
       k: bases of the longest k-mer, 1 to 6. None: chosen for every draw by
-        cross-validation on its rows (5 folds, accuracy, the smaller on a tie).
+        cross-validation on its rows (5 folds, accuracy, the smaller on a tie; of several labels
+        and of numbers the squared error).
 
     Returns:
-      For every draw float64 (rows of test, C) probabilities, and its k.
+      For every draw float64 (rows of test, C) probabilities, or numbers, and its k.
     """
     # GUE's draws are all of the same rows, and are fitted once.
     unique_DN, index_D = np.unique(np.sort(draws_DN), axis=0, return_inverse=True)
     fitted: list[tuple[Pipeline, int]] = []
     # With several threads on such small vectors these wait for each other: six times slower.
     with threadpoolctl.threadpool_limits(1):
-        for rows in terminal.bar(unique_DN, desc="k-mer logistic regression", unit="draws"):
+        for rows in terminal.bar(unique_DN, desc="k-mer regression", unit="draws"):
             bases_nM, labels_n = train.bases_NM[rows], train.labels_N[rows]
-            chosen = k or _choose_k(bases_nM, labels_n, seed)
-            fitted.append((_model().fit(count_kmers(bases_nM, chosen), labels_n), chosen))
-        probabilities_DNC = _predict(fitted, test.bases_NM, num_classes)
-    return [(probabilities_DNC[draw], fitted[draw][1]) for draw in index_D]
+            chosen = k or _choose_k(bases_nM, labels_n, seed, kind)
+            fitted.append((_model(kind).fit(count_kmers(bases_nM, chosen), labels_n), chosen))
+        predicted_DNC = _predict(fitted, test.bases_NM, num_classes, kind)
+    return [(predicted_DNC[draw], fitted[draw][1]) for draw in index_D]
 
 
 def majority(
@@ -130,38 +137,59 @@ def _chunk_rows(bases_NM: np.ndarray) -> int:
 
 
 def _predict(
-    fitted: list[tuple[Pipeline, int]], bases_NM: np.ndarray, num_classes: int
+    fitted: list[tuple[Pipeline, int]], bases_NM: np.ndarray, num_classes: int, kind: str
 ) -> np.ndarray:
-    """Returns every model's probabilities (D, N, C), a chunk of the rows at a time."""
+    """Returns every model's predictions (D, N, C), a chunk of the rows at a time."""
     longest = max(k for _, k in fitted)
-    probabilities_DNC = np.zeros((len(fitted), len(bases_NM), num_classes))
+    predicted_DNC = np.zeros((len(fitted), len(bases_NM), num_classes))
     for start in range(0, len(bases_NM), _chunk_rows(bases_NM)):
         rows = slice(start, start + _chunk_rows(bases_NM))
         counts_NF = count_kmers(bases_NM[rows], longest)
-        for probabilities_NC, (model, k) in zip(probabilities_DNC, fitted, strict=True):
+        for predicted_NC, (model, k) in zip(predicted_DNC, fitted, strict=True):
             chosen_NF = counts_NF[:, : num_features(k)].copy()  # the model scales it in place
-            probabilities_NC[rows, model.classes_] = model.predict_proba(chosen_NF)
-    return probabilities_DNC
+            classes = model.classes_ if kind == labels.CLASSES else slice(None)
+            predicted_NC[rows, classes] = _outputs(model, chosen_NF, kind)
+    return predicted_DNC
 
 
-def _model() -> Pipeline:
+def _outputs(model: Pipeline, counts_NF: sparse.csr_array, kind: str) -> np.ndarray:
+    """Returns the probabilities, or numbers, of a fitted model: (N, C)."""
+    if kind == labels.NUMBERS:
+        return model.predict(counts_NF).reshape(counts_NF.shape[0], -1)
+    return model.predict_proba(counts_NF)
+
+
+def _model(kind: str) -> Pipeline:
     """Returns what is fitted; what it is given is scaled in place."""
-    scaler = MaxAbsScaler(copy=False)
-    return make_pipeline(scaler, LogisticRegression(C=1.0, max_iter=_MAX_ITERATIONS))
+    regression = LogisticRegression(C=1.0, max_iter=_MAX_ITERATIONS)
+    if kind == labels.MULTILABEL:
+        regression = OneVsRestClassifier(regression)
+    elif kind == labels.NUMBERS:
+        regression = probe.ridge()
+    return make_pipeline(MaxAbsScaler(copy=False), regression)
 
 
-def _choose_k(bases_nM: np.ndarray, labels_n: np.ndarray, seed: int) -> int:
-    """Returns the k of the best mean accuracy over folds, the smaller on a tie."""
+def _choose_k(bases_nM: np.ndarray, labels_n: np.ndarray, seed: int, kind: str) -> int:
+    """Returns the k of the best mean score over folds, the smaller on a tie."""
     if len(labels_n) > _MAX_CHOICE_ROWS:
         chosen = np.random.default_rng(seed).permutation(len(labels_n))[:_MAX_CHOICE_ROWS]
         bases_nM, labels_n = bases_nM[chosen], labels_n[chosen]
-    num_folds = min(_NUM_FOLDS, np.unique(labels_n, return_counts=True)[1].min())
+    strata_n = labels.strata(labels_n)
+    num_folds = min(_NUM_FOLDS, np.unique(strata_n, return_counts=True)[1].min())
     if num_folds < 2:
         return _K_WITHOUT_CHOICE
     features_nF = count_kmers(bases_nM, MAX_K)
-    folds = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
-    accuracies = [
-        cross_val_score(_model(), features_nF[:, : num_features(k)], labels_n, cv=folds).mean()
+    splits = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
+    folds = list(splits.split(strata_n, strata_n))
+
+    def nearness(model: Pipeline, counts_NF: sparse.csr_array, true_NC: np.ndarray) -> float:
+        return -float(((_outputs(model, counts_NF, kind) - true_NC) ** 2).mean())
+
+    scoring = None if kind == labels.CLASSES else nearness  # None: accuracy
+    scores = [
+        cross_val_score(
+            _model(kind), features_nF[:, : num_features(k)], labels_n, cv=folds, scoring=scoring
+        ).mean()
         for k in range(1, MAX_K + 1)
     ]
-    return 1 + int(np.argmax(accuracies))
+    return 1 + int(np.argmax(scores))

@@ -155,6 +155,7 @@ def _load_task(
         k=max(model.config.tokens.k for model in models),
         columns=settings.columns,
         metric=settings.metric,
+        labels=settings.labels,
     )
     tasks.keep_some_tests(data, settings.test_rows, settings.seed)
     for model in models:
@@ -222,10 +223,11 @@ def _run(
     those on resampled test rows."""
     start_s = time.perf_counter()
     some_DN = draws_DN[first:][: method.draws_at_once]
-    probabilities = method.run(data, some_DN, shots, first)
+    predictions = method.run(data, some_DN, shots, first)
     seconds = round((time.perf_counter() - start_s) / len(some_DN), 3)
-    scores = [metrics.score(data.test.labels_N, one_NC) for one_NC in probabilities]
-    resamples = [metrics.resampled(data.test.labels_N, one_NC) for one_NC in probabilities]
+    labels_N, kind = data.test.labels_N, data.task.labels
+    scores = [metrics.score(labels_N, one_NC, kind) for one_NC in predictions]
+    resamples = [metrics.resampled(labels_N, one_NC, kind) for one_NC in predictions]
     overlap = tasks.shared_by_draws(data.train.labels_N, shots)
     shared = {"overlap": overlap, "metric": data.task.metric, "seconds": seconds}
     rows = [{"draw": draw, **score, **shared} for draw, score in enumerate(scores, first)]

@@ -15,14 +15,14 @@ from cmgems_jax.downstream.evaluation import report, statistics
 from cmgems_jax.downstream.evaluation.settings import IntrinsicSettings
 from cmgems_jax.downstream.finetuning import loop as finetuning_loop
 from cmgems_jax.downstream.finetuning.recipes import Recipe, fewshot_recipe
-from cmgems_jax.downstream.tasks import metrics, tasks
+from cmgems_jax.downstream.tasks import labels, metrics, tasks
 from cmgems_jax.downstream.tasks.settings import Columns
 from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.errors import InputError
 from cmgems_jax.model import heads
 from cmgems_jax.pretraining import pretrained
 from cmgems_jax.pretraining.pretrained import Pretrained
-from cmgems_jax.runtime import outputs
+from cmgems_jax.runtime import outputs, pictures
 
 SHARE = 0.9  # of what full fine-tuning reaches
 FULL = 0  # dimensions of a row that trained all parameters
@@ -56,7 +56,9 @@ def sweep(
     model = pretrained.load(checkpoint)
     columns = Columns(settings.sequence_column, settings.label_column)
     k = model.config.tokens.k
-    data = tasks.load(task, data_dir, shots=settings.shots, k=k, columns=columns)
+    data = tasks.load(
+        task, data_dir, shots=settings.shots, k=k, columns=columns, labels=labels.CLASSES
+    )
     tasks.keep_some_tests(data, settings.test_rows, settings.seed)
     for note in data.notes:
         print(f"{data.task.name}: {note}", flush=True)
@@ -146,15 +148,15 @@ def plot(table: pd.DataFrame, chance: float, title: str, path: Path) -> None:
     axes = figure.subplots()
     of_subspaces = table[table.dimensions != FULL]
     full = table[table.dimensions == FULL].accuracy.mean()
-    axes.plot(of_subspaces.dimensions, of_subspaces.accuracy, "o", color="#1b6ca8", alpha=0.4)
+    axes.plot(of_subspaces.dimensions, of_subspaces.accuracy, "o", color=pictures.MAIN, alpha=0.4)
     means = of_subspaces.groupby("dimensions").accuracy.mean()
-    axes.plot(means.index, means, color="#1b6ca8", label="in a subspace")
+    axes.plot(means.index, means, color=pictures.MAIN, label="in a subspace")
     for value, style, name in (
         (full, "-", "all parameters"),
         (chance + SHARE * (full - chance), "--", f"{SHARE:.0%} of it above the majority class"),
         (chance, ":", "majority class"),
     ):
-        axes.axhline(value, color="#6b6b6b", linestyle=style, linewidth=1, label=name)
+        axes.axhline(value, color=pictures.FAINT, linestyle=style, linewidth=1, label=name)
     axes.set(xscale="log", xlabel="trained dimensions", ylabel="accuracy")
     axes.set_title(title, loc="left", fontsize=10)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)

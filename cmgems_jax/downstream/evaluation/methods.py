@@ -11,6 +11,7 @@ from cmgems_jax.downstream.evaluation import baselines as kmer_baselines
 from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.downstream.finetuning import loop as finetuning_loop
 from cmgems_jax.downstream.finetuning import probe, recipes
+from cmgems_jax.downstream.tasks import labels
 from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.downstream.tasks.table import Task
 from cmgems_jax.downstream.tasks.tasks import TaskData
@@ -39,6 +40,7 @@ class Method:
     run: Run  # (data, draws_DN, shots, number of the first draw) -> (N, C), one per draw
     draws_at_once: int | None = None  # None = all
     head: str = ""  # of what is fine-tuned
+    kinds: tuple[str, ...] = labels.KINDS  # of the labels that it can predict
 
 
 def compared(models: Sequence[Pretrained], settings: EvaluationSettings) -> list[Method]:
@@ -60,15 +62,18 @@ def compared(models: Sequence[Pretrained], settings: EvaluationSettings) -> list
     if not settings.baselines:
         return lines
     for name, k in (("k chosen", None), (f"k={SIMPLE_K}", SIMPLE_K)):
-        logistic = functools.partial(_logistic, settings.seed, k)
-        lines.append(Method(f"k-mer logistic regression, {name}", BASELINE, logistic))
-    return [*lines, Method(MAJORITY, BASELINE, _majority)]
+        run = functools.partial(_kmers, settings.seed, k)
+        for how, kinds in (
+            ("logistic", (labels.CLASSES, labels.MULTILABEL)), ("ridge", (labels.NUMBERS,))
+        ):  # fmt: skip
+            lines.append(Method(f"k-mer {how} regression, {name}", BASELINE, run, kinds=kinds))
+    return [*lines, Method(MAJORITY, BASELINE, _majority, kinds=(labels.CLASSES,))]
 
 
 def of_task(lines: Sequence[Method], task: Task, settings: EvaluationSettings) -> list[Method]:
     """Returns the lines of a task: where no kind of head is asked for, those of the task's own."""
-    asked = settings.heads or (recipes.default_head(task),)
-    return [line for line in lines if not line.head or line.head in asked]
+    asked = ("", *(settings.heads or (recipes.default_head(task),)))
+    return [line for line in lines if line.head in asked and task.labels in line.kinds]
 
 
 def _mode(head: str, settings: EvaluationSettings) -> str:
@@ -86,14 +91,15 @@ def check_memory(
       InputError: it is more than the machine has.
     """
     num_train, num_bases = data.train.bases_NM.shape
-    each = min(num_train, shots * data.task.num_classes) if shots else num_train
+    num_strata = len(np.unique(labels.strata(data.train.labels_N)))
+    each = min(num_train, shots * num_strata) if shots else num_train
     needed = {}
     if "probe" in settings.modes:
         num_rows = min(num_train, each * settings.num_draws) + each + len(data.test.labels_N)
         size = max(heads.num_features(model.config.model) for model in models)
         needed["probe features"] = (num_rows, 4 * num_rows * size)
     if settings.baselines:
-        needed["k-mer logistic regression"] = (each, kmer_baselines.num_bytes(each, num_bases))
+        needed["k-mer regression"] = (each, kmer_baselines.num_bytes(each, num_bases))
     held = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for what, (num_rows, num_bytes) in needed.items():
         text = f"{data.train.path}: {what} of {num_rows:,} rows: {num_bytes / 2**30:,.1f} GiB"
@@ -154,7 +160,8 @@ class _Probe:
             self.test_NF, self.test_path = self._features(data.test), data.test.path
         rows_DN = np.searchsorted(used_U, draws_DN)
         labels_U = data.train.labels_N[used_U]
-        return probe.probe(train_UF, labels_U, rows_DN, self.test_NF, data.task.num_classes)
+        kind = (data.task.num_classes, data.task.labels)
+        return probe.probe(train_UF, labels_U, rows_DN, self.test_NF, *kind)
 
     def _features(self, examples: Examples) -> np.ndarray:
         """Returns the frozen features of every row."""
@@ -166,12 +173,13 @@ class _Probe:
         )
 
 
-def _logistic(
+def _kmers(
     seed: int, k: int | None, data: TaskData, draws_DN: np.ndarray, *_: int
 ) -> Sequence[np.ndarray]:
-    """k-mer logistic regression; without k, it is chosen on the shots."""
-    fitted = kmer_baselines.kmer_logistic(
-        data.train, draws_DN, data.test, data.task.num_classes, seed=seed, k=k
+    """k-mer logistic (or ridge) regression; without k, it is chosen on the shots."""
+    task = data.task
+    fitted = kmer_baselines.kmer_regression(
+        data.train, draws_DN, data.test, task.num_classes, kind=task.labels, seed=seed, k=k
     )
     return [probabilities_NC for probabilities_NC, _ in fitted]
 

@@ -25,7 +25,14 @@ def read(output: Path) -> dict[tuple, np.ndarray]:
     if not path.exists():
         return {}
     with np.load(path) as file:
-        return {tuple(json.loads(name)): file[name] for name in file.files}
+        scores = {tuple(json.loads(name)): file[name] for name in file.files}
+    return {key: _with_all_metrics(scores_DBM) for key, scores_DBM in scores.items()}
+
+
+def _with_all_metrics(scores_DBM: np.ndarray) -> np.ndarray:
+    """Returns the scores with nan behind for metrics that an earlier version did not know."""
+    missing = len(metrics.NAMES) - scores_DBM.shape[2]
+    return np.pad(scores_DBM, ((0, 0), (0, 0), (0, missing)), constant_values=np.nan)
 
 
 def write(output: Path, scores: dict[tuple, np.ndarray]) -> None:

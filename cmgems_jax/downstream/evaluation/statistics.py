@@ -138,7 +138,7 @@ def summary(results: pd.DataFrame, line: str) -> pd.DataFrame:
 
     Returns:
       Columns LINE, mode, task, shots, seeds (where there are several), draws, metric (the
-      task's main one), for each of `metrics.NAMES` NAME, NAME_low, NAME_high, and covers.
+      task's main one), for each of `metrics.NAMES` there NAME, NAME_low, NAME_high, and covers.
     """
     rows = []
     for keys, group in results.groupby([line, "mode", *UNIT], sort=False):
@@ -147,6 +147,8 @@ def summary(results: pd.DataFrame, line: str) -> pd.DataFrame:
             row["seeds"] = group.seed.nunique()
         row |= {"draws": group.draw.nunique(), "metric": group.metric.iloc[0]}
         for number, name in enumerate(metrics.NAMES):
+            if name not in group:  # where no task has labels of its kind
+                continue
             estimate = crossed(
                 _values(group, name),
                 overlap=_overlap(group),

@@ -12,6 +12,7 @@ from flax import traverse_util
 
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
+from cmgems_jax.downstream.tasks import labels as task_labels
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.model import heads
@@ -26,10 +27,11 @@ class TrainedClassifier:
 
     config: Config  # of the pretraining run
     params: dict  # of heads.Classifier, float32 arrays on the host
-    label_names: list[str]  # of the classes 0, 1, ...
+    label_names: list[str]  # of the classes, numbers or labels 0, 1, ...
     max_tokens: int  # positions of the longest sequence it was trained on
     strand: str = "forward"  # of `vocabulary.STRANDS`, from which it is meant to read
     head: str = heads.CLS  # or heads.FEATURES
+    labels: str = task_labels.CLASSES  # of labels.KINDS; numbers are in the labels' own units
 
     @property
     def network(self) -> heads.Classifier:
@@ -61,6 +63,7 @@ def save_classifier(
     record = {
         "task": task,
         "head": classifier.head,
+        "labels": classifier.labels,
         "label_names": classifier.label_names,
         "max_tokens": classifier.max_tokens,
         "strand": classifier.strand,
@@ -84,7 +87,8 @@ def load_classifier(folder: Path | str) -> TrainedClassifier:
     try:
         config = config_lib.from_dict(record["config"], source=str(folder / RECORD))
         names, max_tokens = record["label_names"], record["max_tokens"]
-        head = record.get("head", heads.CLS)  # an earlier version knew no other
+        head = record.get("head", heads.CLS)  # an earlier version knew no other, nor other labels
+        kind = record.get("labels", task_labels.CLASSES)
         if genome_files.sha256(str(path)) != record["sha256"]:
             raise _damaged(path, "its bytes are not those that were saved")
         flat = safetensors.numpy.load_file(path)
@@ -95,7 +99,7 @@ def load_classifier(folder: Path | str) -> TrainedClassifier:
     if _shapes(params) != _shapes(expected):
         raise _damaged(path, "its arrays are not those of the config's network")
     strand = record.get("strand", "forward")  # earlier versions had no other
-    return TrainedClassifier(config, params, names, max_tokens, strand, head)
+    return TrainedClassifier(config, params, names, max_tokens, strand, head, kind)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

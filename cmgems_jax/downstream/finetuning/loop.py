@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from scipy import special
 from tqdm import tqdm
 
 from cmgems_jax import terminal
@@ -29,6 +28,7 @@ from cmgems_jax.downstream.finetuning.position_limit import SequenceWindows
 from cmgems_jax.downstream.finetuning.recipes import Recipe
 from cmgems_jax.downstream.finetuning.steps import DrawState, Programs
 from cmgems_jax.downstream.finetuning.subspace import Subspace
+from cmgems_jax.downstream.finetuning.targets import Targets
 from cmgems_jax.downstream.tasks import metrics
 from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.downstream.tasks.tasks import TaskData
@@ -39,7 +39,6 @@ from cmgems_jax.runtime.signals import StopRequest
 
 _CHUNK_STEPS = 32  # per call of the program; progress is shown between calls
 _BATCH_TOKENS = 32_768  # that a device sees at a time when it predicts; bounds memory
-_LEAST_PROBABILITY = np.finfo(np.float32).tiny  # so that one row's loss is finite
 
 
 @dataclasses.dataclass
@@ -48,6 +47,7 @@ class TrainedDraws:
 
     config: Config  # of the pretraining run
     recipe: Recipe
+    targets: Targets
     long_sequences: str  # see `position_limit.cut`
     programs: Programs
     params: dict | Subspace  # of heads.Classifier, stacked (devices, draws each, ...)
@@ -79,22 +79,22 @@ class TrainedDraws:
         )
 
     def of_draw(self, draw: int) -> dict:
-        """Returns the parameters of one draw as host arrays."""
+        """Returns the parameters of one draw as host arrays; outputs are in the labels' units."""
         each = jax.tree.leaves(self.params)[0].shape[1]
         own = jax.tree.map(lambda leaf: leaf[draw // each, draw % each], self.params)
-        return jax.tree.map(np.asarray, subspace.expand(own))
+        return self.targets.in_units(jax.tree.map(np.asarray, subspace.expand(own)))
 
     def offer(
         self,
         params: dict | Subspace,
-        probabilities_DNC: np.ndarray,
+        predicted_DNC: np.ndarray,
         labels_N: np.ndarray,
         metric: str,
     ) -> None:
         """Takes the parameters of the draws whose loss on dev was never less."""
-        scores_D = [metrics.score(labels_N, of_draw_NC)[metric] for of_draw_NC in probabilities_DNC]
-        right_DN = probabilities_DNC[:, np.arange(len(labels_N)), labels_N].astype(np.float64)
-        losses_D = -np.log(np.maximum(right_DN, _LEAST_PROBABILITY)).mean(axis=1)
+        kind = self.targets.kind
+        scores_D = [metrics.score(labels_N, own_NC, kind)[metric] for own_NC in predicted_DNC]
+        losses_D = self.targets.losses(predicted_DNC, labels_N)
         is_best_D = (losses_D[:, None] <= self.dev_losses_DE).all(axis=1)
         best = self.params if self.dev_losses_DE.size else params  # copied: the next step takes it
         devices = jax.tree.leaves(params)[0].shape[0]
@@ -144,7 +144,8 @@ def train_draws(
         position_limit.refuse_long((dev,), config, long_sequences)
     keys_D = _draw_keys(seed, numbers_D)
     states, trained = _begin(pretrained, data, draws_DN, recipe, keys_D, long_sequences)
-    labels_W = np.repeat(train.labels_N, windows.count_N).astype(np.int32)
+    labels_N = trained.targets.standardised(train.labels_N)
+    labels_W = np.repeat(labels_N, windows.count_N, axis=0)
     devices = side_by_side.num_devices(num_draws)
     shared = side_by_side.share((windows.bases_WM, labels_W), devices)
     num_steps = recipe.num_steps(draws_DN.shape[1])
@@ -175,10 +176,11 @@ def _begin(
     num_draws, num_rows = draws_DN.shape
     devices = side_by_side.num_devices(num_draws)
     split = functools.partial(side_by_side.split, num_devices=devices)
-    programs = steps.make(
-        pretrained.config, data.task.num_classes, recipe, recipe.num_steps(num_rows), devices
-    )
-    head_params = _first_heads(pretrained, data, draws_DN, recipe, long_sequences)
+    programs = steps.make(pretrained.config, data.task, recipe, recipe.num_steps(num_rows), devices)
+    targets = Targets.of(data.task.labels, data.task.num_classes, data.train.labels_N)
+    head_params = {}
+    if recipe.head == heads.FEATURES:
+        head_params = _probes(pretrained, data, draws_DN, targets, long_sequences)
     states = programs.init(
         side_by_side.share(pretrained.params, devices),
         split(keys_D),
@@ -186,7 +188,7 @@ def _begin(
     )
     empty = np.zeros((3, num_draws, 0))
     return states, TrainedDraws(
-        pretrained.config, recipe, long_sequences, programs, states.params, *empty
+        pretrained.config, recipe, targets, long_sequences, programs, states.params, *empty
     )
 
 
@@ -197,42 +199,44 @@ def _end_epoch(
     if data.dev is None:
         trained.params = params
         return
-    probabilities_DNC = _predict(trained, params, data.dev)
-    trained.offer(params, probabilities_DNC, data.dev.labels_N, data.task.metric)
+    predicted_DNC = _predict(trained, params, data.dev)
+    trained.offer(params, predicted_DNC, data.dev.labels_N, data.task.metric)
     if bar is not None:
         terminal.say(bar, trained.last_epoch(data.task.metric))
 
 
-def _first_heads(
+def _probes(
     pretrained: Pretrained,
     data: TaskData,
     draws_DN: np.ndarray,
-    recipe: Recipe,
+    targets: Targets,
     long_sequences: str,
 ) -> dict:
-    """Returns the parameters of every draw's head: the probe's solution; none for [CLS]."""
-    if recipe.head == heads.CLS:
-        return {}
+    """Returns the parameters of every draw's features head: the probe's solution."""
     used_U = np.unique(draws_DN)
     train = data.train.take(used_U)
     features_UF = probe.features(
         pretrained, train.bases_NM, long_sequences=long_sequences, source=train.path
     )
-    rows_DN = np.searchsorted(used_U, draws_DN)
-    layers = probe.linear_layers(features_UF, train.labels_N, rows_DN, data.task.num_classes)
+    rows_DN, labels_U = np.searchsorted(used_U, draws_DN), targets.standardised(train.labels_N)
+    num_outputs = data.task.num_classes
+    layers = probe.linear_layers(features_UF, labels_U, rows_DN, num_outputs, targets.kind)
     kernel_DFC, bias_DC = (layer.astype(np.float32) for layer in layers)
     return {"classifier": {"kernel": kernel_DFC, "bias": bias_DC}}
 
 
 def probabilities(trained: TrainedDraws, examples: Examples) -> np.ndarray:
-    """Returns every draw's probabilities, float32 (D, N, C), means over a sequence's windows."""
+    """Returns every draw's probabilities, or numbers, float32 (D, N, C).
+
+    Those of a sequence in windows are means over them.
+    """
     return _predict(trained, trained.params, examples)
 
 
 def _predict(trained: TrainedDraws, params: dict | Subspace, examples: Examples) -> np.ndarray:
-    """Returns the probabilities (D, N, C) of the draws with these parameters.
+    """Returns the predictions (D, N, C) of the draws with these parameters.
 
-    Of windows, those of a features head are of the mean logits, which are its logits of the mean
+    Of windows, those of a features head are of the mean outputs, which are its outputs of the mean
     features: so it starts where the probe is.
     """
     windows = position_limit.cut(
@@ -251,9 +255,11 @@ def _predict(trained: TrainedDraws, params: dict | Subspace, examples: Examples)
     logits_WDC = parallel.map_rows(
         predict, windows.bases_WM, batch_size=batch_size, description="predicting"
     )
-    softmax = functools.partial(special.softmax, axis=1)
-    mean = functools.partial(position_limit.mean, windows=windows)
-    first, then = (mean, softmax) if trained.recipe.head == heads.FEATURES else (softmax, mean)
+    mean, read = (
+        functools.partial(position_limit.mean, windows=windows),
+        trained.targets.predictions,
+    )
+    first, then = (mean, read) if trained.recipe.head == heads.FEATURES else (read, mean)
     return np.stack([then(first(logits_WC)) for logits_WC in logits_WDC.swapaxes(0, 1)])
 
 

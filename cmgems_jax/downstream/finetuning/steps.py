@@ -21,6 +21,8 @@ from cmgems_jax.config import Config
 from cmgems_jax.downstream.finetuning import recipes, subspace
 from cmgems_jax.downstream.finetuning.recipes import Recipe
 from cmgems_jax.downstream.finetuning.subspace import Subspace
+from cmgems_jax.downstream.tasks import labels
+from cmgems_jax.downstream.tasks.table import Task
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.model import heads
 from cmgems_jax.runtime import parallel
@@ -48,17 +50,16 @@ class Programs(NamedTuple):
     predict: Callable  # (params, bases_BM) -> float32 logits (..., B, C)
 
 
-def make(
-    config: Config, num_classes: int, recipe: Recipe, num_steps: int, num_devices: int
-) -> Programs:
+def make(config: Config, task: Task, recipe: Recipe, num_steps: int, num_devices: int) -> Programs:
     """Returns the programs; the same ones, already compiled, where all arguments are the same."""
     settings = {"model": dataclasses.asdict(config.model), "tokens": vars(config.tokens)}
-    return _make(json.dumps(settings), num_classes, recipe, num_steps, num_devices)
+    kind = (task.num_classes, task.labels)
+    return _make(json.dumps(settings), *kind, recipe, num_steps, num_devices)
 
 
 @functools.lru_cache(maxsize=16)
 def _make(
-    settings: str, num_classes: int, recipe: Recipe, num_steps: int, num_devices: int
+    settings: str, num_classes: int, kind: str, recipe: Recipe, num_steps: int, num_devices: int
 ) -> Programs:
     """The programs by what they depend on; a config is no key, since it can be changed."""
     config = config_lib.from_dict(json.loads(settings))
@@ -68,7 +69,7 @@ def _make(
     init = functools.partial(
         init_state, model=model, transform=transform, num_dimensions=recipe.subspace
     )
-    step = functools.partial(train_step, model=model, transform=transform)
+    step = functools.partial(train_step, model=model, transform=transform, loss=_LOSSES[kind])
     predict = functools.partial(class_logits, model=model)
     train_chunk = functools.partial(_train_chunk, step=step)
     over = functools.partial(parallel.draws_program, num_devices=num_devices)
@@ -114,14 +115,16 @@ def train_step(
     *,
     model: heads.Classifier,
     transform: optax.GradientTransformation,
+    loss: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> tuple[DrawState, jax.Array]:
-    """Returns the state of one draw after one update, and the sum of the rows' losses (nats).
+    """Returns the state of one draw after one update, and the sum of the rows' losses.
 
     Args:
       rows_B: int32, windows of the batch; `NO_ROW` counts nothing, so that the mean is
         over the rows that are there.
       bases_WM: uint8, all windows.
-      labels_W: int32, their classes.
+      labels_W: of the windows, what `loss` takes.
+      loss: `(logits_BC, labels) -> float32 (B,)`.
     """
     is_row_B = rows_B != NO_ROW
     picked_B = jnp.maximum(rows_B, 0)
@@ -131,7 +134,7 @@ def train_step(
     def mean_loss(moving: dict) -> tuple[jax.Array, jax.Array]:
         params = subspace.expand(subspace.with_trained(state.params, moving))
         logits_BC = model.apply({"params": params}, ids_BL, keys_B)
-        losses_B = optax.softmax_cross_entropy_with_integer_labels(logits_BC, labels_W[picked_B])
+        losses_B = loss(logits_BC, labels_W[picked_B])
         total = jnp.where(is_row_B, losses_B, 0).sum()
         return total / jnp.maximum(is_row_B.sum(dtype=jnp.int32), 1).astype(jnp.float32), total
 
@@ -141,6 +144,23 @@ def train_step(
         updates, opt_state = transform.update(grads, state.opt_state, moving)
     params = subspace.with_trained(state.params, optax.apply_updates(moving, updates))
     return DrawState(state.step + 1, params, opt_state, state.key), total
+
+
+def _binary_cross_entropy(logits_BC: jax.Array, marks_BC: jax.Array) -> jax.Array:
+    """Returns the mean over the labels of a row, nats: float32 (B,)."""
+    return optax.sigmoid_binary_cross_entropy(logits_BC, marks_BC).mean(axis=1)
+
+
+def _squared_error(predicted_BC: jax.Array, numbers_BC: jax.Array) -> jax.Array:
+    """Returns the mean over the numbers of a row, float32 (B,)."""
+    return jnp.square(predicted_BC - numbers_BC).mean(axis=1)
+
+
+_LOSSES = {
+    labels.CLASSES: optax.softmax_cross_entropy_with_integer_labels,
+    labels.MULTILABEL: _binary_cross_entropy,
+    labels.NUMBERS: _squared_error,
+}
 
 
 def _dropout_keys(state: DrawState, batch_size: int, model: heads.Classifier) -> jax.Array | None:

@@ -12,6 +12,7 @@ from cmgems_jax.downstream.finetuning import loop, position_limit, recipes
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier, save_classifier
 from cmgems_jax.downstream.finetuning.loop import TrainedDraws
 from cmgems_jax.downstream.finetuning.settings import FinetuneSettings
+from cmgems_jax.downstream.tasks import labels as task_labels
 from cmgems_jax.downstream.tasks import metrics, tasks
 from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.errors import InputError
@@ -32,7 +33,7 @@ def train_classifier(
     """Trains, keeps the epoch of the least loss on dev, and writes classifier and metrics.json.
 
     SIGINT and SIGTERM end the training: the best of the whole epochs is kept. Returns the test
-    scores by `metrics.NAMES`.
+    scores by their names in `metrics.OF_KIND`.
 
     Args:
       task: a published task's name, or the folder of an own one.
@@ -72,8 +73,8 @@ def train_classifier(
     (output / "metrics.json").unlink(missing_ok=True)  # no scores of another classifier
     about = {"recipe": dataclasses.asdict(recipe), "source": str(checkpoint)}
     save_classifier(output, classifier, task=data.task.name, **about)
-    (probabilities_NC,) = loop.probabilities(trained, data.test)
-    scores = metrics.score(data.test.labels_N, probabilities_NC)
+    (predicted_NC,) = loop.probabilities(trained, data.test)
+    scores = metrics.score(data.test.labels_N, predicted_NC, data.task.labels)
     _write_record(output, data, str(checkpoint), history, seconds, scores)
     described = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
     print(f"{data.task.name}: test {described} ({seconds:.1f} s of training)\n{output}", flush=True)
@@ -88,7 +89,12 @@ def _classifier(trained: TrainedDraws, data: TaskData) -> TrainedClassifier:
     longest = position_limit.num_tokens(data.train.bases_NM, config)
     max_tokens = min(longest, position_limit.max_tokens(config, trained.long_sequences))
     return TrainedClassifier(
-        config, trained.of_draw(0), data.label_names, max_tokens, head=trained.recipe.head
+        config,
+        trained.of_draw(0),
+        data.label_names,
+        max_tokens,
+        head=trained.recipe.head,
+        labels=data.task.labels,
     )
 
 
@@ -101,15 +107,16 @@ def _load(task: str, data_dir: Path, k: int, settings: FinetuneSettings) -> Task
         dedupe=settings.dedupe,
         columns=settings.columns,
         metric=settings.metric,
+        labels=settings.labels,
     )
 
 
 def _recipe(data: TaskData, settings: FinetuneSettings, width: int) -> recipes.Recipe:
     """Returns the recipe of the task with the user's changes."""
-    least = int(np.bincount(data.train.labels_N).min())
+    is_fewshot = data.task.suite == "fewshot"
     return recipes.choose(
         data.task,
-        least if data.task.suite == "fewshot" else 0,
+        int(np.bincount(data.train.labels_N).min()) if is_fewshot else 0,
         head=settings.head,
         width=width,
         num_rows=len(data.train.labels_N),
@@ -120,13 +127,16 @@ def _recipe(data: TaskData, settings: FinetuneSettings, width: int) -> recipes.R
 
 
 def _with_dev(data: TaskData, seed: int) -> TaskData:
-    """Returns the data with a dev split: where there is none, a tenth of every class of train."""
+    """Returns the data with a dev split: where there is none, a tenth of every class of train.
+
+    Of numbers and several labels per row: a tenth of all rows.
+    """
     if data.dev is not None:
         return data
-    labels_N = data.train.labels_N
+    labels_N = task_labels.strata(data.train.labels_N)
     rng = np.random.default_rng((seed, _DEV_STREAM))
     is_dev_N = np.zeros(len(labels_N), bool)
-    for label in range(data.task.num_classes):
+    for label in np.unique(labels_N):
         rows = rng.permutation(np.flatnonzero(labels_N == label))
         num_dev = max(1, round(DEV_SHARE * len(rows)))
         is_dev_N[rows[: min(num_dev, len(rows) - 1)]] = True  # an only row is trained on
@@ -135,9 +145,10 @@ def _with_dev(data: TaskData, seed: int) -> TaskData:
             f"{data.train.path}: one row per class, so none can be held out to choose the epoch; "
             "give more rows, or a dev file"
         )
+    share = "a tenth of every class" if data.task.labels == task_labels.CLASSES else "a tenth"
     data.notes.append(
-        f"no dev split: {is_dev_N.sum():,} of {len(labels_N):,} train rows, a tenth of every "
-        "class, held out to choose the epoch"
+        f"no dev split: {is_dev_N.sum():,} of {len(labels_N):,} train rows, {share}, held out to "
+        "choose the epoch"
     )
     dev = data.train.take(is_dev_N)
     tasks.note_absent(data, dev, "the held-out tenth", tasks.UNSEEN)

@@ -1,7 +1,7 @@
-"""Class probabilities of the records of a FASTA file, by a fine-tuned classifier."""
+"""Probabilities, or numbers, of the records of a FASTA file, by a fine-tuned classifier."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -12,6 +12,7 @@ import pyarrow as pa
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.downstream.inference import sliding
 from cmgems_jax.downstream.inference.sliding import Survey, WindowOutputs
+from cmgems_jax.downstream.tasks import labels
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
 from cmgems_jax.model import strands
@@ -24,7 +25,8 @@ def logits_function(
     """Returns `(params, bases_BN) -> float32 logits (B, C)`.
 
     The parameters are an argument, so that they are no constants of a compiled program.
-    Of both strands they are such that their softmax is the mean of the two probabilities.
+    Of both strands they are such that what is read from them, probabilities or numbers, is the
+    mean of the two strands'.
     """
     tokens, network = classifier.config.tokens, classifier.network
 
@@ -32,12 +34,18 @@ def logits_function(
         ids_BL = vocabulary.model_ids(bases_BN, tokens.k, tokens.stride)
         return network.apply({"params": params}, ids_BL)
 
-    if strand != "both":
+    if strand != "both" or classifier.labels == labels.NUMBERS:
         return strands.on_strand(logits, strand)
 
     def of_both(params: dict, bases_BN: jax.Array) -> jax.Array:
         each = [strands.on_strand(logits, one)(params, bases_BN) for one in ("forward", "reverse")]
-        return jnp.logaddexp(*map(jax.nn.log_softmax, each))
+        if classifier.labels == labels.CLASSES:
+            return jnp.logaddexp(*map(jax.nn.log_softmax, each))
+        with_label, without = (
+            jnp.logaddexp(*(jax.nn.log_sigmoid(sign * logits_BC) for logits_BC in each))
+            for sign in (1, -1)
+        )
+        return with_label - without
 
     return of_both
 
@@ -55,15 +63,17 @@ def predict(
 ) -> Survey:
     """Writes the class probabilities of every record, and prints how fast that went.
 
-    A record longer than a window is cut into overlapping windows, the last of which
-    ends with the record. Memory does not grow with the number of records: rows are
-    written as they come. For a track, see `predict_track`.
+    Of a regression it writes the numbers. A record longer than a window is cut into
+    overlapping windows, the last of which ends with the record. Memory does not grow with
+    the number of records: rows are written as they come. For a track, see `predict_track`.
 
     Args:
       classifier: from `classifier.load_classifier`.
       fasta: files; ambiguous letters become [UNK] tokens.
       output: .tsv or .parquet with columns record, windows, strand, prediction and p_LABEL
-        for each label, the mean over the record's windows; with `each_window`: record,
+        for each label, the mean over the record's windows (where rows have several: the
+        names of those from 0.5 on, with ; between); of numbers NAME for each, and no
+        prediction. With `each_window`: record,
         start_0based, end_excluded and the rest.
       window: bases; None = as many as the classifier was trained on at most.
       stride: bases between the starts of neighbouring windows; None = half a window.
@@ -87,16 +97,16 @@ def predict(
         each_window = survey.num_windows > survey.num_records
         if each_window:
             print("records are longer than a window: one row per window (--nowindows: the mean)")
-    logits = logits_function(classifier, strand)
+    logits, read = logits_function(classifier, strand), _READ[classifier.labels]
 
-    def probabilities(params: dict, bases_BN: jax.Array, owned_B2: jax.Array) -> tuple[jax.Array]:
+    def predictions(params: dict, bases_BN: jax.Array, owned_B2: jax.Array) -> tuple[jax.Array]:
         del owned_B2  # the whole window counts
-        return (jax.nn.softmax(logits(params, bases_BN)),)
+        return (read(logits(params, bases_BN)),)
 
     start_s = time.perf_counter()
     windows = sliding.run_windows(
         sliding.read_windows(fasta, tiling),
-        probabilities,
+        predictions,
         classifier.params,
         tiling,
         batch_size=batch_size,
@@ -104,43 +114,67 @@ def predict(
         description="predicting",
     )
     rows_of = _window_rows if each_window else _record_rows
-    with outputs.table(output, _schema(classifier.label_names, each_window)) as add:
-        for row in rows_of(windows, classifier.label_names, strand):
+    with outputs.table(output, _schema(classifier, each_window)) as add:
+        for row in rows_of(windows, classifier, strand):
             add(row)
     sliding.print_summary(survey, tiling, output, time.perf_counter() - start_s, strand)
     return survey
 
 
-def _schema(label_names: Sequence[str], each_window: bool) -> pa.Schema:
+_READ = {
+    labels.CLASSES: jax.nn.softmax,
+    labels.MULTILABEL: jax.nn.sigmoid,
+    labels.NUMBERS: lambda numbers_BC: numbers_BC,
+}
+
+
+def _schema(classifier: TrainedClassifier, each_window: bool) -> pa.Schema:
     """Names and types of the columns."""
     numbers = ("start_0based", "end_excluded") if each_window else ("windows",)
+    names = classifier.label_names
+    columns = [("prediction", pa.string()), *((f"p_{name}", pa.float32()) for name in names)]
+    if classifier.labels == labels.NUMBERS:
+        columns = [(name, pa.float32()) for name in names]
     return pa.schema(
         [
             ("record", pa.string()),
             *((name, pa.int64()) for name in numbers),
             ("strand", pa.string()),
-            ("prediction", pa.string()),
-            *((f"p_{name}", pa.float32()) for name in label_names),
+            *columns,
         ]
     )
 
 
-def _window_rows(windows: WindowOutputs, label_names: Sequence[str], strand: str) -> Iterator[list]:
+def _cells(predicted_C: np.ndarray, classifier: TrainedClassifier) -> list:
+    """Returns the cells of a row: what is predicted, in words, and the numbers."""
+    names = classifier.label_names
+    if classifier.labels == labels.NUMBERS:
+        return predicted_C.tolist()
+    if classifier.labels == labels.MULTILABEL:
+        chosen = ";".join(names[label] for label in np.flatnonzero(predicted_C >= 0.5))
+    else:
+        chosen = names[int(predicted_C.argmax())]
+    return [chosen, *predicted_C.tolist()]
+
+
+def _window_rows(
+    windows: WindowOutputs, classifier: TrainedClassifier, strand: str
+) -> Iterator[list]:
     """Yields one row per window."""
-    for window, (probability_C,) in windows:
-        name = label_names[int(probability_C.argmax())]
+    for window, (predicted_C,) in windows:
         end = window.start + len(window.bases)
-        yield [window.record, window.start, end, strand, name, *probability_C.tolist()]
+        yield [window.record, window.start, end, strand, *_cells(predicted_C, classifier)]
 
 
-def _record_rows(windows: WindowOutputs, label_names: Sequence[str], strand: str) -> Iterator[list]:
+def _record_rows(
+    windows: WindowOutputs, classifier: TrainedClassifier, strand: str
+) -> Iterator[list]:
     """Yields one row per record: the mean over its windows."""
-    sum_C, num_windows = np.zeros(len(label_names)), 0
-    for window, (probability_C,) in windows:
-        sum_C += probability_C
+    sum_C, num_windows = np.zeros(len(classifier.label_names)), 0
+    for window, (predicted_C,) in windows:
+        sum_C += predicted_C
         num_windows += 1
         if window.is_last:
-            mean_C = sum_C / num_windows
-            name = label_names[int(mean_C.argmax())]
-            yield [window.record, num_windows, strand, name, *mean_C.tolist()]
+            cells = _cells(sum_C / num_windows, classifier)
+            yield [window.record, num_windows, strand, *cells]
             sum_C, num_windows = np.zeros_like(sum_C), 0

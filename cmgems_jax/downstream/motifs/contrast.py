@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cmgems_jax.downstream.tasks import files as task_files
-from cmgems_jax.downstream.tasks import tasks
+from cmgems_jax.downstream.tasks import labels, tasks
 from cmgems_jax.errors import InputError, did_you_mean
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
@@ -24,8 +24,10 @@ class Contrast:
     names: list[str]  # (N,), unique
 
 
-def find_label(label: str, label_names: Sequence[str]) -> int:
+def find_label(label: str, label_names: Sequence[str], kind: str = labels.CLASSES) -> int:
     """Returns the index of a class by its name, the last one for ""; else raises `InputError`."""
+    if kind != labels.CLASSES:
+        raise InputError(f"a classifier of {kind}; expected one of classes to contrast")
     if not label:
         return len(label_names) - 1
     if label not in label_names:

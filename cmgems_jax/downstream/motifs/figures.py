@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from cmgems_jax.downstream.motifs.motifs import Motif
 from cmgems_jax.genome import vocabulary
+from cmgems_jax.runtime import pictures
 
 LETTERS = "ACGT"  # order of rows and columns in figures and files
 ORDER = [vocabulary.ALPHABETS["dna"].index(letter) for letter in LETTERS]
-_COLORS = {"A": "#2a7f4f", "C": "#1b6ca8", "G": "#e09f3e", "T": "#d1495b"}
 _DPI = 130
 _ROW_BASES = 80  # of a map; longer sequences continue below
 _MAX_ROWS = 40
@@ -27,7 +27,7 @@ def plot_logo(motif: Motif, path: Path) -> None:
     heights = pd.DataFrame(frequencies_W4 * bits_W[:, None], columns=list(LETTERS))
     figure = Figure(figsize=(max(4.6, 1.2 + 0.55 * len(heights)), 2.6), layout="constrained")
     axes = figure.subplots()
-    logomaker.Logo(heights, ax=axes, color_scheme=_COLORS, vpad=0.02, width=0.92)
+    logomaker.Logo(heights, ax=axes, color_scheme=pictures.BASES, vpad=0.02, width=0.92)
     axes.set(ylim=(0, 2), yticks=(0, 1, 2), ylabel="bits", xlabel="position (from 0)")
     axes.set_xticks(range(len(heights)))
     title = (
@@ -74,8 +74,10 @@ def _plot_means(
 ) -> None:
     """Bars: the mean change at each position; below zero where the base supports the class."""
     positions = start + np.arange(len(mean_P))
-    axes.bar(positions, mean_P, width=0.85, color=np.where(mean_P < 0, "#1b6ca8", "#d1495b"))
-    axes.hlines(0, start - 0.5, start + len(mean_P) - 0.5, color="#6b6b6b", linewidth=0.6)
+    axes.bar(
+        positions, mean_P, width=0.85, color=np.where(mean_P < 0, pictures.MAIN, pictures.OTHER)
+    )
+    axes.hlines(0, start - 0.5, start + len(mean_P) - 0.5, color=pictures.FAINT, linewidth=0.6)
     low, high = min(0, every_M.min()), max(0, every_M.max())
     margin = 0.05 * max(high - low, 1e-6)
     axes.set(xlim=(start - 0.5, start + width - 0.5), ylim=(low - margin, high + margin))
@@ -103,7 +105,7 @@ def _plot_cells(
         letter = (vocabulary.ALPHABETS["dna"] + "N")[base]
         axes.text(
             position, -0.62, letter, ha="center", va="bottom", fontsize=7, family="monospace",
-            color=_COLORS.get(letter, "#6b6b6b"), weight="bold",
+            color=pictures.BASES.get(letter, pictures.FAINT), weight="bold",
         )  # fmt: skip
         if letter in LETTERS:
             axes.plot(position, LETTERS.index(letter), ".", color="#3c3c3c", markersize=2.5)

@@ -34,8 +34,9 @@ class TextRows:
 
     path: str
     bases_NM: np.ndarray  # uint8 (N, longest), base codes, `vocabulary.PADDING` behind
-    label_texts: list[str]  # one per row
+    label_texts: list[str]  # one per row; of several columns with ; between
     rows_N: np.ndarray  # int32 (N,), lines of the file; 1 is the first
+    label_columns: list[str] = dataclasses.field(default_factory=list)  # where a header names them
 
 
 @dataclasses.dataclass
@@ -43,7 +44,7 @@ class Examples:
     """The labelled sequences of one split."""
 
     bases_NM: np.ndarray  # uint8 (N, M), base codes, `vocabulary.PADDING` behind
-    labels_N: np.ndarray  # int32 (N,), in [0, C)
+    labels_N: np.ndarray  # int32 (N,), classes in [0, C); numbers or marks: float32 (N, C)
     rows_N: np.ndarray  # int32 (N,), lines of the file; 1 is the header
     path: str
 
@@ -55,30 +56,36 @@ class Examples:
 
 
 def read_examples(
-    path: Path | str, *, min_bases: int = 1, columns: Columns = USUAL_COLUMNS
+    path: Path | str,
+    *,
+    min_bases: int = 1,
+    columns: Columns = USUAL_COLUMNS,
+    may_lack_labels: bool = False,
 ) -> TextRows:
     """Returns the rows of a labelled file, TSV or CSV, plain or gzip: at least one.
 
     Columns are found by their names (`SEQUENCE_COLUMNS`, `LABEL_COLUMNS`), others
     are ignored; a file without header has two columns, sequence and label. Lower
     case counts as upper case, U as T; a letter that is no single base becomes
-    `vocabulary.AMBIGUOUS`. For labels see `class_name`.
+    `vocabulary.AMBIGUOUS`. What the labels stand for: `labels`.
 
     Args:
       path: of the file.
       min_bases: the fewest bases of a sequence (one k-mer).
       columns: their names, where they are not the usual ones.
+      may_lack_labels: a row may have none, as where each has several.
 
     Raises:
       InputError: naming file and row: no such file, damaged gzip, not text, no row,
-        wrong columns, no label or a decimal for one, a sequence that is empty, too short or no
+        wrong columns, no label, a sequence that is empty, too short or no
         nucleotides, or k-mers that do not overlap.
     """
     path = str(path)
+    header: list[str] = []
     sequences: list[bytes] = []
     label_texts: list[str] = []
     lines: list[int] = []
-    for line, sequence, label in _fields(path, _text(path), columns):
+    for line, sequence, label in _fields(path, _text(path), columns, header):
         where = f"{path}: row {line}"
         letters = sequence.encode()
         if b" " in letters:
@@ -86,15 +93,15 @@ def read_examples(
         if len(letters) < min_bases:
             what = f"{len(letters)} bases" if letters else "no sequence"
             raise InputError(f"{where}: {what}, expected at least {min_bases} (one k-mer)")
-        if not label:
+        if not label and not may_lack_labels:
             raise InputError(f"{where}: no label; expected one behind every sequence")
         sequences.append(letters)
-        label_texts.append(class_name(label, where))
+        label_texts.append(label)
         lines.append(line)
     if not lines:
         raise InputError(f"{path}: no row; expected columns sequence and label, and rows")
     bases_NM = _encode(path, sequences, lines)
-    return TextRows(path, bases_NM, label_texts, np.array(lines, np.int32))
+    return TextRows(path, bases_NM, label_texts, np.array(lines, np.int32), header)
 
 
 def class_name(label: str, where: str) -> str:
@@ -111,9 +118,9 @@ def class_name(label: str, where: str) -> str:
         return str(int(whole[1]))
     if _DECIMAL.fullmatch(label):
         raise InputError(
-            f"{where}: label {label!r} is a decimal number; expected classes (numbers to regress "
-            "are not supported): cut the values into classes (low, high), or write them with a "
-            "letter (c0.5) if they are names"
+            f"{where}: label {label!r} is a decimal number; expected classes: give "
+            "--labels=numbers to regress (decimals as 2.4), cut the values into classes (low, "
+            "high), or write them with a letter (c0.5) if they are names"
         )
     return label
 
@@ -135,8 +142,13 @@ def _text(path: str) -> str:
     return text
 
 
-def _fields(path: str, text: str, columns: Columns) -> Iterator[tuple[int, str, str]]:
-    """Yields (line, sequence, label) of every row, stripped; blank lines are passed over."""
+def _fields(
+    path: str, text: str, columns: Columns, header: list[str]
+) -> Iterator[tuple[int, str, str]]:
+    """Yields (line, sequence, label) of every row, stripped; blank lines are passed over.
+
+    Several labels have ; between; `header` gets the names of their columns, if there are any.
+    """
     head = text.lstrip().partition("\n")[0]
     delimiter = max(_DELIMITERS, key=head.count)
     if delimiter not in head:
@@ -150,8 +162,10 @@ def _fields(path: str, text: str, columns: Columns) -> Iterator[tuple[int, str, 
     try:
         rows = (row for row in reader if row)
         first = [field.strip() for field in next(rows)]
-        (sequence, label), is_header = _columns(path, first, columns)
-        if not is_header:
+        sequence, labels, is_header = _columns(path, first, columns)
+        if is_header:
+            header += [first[place] for place in labels]
+        else:
             rows = itertools.chain([first], rows)
         for row in rows:
             line = reader.line_num
@@ -159,26 +173,28 @@ def _fields(path: str, text: str, columns: Columns) -> Iterator[tuple[int, str, 
                 raise InputError(
                     f"{path}: row {line}: {len(row)} columns, expected {len(first)} as in row 1"
                 )
-            yield line, row[sequence].strip(), row[label].strip()
+            yield line, row[sequence].strip(), ";".join(row[place].strip() for place in labels)
     except csv.Error as error:
         raise InputError(
             f"{path}: behind row {line or 1}: {error}; is a quotation mark left open?"
         ) from None
 
 
-def _columns(path: str, first: Sequence[str], columns: Columns) -> tuple[tuple[int, int], bool]:
-    """Returns the indices of sequence and label, and whether the first row is a header."""
+def _columns(path: str, first: Sequence[str], columns: Columns) -> tuple[int, list[int], bool]:
+    """Returns the indices of the sequence and the labels, and whether the first row is a header."""
+    names = [columns.sequence, *columns.labels]
+    usual = [SEQUENCE_COLUMNS, *[LABEL_COLUMNS] * len(columns.labels)]
     matches = [
-        [n for n, name in enumerate(first) if (name == own if own else name.lower() in usual)]
-        for own, usual in ((columns.sequence, SEQUENCE_COLUMNS), (columns.label, LABEL_COLUMNS))
+        [n for n, name in enumerate(first) if (name == own if own else name.lower() in usual_names)]
+        for own, usual_names in zip(names, usual, strict=True)
     ]
     if all(len(indices) == 1 for indices in matches):
-        return (matches[0][0], matches[1][0]), True
+        return matches[0][0], [indices[0] for indices in matches[1:]], True
     letters = np.frombuffer(first[0].replace(" ", "").encode(), np.uint8)
     is_usual = columns == USUAL_COLUMNS
     is_sequence = bool(len(letters)) and _LETTERS[letters].all()
     if is_usual and len(first) == 2 and not any(matches) and is_sequence:
-        return (0, 1), False
+        return 0, [1], False
     raise InputError(
         f"{path}: row 1: columns {', '.join(map(repr, first))[:80]}; expected a header with one "
         f"column {columns.sequence or 'sequence'!r} and one {columns.label or 'label'!r}"

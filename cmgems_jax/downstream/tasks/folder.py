@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cmgems_jax.downstream.tasks import files as task_files
+from cmgems_jax.downstream.tasks import labels
 from cmgems_jax.downstream.tasks.files import Examples, TextRows
 from cmgems_jax.downstream.tasks.settings import Columns
 from cmgems_jax.errors import InputError
@@ -27,7 +28,6 @@ _POOLED_DRAWS = 10
 _FILE_NAME = re.compile(
     r"(train|dev|val|valid|validation|test)(?:_(\d+))?\.(?:tsv|csv)(?:\.gz)?", re.IGNORECASE
 )
-_FEW_CLASSES = 20  # that many are never taken for numbers to regress
 
 
 def read(
@@ -36,7 +36,8 @@ def read(
     k: int,
     shots: int | None,
     columns: Columns,
-) -> tuple[dict[str, Examples], list[str], list[str]]:
+    kind: str = "",
+) -> tuple[dict[str, Examples], str, list[str], list[str]]:
     """Returns the splits of a folder; without a train file, train is what dev holds.
 
     Args:
@@ -46,18 +47,23 @@ def read(
       shots: chooses the smallest train file with ten times as many rows of every
         class, else the largest. None: train, or the largest.
       columns: of the files.
+      kind: of the labels, of `labels.KINDS`; "" = see `labels.kind_of`.
 
     Returns:
-      Splits "train", "test" and perhaps "dev", of one padded length; the names
-      of the classes 0, 1, ...: integers by value, others by letter; and the names of the
-      folder's other files.
+      Splits "train", "test" and perhaps "dev", of one padded length; the kind of the labels;
+      their names (`labels.names_of`); and the names of the folder's other files.
 
     Raises:
       InputError: a missing file, a bad row, or labels that do not fit.
     """
     files, others = _files(Path(folder))
     rows: dict[str, TextRows] = {}
-    read_file = functools.partial(task_files.read_examples, min_bases=k, columns=columns)
+    read_file = functools.partial(
+        task_files.read_examples,
+        min_bases=k,
+        columns=columns,
+        may_lack_labels=kind == labels.MULTILABEL,
+    )
     if files["train"]:
         rows["train"] = _read_train(files["train"], shots, read_file)
         if files["dev"]:
@@ -65,10 +71,11 @@ def read(
     else:
         rows["train"] = read_file(files["dev"][0])
     rows["test"] = read_file(files["test"][0])
-    label_names = _label_names(rows["train"])
+    kind = labels.kind_of(rows["train"], kind)
+    label_names = labels.names_of(rows["train"], kind)
     longest = max(one.bases_NM.shape[1] for one in rows.values())
-    splits = {split: _number(one, label_names, longest) for split, one in rows.items()}
-    return splits, label_names, others
+    splits = {split: _examples(one, kind, label_names, longest) for split, one in rows.items()}
+    return splits, kind, label_names, others
 
 
 def _files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
@@ -119,31 +126,9 @@ def _read_train(
     return rows
 
 
-def _label_names(train: TextRows) -> list[str]:
-    """Returns the classes of train in their order: integers by value, others by letter."""
-    names = set(train.label_texts)
-    if len(names) == 1:
-        raise InputError(f"{train.path}: only the label {names.pop()!r}; expected two or more")
-    if len(names) > max(_FEW_CLASSES, len(train.label_texts) // 2):
-        raise InputError(
-            f"{train.path}: {len(names):,} labels in {len(train.label_texts):,} rows; expected "
-            "classes (numbers to regress are not supported)"
-        )
-    if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
-        return sorted(names, key=int)
-    return sorted(names)
-
-
-def _number(rows: TextRows, label_names: list[str], longest: int) -> Examples:
-    """Returns the rows with classes for labels, padded to the longest sequence of the task."""
-    numbers = {name: number for number, name in enumerate(label_names)}
-    for line, label in zip(rows.rows_N.tolist(), rows.label_texts, strict=True):
-        if label not in numbers:
-            raise InputError(
-                f"{rows.path}: row {line}: label {label!r} is not in train; expected one of "
-                f"{', '.join(label_names)[:80]}"
-            )
-    labels_N = np.array([numbers[label] for label in rows.label_texts], np.int32)
+def _examples(rows: TextRows, kind: str, label_names: Sequence[str], longest: int) -> Examples:
+    """Returns the rows with numbered labels, padded to the longest sequence of the task."""
+    labels_N = labels.values(rows, kind, label_names)
     missing = longest - rows.bases_NM.shape[1]
     bases_NM = np.pad(rows.bases_NM, ((0, 0), (0, missing)), constant_values=vocabulary.PADDING)
     return Examples(bases_NM, labels_N, rows.rows_N, rows.path)

@@ -8,7 +8,12 @@ class Columns:
     """The names of a file's columns, as its header writes them; "" = one of the usual names."""
 
     sequence: str = ""
-    label: str = ""
+    label: str = ""  # of several, with commas between
+
+    @property
+    def labels(self) -> list[str]:
+        """The columns of the labels, in their order."""
+        return [name.strip() for name in self.label.split(",")]
 
 
 USUAL_COLUMNS = Columns()
@@ -19,7 +24,8 @@ class TaskSettings:
     """How the rows of a task are read and scored."""
 
     sequence_column: str = ""  # of the task's files; "" = a usual name
-    label_column: str = ""
+    label_column: str = ""  # of several, with commas between
+    labels: str = ""  # of labels.KINDS; "" = what the file plainly has
     metric: str = ""  # the main one; "" = the task's
     dedupe: bool = False  # drop repeated rows, and train rows that stand in test
     long_sequences: str = "error"  # of position_limit.LONG_SEQUENCES

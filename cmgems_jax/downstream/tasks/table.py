@@ -11,14 +11,15 @@ FEWSHOT_METRIC, GUE_METRIC, OWN_METRIC = "accuracy", "mcc", "mcc"
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A classification task."""
+    """A labelled task."""
 
     name: str  # as its folder below the suite's: "prom_core", "mouse/2"
     suite: str  # "fewshot", "gue" or "own"
-    num_classes: int  # 0 = whatever the files hold (own tasks, before they are loaded)
+    num_classes: int  # or numbers, or labels; 0 = whatever the files hold (own, before loading)
     metric: str  # the main one, of `metrics.NAMES`
     num_bases: int = 0  # the longest published sequence; 0 = whatever the files hold
     folder: Path | None = None  # of an own task
+    labels: str = "classes"  # of `labels.KINDS`
 
     @property
     def group(self) -> str:

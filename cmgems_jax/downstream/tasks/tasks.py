@@ -4,11 +4,13 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cmgems_jax.downstream.tasks import folder as task_folder
-from cmgems_jax.downstream.tasks import table
+from cmgems_jax.downstream.tasks import labels as task_labels
+from cmgems_jax.downstream.tasks import metrics, table
 from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.downstream.tasks.settings import USUAL_COLUMNS, Columns
 from cmgems_jax.downstream.tasks.table import Task
@@ -45,6 +47,7 @@ def load(
     dedupe: bool = False,
     columns: Columns = USUAL_COLUMNS,
     metric: str = "",
+    labels: str = "",
 ) -> TaskData:
     """Returns the rows of a task; without a train file dev is trained on, and a note says so.
 
@@ -57,21 +60,32 @@ def load(
       dedupe: drops from train what repeats an earlier row, or stands in test.
       columns: of the files, where they are not the usual ones.
       metric: in place of the task's.
+      labels: their kind, of `labels.KINDS`; "" = what the train file plainly has.
 
     Raises:
-      InputError: no such folder or file, a bad row, or labels that do not fit.
+      InputError: no such folder or file, a bad row, labels or a metric that do not fit.
       TooFewRows: fewer than `shots` rows in some class.
     """
     if not isinstance(task, Task):
         task = table.find(str(task), data_dir)
     folder = table.folder_of(task, data_dir)
-    splits, label_names, others = task_folder.read(folder, k=k, shots=shots, columns=columns)
+    if labels not in ("", task_labels.CLASSES) and task.suite != "own":
+        raise InputError(f"--labels={labels}: the labels of task {task.name} are classes")
+    splits, kind, label_names, others = task_folder.read(
+        folder, k=k, shots=shots, columns=columns, kind=labels
+    )
     if task.num_classes not in (0, len(label_names)):
         raise InputError(
             f"{splits['train'].path}: {len(label_names)} classes ({', '.join(label_names)[:60]}); "
             f"expected {task.num_classes} in task {task.name}"
         )
-    task = dataclasses.replace(task, num_classes=len(label_names), metric=metric or task.metric)
+    main = metric or (metrics.MAIN[kind] if task.suite == "own" else task.metric)
+    if main not in metrics.OF_KIND[kind]:
+        raise InputError(
+            f"--metric={main}: the labels of task {task.name} are {kind}; expected one of "
+            f"{', '.join(metrics.OF_KIND[kind])}"
+        )
+    task = dataclasses.replace(task, num_classes=len(label_names), metric=main, labels=kind)
     data = TaskData(task, splits["train"], splits.get("dev"), splits["test"], label_names, [])
     if others:
         data.notes.append(f"files passed over: {task_folder.named(others)}")
@@ -87,6 +101,11 @@ def _note_labels(data: TaskData) -> None:
         data.notes.append("no train split: trained on dev; not to be set beside published numbers")
     splits = {"train": data.train, "dev": data.dev, "test": data.test}
     splits = {split: examples for split, examples in splits.items() if examples is not None}
+    if data.task.labels != task_labels.CLASSES:
+        listed = task_folder.named(data.label_names, _NUM_CLASSES_NAMED)
+        sizes = "/".join(f"{len(examples.labels_N):,}" for examples in splits.values())
+        data.notes.append(f"{data.task.labels} ({listed}), rows of {'/'.join(splits)}: {sizes}")
+        return
     counts = [_rows_per_class(examples, data) for examples in splits.values()]
     classes = (
         f"{name}: {'/'.join(f'{count:,}' for count in row)}"
@@ -101,6 +120,8 @@ def _note_labels(data: TaskData) -> None:
 
 def note_absent(data: TaskData, examples: Examples, split: str, what_follows: str) -> None:
     """Notes which classes have no row in a split, and what follows from it."""
+    if data.task.labels != task_labels.CLASSES:
+        return
     absent = [
         name for name, count in zip(data.label_names, _rows_per_class(examples, data), strict=True)
         if not count
@@ -120,7 +141,7 @@ def _note_duplicates(data: TaskData, dedupe: bool) -> None:
     sequences = [row_M.tobytes() for row_M in data.train.bases_NM]
     tested = [row_M.tobytes() for row_M in data.test.bases_NM]
     known_tests = set(tested)
-    label_of: dict[bytes, int] = {}
+    label_of: dict[bytes, Any] = {}
     repeats, num_contradicting = [], 0
     for sequence, label in zip(sequences, data.train.labels_N.tolist(), strict=True):
         repeats.append(sequence in label_of)
@@ -144,30 +165,35 @@ def _note_duplicates(data: TaskData, dedupe: bool) -> None:
 
 def _check_shots(data: TaskData, shots: int | None) -> None:
     """Refuses too few rows, and notes a pool so small that the draws share their rows."""
-    counts_C = np.bincount(data.train.labels_N, minlength=data.task.num_classes)
+    are_classes = data.task.labels == task_labels.CLASSES
+    strata_N = task_labels.strata(data.train.labels_N)
+    counts_C = np.bincount(strata_N, minlength=data.task.num_classes if are_classes else 1)
     least = int(counts_C.argmin())
     if counts_C[least] < (shots or 1):
+        which = f" of class {data.label_names[least]}" if are_classes else ""
         raise TooFewRows(
-            f"{data.train.path}: {counts_C[least]:,} rows of class {data.label_names[least]}, "
+            f"{data.train.path}: {counts_C[least]:,} rows{which}, "
             f"expected at least {shots or 1:,}; give fewer shots, or more rows"
         )
     if shots and counts_C[least] < 2 * shots:
+        rows = f"{shots:,} rows{' per class' if are_classes else ''}"
         data.notes.append(
-            f"draws of {shots:,} rows per class from {counts_C[least]:,} are nearly the same rows: "
-            "their spread says little"
+            f"draws of {rows} from {counts_C[least]:,} are nearly the same rows: their spread says "
+            "little"
         )
 
 
 def draw_shots(labels_N: np.ndarray, shots: int, num_draws: int, seed: int) -> np.ndarray:
     """Returns which rows each draw trains on: as many of every class, none twice.
 
-    A draw depends on the seed and its number only, not on how many are drawn; the
-    rows of fewer shots are among those of more. Returns int32 (D, shots * C), row numbers,
-    increasing along a draw.
+    Of numbers and several labels per row, which have no classes: so many in all. A draw depends
+    on the seed and its number only, not on how many are drawn; the rows of fewer shots are among
+    those of more. Returns int32 (D, shots * C), row numbers, increasing along a draw.
 
     Raises:
       ValueError: a class has fewer than `shots` rows.
     """
+    labels_N = task_labels.strata(labels_N)
     members = [np.flatnonzero(labels_N == label) for label in range(int(labels_N.max()) + 1)]
     if not shots or min(map(len, members)) < shots:
         raise ValueError(f"{shots} shots of {min(map(len, members))} rows: expected 1 to all rows")
@@ -184,7 +210,7 @@ def shared_by_draws(labels_N: np.ndarray, shots: int) -> float:
 
     Of 0 shots, which stand for every row in every draw, that is all.
     """
-    counts_C = np.bincount(labels_N)
+    counts_C = np.bincount(task_labels.strata(labels_N))
     return float((shots / counts_C[counts_C > 0]).mean()) if shots else 1.0
 
 
@@ -199,7 +225,7 @@ def keep_some_tests(data: TaskData, num_rows: int, seed: int) -> None:
 
 
 def digest(data: TaskData) -> str:
-    """Returns the SHA-256 of the rows and their classes, wherever their files lie."""
+    """Returns the SHA-256 of the rows and their labels, wherever their files lie."""
     digested = hashlib.sha256(repr(data.label_names).encode())
     for examples in filter(None, (data.train, data.dev, data.test)):
         digested.update(repr(examples.bases_NM.shape).encode())
