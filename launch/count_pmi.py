@@ -3,8 +3,8 @@
     python -m launch.count_pmi --fasta=A.fa.gz,B.2bit --k=6 --output=DIR
     python -m launch.count_pmi --counts=FILE.csv --output=DIR
 
-DIR gets pmi.csv (kmer,count,pmi,npmi,rank, sorted by rank; give it to pretraining
-as --config.pmi.table=DIR/pmi.csv), summary.json and pmi.png.
+DIR gets pmi.csv (kmer,count,pmi,npmi,rank, by rank; for --config.pmi.table), summary.json,
+pmi.png, and known_motifs.tsv: what the k-mers ranked first and last are like in JASPAR.
 """
 
 import functools
@@ -20,17 +20,17 @@ _FASTA = command.define_paths("fasta", [], "FASTA (plain, gzip, bgzip) or .2bit 
 _COUNTS = flags.DEFINE_string("counts", "", "CSV with columns kmer,count, in place of --fasta.")
 _K = flags.DEFINE_integer("k", 6, "Bases per k-mer, 3 to 8.")
 _SEGMENTATION = flags.DEFINE_enum(
-    "segmentation",
-    "published",
-    pmi_scores.SEGMENTATIONS,
+    "segmentation", "published", pmi_scores.SEGMENTATIONS,
     "published: pieces of one or two bases, as in the published GRCh38 ranking. "
     "full: all segmentations, the paper's formula.",
-)
+)  # fmt: skip
 _MIN_COUNT = flags.DEFINE_integer(
-    "min_count",
-    pmi_scores.MIN_COUNT,
-    "The constant c of NPMI: how much rare k-mers are discounted.",
+    "min_count", pmi_scores.MIN_COUNT, "The constant c of NPMI, which discounts rare k-mers."
 )
+_STRANDS = flags.DEFINE_enum(
+    "strands", "forward", ["forward", "both"], "both: a k-mer and its reverse complement add up."
+)
+_KNOWN = command.define_known_motifs()
 _BEAM = beam_run.define_beam_flags()
 flags.adopt_module_key_flags(beam_run)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)
@@ -50,6 +50,8 @@ def main() -> None:
         segmentation=_SEGMENTATION.value,
         min_count=_MIN_COUNT.value,
         output=output,
+        strands=_STRANDS.value,
+        taxon=_KNOWN.value,
         count=count,
     )
 

@@ -1,14 +1,13 @@
 """Finds the motifs that a classifier looks at.
 
-    python -m launch.motifs --checkpoint=CLASSIFIER_DIR --task=prom_core --data_dir=DATA \\
-        --output=DIR
+    python -m launch.motifs --checkpoint=CLASSIFIER_DIR --task=OWN_TASK --output=DIR
     python -m launch.motifs --checkpoint=CLASSIFIER_DIR --positives=bound.fa \\
         --negatives=unbound.fa --output=DIR --mutagenesis=3
 
 Scores every base by input gradients, takes the regions of high scores, tests their
-k-mers for enrichment in the positives (Fisher, Benjamini-Hochberg) and merges those
-that align. Use sequences that the classifier was not trained on. DIR gets motifs.tsv,
-motifs.meme, logos/, regions.tsv, and mutagenesis/ (maps of every substitution).
+k-mers for enrichment in the positives (Fisher, Benjamini-Hochberg), merges those that
+align, and names what is like a motif of JASPAR (TOMTOM). Use sequences that it was not trained
+on. DIR gets motifs.tsv, motifs.meme, logos/, regions.tsv, mutagenesis/ (every substitution).
 """
 
 from pathlib import Path
@@ -30,6 +29,8 @@ _MUTAGENESIS = flags.DEFINE_string("mutagenesis", "", "A record's name, or how m
 _LENGTH = flags.DEFINE_integer("motif_length", 6, "Bases of the k-mers that are tested, 4 to 12.")
 _NUM_SD = flags.DEFINE_float("num_sd", 1.0, "A high score is so many deviations above the mean.")
 _ALPHA = flags.DEFINE_float("alpha", 0.05, "Largest q value (false discovery rate).")
+_STRAND = command.define_strand("Default: forward; both where it was trained on both.")
+_KNOWN = command.define_known_motifs()
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Sequences at a time.", lower_bound=1)
 
 
@@ -39,13 +40,11 @@ def main() -> None:
     from cmgems_jax.downstream.motifs import contrast, enrichment
     from cmgems_jax.downstream.motifs import report as motif_report
 
-    trained = classifier.load_classifier(Path(_CHECKPOINT.value))
+    trained = classifier.load_classifier(_CHECKPOINT.value)
     label = contrast.find_label(_LABEL.value, trained.label_names, trained.labels)
     if _TASK.value:
-        pair = contrast.from_task(
-            _TASK.value, Path(_DATA_DIR.value), label, trained.label_names,
-            trained.config.tokens.k, **_COLUMNS(),
-        )  # fmt: skip
+        rows = _TASK.value, Path(_DATA_DIR.value), label, trained.label_names
+        pair = contrast.from_task(*rows, trained.config.tokens.k, **_COLUMNS())
     else:
         pair = contrast.from_fasta(_POSITIVES.value, _NEGATIVES.value)
     pair = contrast.limit(pair, _LIMIT.value)
@@ -53,6 +52,7 @@ def main() -> None:
         trained, pair, label, Path(_OUTPUT.value),
         enrichment.MotifSettings(width=_LENGTH.value, num_sd=_NUM_SD.value, alpha=_ALPHA.value),
         mapped=motif_report.rows_to_map(pair, _MUTAGENESIS.value), batch_size=_BATCH_SIZE.value,
+        strand=_STRAND.value, taxon=_KNOWN.value,
     )  # fmt: skip
 
 

@@ -9,9 +9,9 @@ from tests.helpers import ROOT, run_python
 PACKAGE = "cmgems_jax"
 # In reading order: a room imports only from rooms above its own line.
 ROOMS = """
-    errors terminal genome config config_checks runtime pmi windows masking model pretraining plan
-    downstream.tasks downstream.finetuning downstream.evaluation downstream.inference
-    downstream.motifs studies report huggingface beam
+    errors terminal genome known_motifs config config_checks runtime pmi windows masking model
+    pretraining plan downstream.tasks downstream.finetuning downstream.evaluation
+    downstream.inference downstream.motifs studies report huggingface beam
 """.split()
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 MAX_LAUNCH_LINES = 60

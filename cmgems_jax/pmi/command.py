@@ -8,19 +8,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from cmgems_jax import __version__
+from cmgems_jax import __version__, known_motifs
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
-from cmgems_jax.pmi import corpus, scores
+from cmgems_jax.pmi import corpus, known, scores
 from cmgems_jax.pmi import counts as pmi_counts
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pmi.corpus import Corpus
+from cmgems_jax.pmi.known import End
 from cmgems_jax.pmi.table import PmiTable
 from cmgems_jax.runtime import outputs
 
-OUTPUTS = ("pmi.csv", "pmi.png", "summary.json")
+OUTPUTS = ("known_motifs.tsv", "pmi.csv", "pmi.png", "summary.json")
 MARKS = ("pmi.csv", "summary.json")  # a folder with both was made by this command
 _NUM_PRINTED = 5
 _NUM_PLOTTED = 15
@@ -34,9 +36,11 @@ def make(
     segmentation: str,
     min_count: int,
     output: Path | str,
+    strands: str = "forward",
+    taxon: str = known_motifs.NONE,
     count: Callable[[Sequence[str], int], Corpus] | None = None,
 ) -> PmiTable:
-    """Writes OUTPUT/pmi.csv, summary.json and pmi.png, and prints a summary.
+    """Writes OUTPUT/pmi.csv, summary.json, pmi.png and known_motifs.tsv; prints a summary.
 
     Args:
       fasta: genome files to count, or none.
@@ -45,6 +49,9 @@ def make(
       segmentation: "published" or "full", see `scores.pmi`.
       min_count: the constant c of NPMI.
       output: a new or empty folder, or one that this command made before.
+      strands: "forward", or "both": a k-mer and its reverse complement get their sum.
+      taxon: of `known_motifs.TAXA`, with whose motifs the k-mers ranked first and last
+        are compared; "none" leaves that out.
       count: returns the n-gram counts of files, for k; None = in this process.
 
     Raises:
@@ -65,12 +72,15 @@ def make(
         ngrams, source = list(counted.counts), counted.summary()
     else:
         ngrams, source = _read_counts(counts, k), {"sha256": {counts: genome_files.sha256(counts)}}
+    if strands == "both":
+        ngrams = [pmi_counts.of_both_strands(one) for one in ngrams]
     table = pmi_table.make(ngrams, k, segmentation=segmentation, min_count=min_count)
     seconds = time.perf_counter() - start
     if fasta:
         source["bases_per_second"] = round(source["bases"] / seconds)
     summary = {
         "k": k,
+        "strands": strands,
         "segmentation": segmentation,
         "min_count": min_count,
         "kmers_counted": int(table.count.sum()),
@@ -79,7 +89,12 @@ def make(
         "seconds": round(seconds, 3),
         "version": __version__,
     }
+    if comparison := known_motifs.comparison(taxon):
+        ends = known.compare(table, comparison)
+        summary["known_motifs"] = {end.name: end.sentence(taxon) for end in ends}
     with outputs.replaced_folder(output) as folder:
+        if comparison:
+            _write_known(ends, folder / "known_motifs.tsv")
         pmi_table.write(table, folder / "pmi.csv")
         (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         plot(table, folder / "pmi.png", segmentation)
@@ -125,12 +140,26 @@ def _print_summary(table: PmiTable, summary: dict, output: Path) -> None:
         )
     print(
         f"{summary['kmers_counted']:,} {table.k}-mers, {summary['kmers_absent']:,} of "
-        f"{4**table.k:,} absent; NPMI ({summary['segmentation']} segmentations):"
+        f"{4**table.k:,} absent; strands: {summary['strands']}; "
+        f"NPMI ({summary['segmentation']} segmentations):"
     )
     for name, codes in (("best", order[:_NUM_PRINTED]), ("worst", order[-_NUM_PRINTED:])):
         rows = (f"{kmers[code]} {table.npmi[code]:.3f}" for code in codes)
         print(f"  {name:<6}" + "  ".join(rows))
-    print(f"wrote {', '.join(str(output / name) for name in OUTPUTS)}")
+    for sentence in summary.get("known_motifs", {}).values():
+        print(f"  {sentence}")
+    written = (output / name for name in OUTPUTS if (output / name).exists())
+    print(f"wrote {', '.join(map(str, written))}")
+
+
+def _write_known(ends: Sequence[End], path: Path) -> None:
+    """Writes known_motifs.tsv: the nearest known motif of each k-mer."""
+    columns = ("end", "kmer", "motif", "id", "p", "q")
+    schema = pa.schema([(name, pa.float64() if name in "pq" else pa.string()) for name in columns])
+    with outputs.table(path, schema) as add:
+        for end in ends:
+            for kmer, match in zip(end.kmers, end.matches, strict=True):
+                add((end.name, kmer, match.motif.name, match.motif.id, match.p, match.q))
 
 
 def plot(table: PmiTable, path: Path, segmentation: str) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from cmgems_jax.genome import vocabulary
+
 _WORD = 8  # bases of a code in 16 bits
 _BATCH = 1 << 18  # bases counted at a time: few enough to stay in the cache
 
@@ -83,6 +85,18 @@ def _count(bases: np.ndarray, positions: np.ndarray, n: int) -> np.ndarray:
     """Returns how often each n-gram stands at some positions: int64 (4**n,)."""
     letters = bases[positions[:, None] + np.arange(n)].astype(np.int64)
     return np.bincount(letters @ 4 ** np.arange(n)[::-1], minlength=4**n)
+
+
+def of_both_strands(counts: np.ndarray) -> np.ndarray:
+    """Returns counts of n-grams read from either strand: each has its reverse complement's too.
+
+    Args:
+      counts: int64 (4**n,), by code.
+    """
+    n = round(math.log(len(counts), 4))
+    places = 4 ** np.arange(n)[::-1]
+    letters = (np.arange(len(counts))[:, None] // places % 4).astype(np.uint8)
+    return counts + counts[vocabulary.reverse_complement(letters) @ places]
 
 
 def counts_from_kmers(kmer_counts: np.ndarray) -> list[np.ndarray]:

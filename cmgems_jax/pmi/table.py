@@ -147,6 +147,8 @@ def ranks_for(config: Config, fasta_paths: Sequence[str]) -> np.ndarray:
     else:
         contigs = genome_files.read_contigs(fasta_paths, progress=True)
         counts = pmi_counts.count_ngrams((contig.bases for contig in contigs), k)
+        if config.data.reverse_complement:  # what the model reads
+            counts = [pmi_counts.of_both_strands(one) for one in counts]
     return make(counts, k, segmentation=settings.segmentation, min_count=settings.min_count).rank
 
 

@@ -103,7 +103,9 @@ def _pmi(path: Path, name: str) -> list[Section]:
     """The folder of count_pmi."""
     summary = json.loads((path / "summary.json").read_text())
     table = pmi_table.read(path / "pmi.csv", summary["k"])
-    return [_pmi_section(table, f"Counted: {path.name}", name)]
+    section = _pmi_section(table, f"Counted: {path.name}", name)
+    section.sentences = [f"The {text}." for text in summary.get("known_motifs", {}).values()]
+    return [section]
 
 
 def _pmi_section(table: pmi_table.PmiTable, intro: str, name: str) -> Section:

@@ -9,7 +9,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from cmgems_jax import config as config_lib
-from cmgems_jax import terminal
+from cmgems_jax import known_motifs, terminal
 from cmgems_jax.errors import InputError, TrainingError, did_you_mean
 from cmgems_jax.genome import input_files, vocabulary
 
@@ -142,6 +142,14 @@ def define_strand(default_text: str) -> flags.FlagHolder[str | None]:
         "strand", None, vocabulary.STRANDS,
         "The strand that the model reads; both: the mean of probabilities, or of features aligned "
         f"to the forward strand. {default_text}",
+    )  # fmt: skip
+
+
+def define_known_motifs() -> flags.FlagHolder[str]:
+    """Defines --known_motifs, the taxon of JASPAR's motifs that others are compared with."""
+    return flags.DEFINE_enum(
+        "known_motifs", known_motifs.TAXA[0], (*known_motifs.TAXA, known_motifs.NONE),
+        "Taxon of the JASPAR motifs that name what is found, offline; none: nothing is compared.",
     )  # fmt: skip
 
 

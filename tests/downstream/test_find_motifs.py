@@ -98,6 +98,7 @@ def test_the_command_writes_table_logos_meme_regions_and_maps(classifier, held_o
     arguments = [
         f"--checkpoint={tmp_path / 'fine'}", f"--positives={tmp_path / 'p.fa'}",
         f"--negatives={tmp_path / 'n.fa'}", f"--output={output}", "--mutagenesis=r3",
+        "--strand=both",
     ]  # fmt: skip
     found = run_python("-m", "launch.motifs", *arguments)
     assert found.returncode == 0, found.stderr
@@ -105,6 +106,9 @@ def test_the_command_writes_table_logos_meme_regions_and_maps(classifier, held_o
     options = pyarrow.csv.ParseOptions(delimiter="\t")
     table = pyarrow.csv.read_csv(output / "motifs.tsv", parse_options=options).to_pylist()
     assert MOTIF in table[0]["motif"] and table[0]["seed_positives"] > 150
+    assert (table[0]["known_motif"], table[0]["known_id"]) == ("TBP", "MA0108.3")
+    assert 0 < table[0]["known_p"] < 0.01 and "TBP (MA0108.3, q = " in found.stdout
+    assert {row["strand"] for row in table} == {"both"} and "strand: both" in found.stdout
     for row in table:
         assert (output / row["logo"]).read_bytes().startswith(b"\x89PNG")
     assert sum(line.startswith("MOTIF") for line in open_lines(output / "motifs.meme")) == len(
@@ -121,9 +125,34 @@ def test_the_command_writes_table_logos_meme_regions_and_maps(classifier, held_o
     header, *lines = open_lines(output / "mutagenesis" / "r3.tsv")
     assert header.split("\t") == ["position_0based", "reference", "A", "C", "G", "T"]
     assert [int(line.split("\t")[0]) for line in lines] == list(range(len(lines)))
-    change_M4 = attribution.mutagenesis(classifier, 1, batch_size=128)(pair.bases_NM[3])
+    changes = attribution.mutagenesis(classifier, 1, batch_size=128, strand="both")
+    change_M4 = changes(pair.bases_NM[3])
     values = np.array([line.split("\t")[2:] for line in lines], float)
     np.testing.assert_allclose(values, change_M4[:, [0, 2, 3, 1]], atol=1e-3)  # six digits of 10
+
+
+def test_scores_of_the_other_strand_are_aligned_and_both_are_their_mean(classifier, held_out):
+    bases_NM = held_out[0].bases_NM[:16].copy()
+    bases_NM[3:, 30:] = vocabulary.PADDING  # some are shorter
+    forward, reverse, both = (
+        attribution.base_scores(classifier, bases_NM, 1, strand=strand)
+        for strand in vocabulary.STRANDS
+    )
+    other = attribution.base_scores(classifier, vocabulary.reverse_complement(bases_NM), 1)
+    np.testing.assert_allclose(reverse[:3], other[:3, ::-1], atol=1e-5)
+    np.testing.assert_allclose(reverse[3:, :30], other[3:, :30][:, ::-1], atol=1e-5)
+    np.testing.assert_allclose(both, (forward + reverse) / 2, atol=1e-5)
+
+
+def test_where_nothing_is_found_it_says_what_to_try(classifier, held_out, tmp_path, capsys):
+    pair, _ = held_out
+    rows = np.flatnonzero(~pair.is_positive_N)[:40]  # of one class: no difference to find
+    same = Contrast(pair.bases_NM[rows], np.arange(40) < 20, [pair.names[row] for row in rows])
+    motifs = motif_report.write_motifs(classifier, same, 1, tmp_path / "out", MotifSettings())
+    assert motifs == []
+    printed = capsys.readouterr().out
+    for advice in ("--limit", "--motif_length=5 or 8", "--num_sd=0.5", "metrics.json"):
+        assert advice in printed
 
 
 def open_lines(path: Path) -> list[str]:

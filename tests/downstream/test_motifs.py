@@ -6,6 +6,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from scipy import stats
 
+from cmgems_jax import known_motifs
 from cmgems_jax.downstream.motifs import enrichment, motifs
 from cmgems_jax.downstream.motifs import figures as motif_figures
 from cmgems_jax.downstream.motifs import report as motif_report
@@ -200,14 +201,15 @@ def test_frequencies_information_and_consensus_follow_their_definitions():
 def test_meme_format_holds_every_motif_in_the_order_acgt(tmp_path):
     bases_NM, is_positive_N, scores_NM = planted()
     found, _, tests = motifs.find_motifs(bases_NM, is_positive_N, scores_NM, MotifSettings())
-    motif_report.write_meme(found, len(tests.p_K), bases_NM, tmp_path / "m.meme")
+    match = known_motifs.Match(known_motifs.KnownMotif("MA0108.3", "TBP", np.eye(4)), 1e-6, 1e-3)
+    motif_report.write_meme(found, [match], len(tests.p_K), bases_NM, tmp_path / "m.meme")
     lines = (tmp_path / "m.meme").read_text().splitlines()
     assert lines[0] == "MEME version 4" and "ALPHABET= ACGT" in lines
     background = lines[lines.index("Background letter frequencies") + 1].split()
     assert background[::2] == list("ACGT")
     assert sum(map(float, background[1::2])) == pytest.approx(1, abs=1e-5)  # six decimals
     at = next(i for i, line in enumerate(lines) if line.startswith("letter-probability"))
-    assert lines[at - 1].startswith(f"MOTIF 1_{MOTIF}")
+    assert lines[at - 1] == f"MOTIF 1_{MOTIF} TBP"
     assert lines[at].startswith("letter-probability matrix: alength= 4 w= 8 nsites= ")
     e_value = float(lines[at].rpartition("E= ")[2])
     assert e_value == pytest.approx(tests.p_K[0] * len(tests.p_K), rel=0.01) and e_value > 0
@@ -228,7 +230,7 @@ def test_positions_of_a_map_begin_with_0_and_are_those_of_its_letters():
 def test_logo_and_map_are_plotted_for_every_shape(tmp_path):
     bases_NM, is_positive_N, scores_NM = planted()
     found, _, _ = motifs.find_motifs(bases_NM, is_positive_N, scores_NM, MotifSettings())
-    motif_figures.plot_logo(found[0], tmp_path / "logo.png")
+    motif_figures.plot_logo(found[0], None, tmp_path / "logo.png")
     for length in (1, 40, 130):
         bases_M = np.resize(bases_NM[0], length).copy()
         bases_M[0] = vocabulary.AMBIGUOUS

@@ -1,15 +1,21 @@
 """The count_pmi command: its folder is whole or not there, and nothing is lost."""
 
 import gzip
+import html
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cmgems_jax import known_motifs
 from cmgems_jax.errors import InputError
+from cmgems_jax.genome import vocabulary
 from cmgems_jax.pmi import command as pmi_command
+from cmgems_jax.pmi import known
+from cmgems_jax.pmi import scores as pmi_scores
 from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.report import page
 from cmgems_jax.windows import synthetic_genome
 from tests.helpers import run_python
 
@@ -38,6 +44,41 @@ def test_the_folder_holds_table_summary_and_picture(fasta, tmp_path):
     assert {"contigs", "ambiguous", "seconds", "segmentation", "min_count"} <= summary.keys()
     assert (tmp_path / "out" / "pmi.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_kmers_ranked_first_and_last_are_compared_with_known_motifs(fasta, tmp_path, capsys):
+    """From the shell's flags to the page: both strands, so a k-mer and its other strand tie."""
+    table = make(tmp_path / "out", fasta=[fasta], k=4, strands="both", taxon="vertebrates")
+    printed = capsys.readouterr().out
+    assert "strands: both" in printed
+    codes = [vocabulary.kmer_code(kmer) for kmer in ("CCTC", "GAGG")]
+    assert table.count[codes[0]] == table.count[codes[1]]
+    lines = (tmp_path / "out" / "known_motifs.tsv").read_text().splitlines()
+    assert lines[0].split("\t") == ["end", "kmer", "motif", "id", "p", "q"]
+    assert [line.split("\t")[0] for line in lines[1:]] == ["first"] * 50 + ["last"] * 50
+    kmers, order = vocabulary.kmers(4), np.argsort(table.rank)
+    assert [line.split("\t")[1] for line in lines[1:51]] == [kmers[code] for code in order[:50]]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    page.write(tmp_path / "out", tmp_path / "page.html")
+    text = html.unescape((tmp_path / "page.html").read_text())
+    for sentence in summary["known_motifs"].values():
+        assert "match a motif of vertebrates" in sentence
+        assert sentence in printed and sentence in text
+
+
+def test_shares_are_of_the_kmers_and_of_their_letters_in_random_order():
+    """E-boxes and SP boxes rank first here; so does AAAA..., whose letters have one order."""
+    first = ("CACGTG", "CCTCCC", "GGGAGG", "AAAAAA")
+    scores = np.zeros(4**6)
+    scores[[vocabulary.kmer_code(kmer) for kmer in first]] = 4, 3, 2, 1
+    count = np.ones(4**6, np.int64)
+    table = pmi_table.PmiTable(6, count, scores, scores, pmi_scores.rank(scores))
+    comparison = known_motifs.comparison("vertebrates")
+    ends = known.compare(table, comparison, number=4, num_shuffles=10)
+    assert ends[0].kmers == list(first) and ends[0].share == 1
+    assert ends[0].matches[1] == ends[0].matches[2]  # one k-mer and its other strand
+    assert 0.25 <= ends[0].chance < 1 and ends[0].chance_low < ends[0].chance < ends[0].chance_high
+    assert ends[1].kmers == vocabulary.kmers(6)[-4:]  # ties by code: GGGG.. is the last
 
 
 def test_a_former_output_is_replaced_and_another_folder_is_not(fasta, tmp_path):

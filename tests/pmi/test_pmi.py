@@ -34,6 +34,16 @@ def slow_counts(contigs: list[np.ndarray], n: int) -> collections.Counter:
     )
 
 
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_counts_of_both_strands_are_those_of_the_contigs_and_their_other_strands(n):
+    """A palindrome is read on both: it counts twice."""
+    contigs = random_contigs(n, (3, 40, 500))
+    forward = pmi_counts.count_ngrams(contigs, n)[n - 1]
+    other = [vocabulary.reverse_complement(contig) for contig in contigs]
+    expected = pmi_counts.count_ngrams([*contigs, *other], n)[n - 1]
+    np.testing.assert_array_equal(pmi_counts.of_both_strands(forward), expected)
+
+
 def segmentations(kmer: str, longest: int) -> list[list[str]]:
     """Returns every way to cut a k-mer into two or more pieces of at most `longest` bases."""
     ways = []

@@ -16,6 +16,7 @@ from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.downstream.inference import predict
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
+from cmgems_jax.model import strands
 from cmgems_jax.runtime import parallel
 
 
@@ -27,7 +28,12 @@ def log_odds(logits_BC: jax.Array, label: int) -> jax.Array:
 
 
 def base_scores(
-    classifier: TrainedClassifier, bases_NM: np.ndarray, label: int, *, batch_size: int = 32
+    classifier: TrainedClassifier,
+    bases_NM: np.ndarray,
+    label: int,
+    *,
+    batch_size: int = 32,
+    strand: str = "forward",
 ) -> np.ndarray:
     """Returns how much each base speaks for a class, to first order in its substitution.
 
@@ -42,6 +48,8 @@ def base_scores(
       bases_NM: uint8 (N, M), `vocabulary.PADDING` behind.
       label: index of the class.
       batch_size: sequences per batch, rounded up to a multiple of the local devices.
+      strand: of `vocabulary.STRANDS`, that sequences are read from; of both, the mean of
+        the scores.
 
     Returns:
       float32 (N, M), nats; 0 at padding, and at bases that only k-mers with
@@ -67,7 +75,9 @@ def base_scores(
         )
 
     return parallel.map_rows(
-        parallel.rows_program(scores, classifier.params),
+        parallel.rows_program(
+            strands.on_strand(scores, strand, strands.align_bases), classifier.params
+        ),
         bases_NM,
         batch_size=parallel.whole_batch(batch_size),
         description="scoring",
@@ -126,7 +136,7 @@ def scores_from_gradients(
 
 
 def mutagenesis(
-    classifier: TrainedClassifier, label: int, *, batch_size: int = 32
+    classifier: TrainedClassifier, label: int, *, batch_size: int = 32, strand: str = "forward"
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function of one sequence: the effect of every substitution of one base.
 
@@ -136,6 +146,7 @@ def mutagenesis(
       classifier: a fine-tuned classifier.
       label: index of the class.
       batch_size: mutants per batch, rounded up to a multiple of the local devices.
+      strand: of `vocabulary.STRANDS`, that they are read from; of both, of the mean probability.
 
     Returns:
       `bases_M -> change_M4`. bases_M: uint8 (M,), codes 0..4. change_M4: float32 (M, 4),
@@ -143,7 +154,7 @@ def mutagenesis(
       at the sequence's own base. It raises `InputError` for a sequence longer than the
       classifier takes.
     """
-    logits = predict.logits_function(classifier)
+    logits = predict.logits_function(classifier, strand)
     program = parallel.rows_program(
         lambda params, bases_BM: log_odds(logits(params, bases_BM), label), classifier.params
     )

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from cmgems_jax.downstream.motifs.motifs import Motif
 from cmgems_jax.genome import vocabulary
+from cmgems_jax.known_motifs import Match
 from cmgems_jax.runtime import pictures
 
 LETTERS = "ACGT"  # order of rows and columns in figures and files
@@ -20,7 +21,7 @@ _ROW_BASES = 80  # of a map; longer sequences continue below
 _MAX_ROWS = 40
 
 
-def plot_logo(motif: Motif, path: Path) -> None:
+def plot_logo(motif: Motif, match: Match | None, path: Path) -> None:
     """Writes a PNG: letters as tall as their share of the column's information (bits)."""
     frequencies_W4 = motif.frequencies_W4[:, ORDER]
     bits_W = 2 + (frequencies_W4 * np.log2(frequencies_W4)).sum(axis=1)
@@ -34,6 +35,8 @@ def plot_logo(motif: Motif, path: Path) -> None:
         f"{motif.consensus}: {motif.num_sites} sites; found in {motif.positives} positives and "
         f"{motif.negatives} negatives"
     )
+    if match:
+        title += f"\n{match}"
     axes.set_title(title, loc="left", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=_DPI)
