@@ -116,6 +116,15 @@ class ModelConfig:
 
 
 @dataclasses.dataclass
+class InitFromConfig:
+    """Another model's parameters to begin with; the run fills in step and sha256."""
+
+    path: str = ""  # WORKDIR, WORKDIR/checkpoints/STEP, an import, a HuggingFace folder; "" = none
+    step: int = 0  # updates that the weights had seen; 0 where that is not known
+    sha256: str = ""  # of the weights (names and bytes); where it is given, it must be theirs
+
+
+@dataclasses.dataclass
 class OptimizerConfig:
     """AdamW, warm-up, decay, clipping, as published."""
 
@@ -156,6 +165,7 @@ class Config:
     curriculum: CurriculumConfig = _section(CurriculumConfig)
     model: ModelConfig = _section(ModelConfig)
     optimizer: OptimizerConfig = _section(OptimizerConfig)
+    init_from: InitFromConfig = _section(InitFromConfig)
 
     @property
     def window_bases(self) -> int:

@@ -120,6 +120,7 @@ _RANGES = {
     "optimizer.beta1": (0, 0.999999),
     "optimizer.beta2": (0, 0.999999),
     "optimizer.eps": (0, 1),
+    "init_from.step": (0, _ANY),
 }
 
 
@@ -169,6 +170,12 @@ def _relations(config: Config, num_devices: int) -> Iterator[_Fault]:
             f"num_steps={config.num_steps}",
             ("optimizer.warmup_steps", "num_steps"),
             {"optimizer.warmup_steps": config.num_steps // 10},
+        )
+    if config.init_from.sha256 and not config.init_from.path:
+        yield _Fault(
+            f"init_from.sha256={config.init_from.sha256!r}: no weights to compare with; set "
+            "init_from.path too, or neither",
+            ("init_from.sha256", "init_from.path"),
         )
     yield from _batches(config, num_devices)
     yield from _budget(config)

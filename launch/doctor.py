@@ -16,14 +16,17 @@ from absl import flags
 from cmgems_jax.runtime import command
 
 _CONFIG = command.define_config("demo")
+_INIT_FROM = command.define_init_from()
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the run to come.")
 
 
 def main() -> None:
     """Runs the command."""
+    from cmgems_jax.huggingface import load
     from cmgems_jax.pretraining import doctor
 
-    findings = doctor.examine(_CONFIG.value, Path(_WORKDIR.value))
+    config = _INIT_FROM(_CONFIG.value)
+    findings = doctor.examine(config, Path(_WORKDIR.value), read_source=load.load_masked_lm)
     if not all(finding.is_well for finding in findings):
         sys.exit(command.EXIT_FAILED)
 

@@ -3,6 +3,8 @@
     python -m launch.pretrain --config=configs/demo.py --workdir=runs/demo
     python -m launch.pretrain --config=configs/logo6.py --workdir=runs/human \\
         --config.data.fasta=genome.fa.gz --config.num_steps=1000
+    python -m launch.pretrain --config=configs/logo6.py --workdir=runs/mouse \\
+        --config.data.fasta=mouse.fa.gz --init_from=runs/human
 
 Any field of the config can be set on the command line; `cmgems_jax/config.py`
 lists them. The same command again resumes from the newest checkpoint.
@@ -16,6 +18,7 @@ from absl import flags
 from cmgems_jax.runtime import command
 
 _CONFIG = command.define_config()
+_INIT_FROM = command.define_init_from()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: metrics, curves, checkpoints; made where it is missing."
 )
@@ -38,17 +41,18 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     """Runs the command."""
-    from cmgems_jax.pretraining import compile_cache, doctor
-    from cmgems_jax.pretraining import loop as pretraining_loop
+    from cmgems_jax.huggingface import load
+    from cmgems_jax.pretraining import compile_cache, doctor, loop
     from cmgems_jax.runtime import processes
 
     processes.start(**_START())
-    config, workdir = _CONFIG.value, Path(_WORKDIR.value)
+    config, workdir = _INIT_FROM(_CONFIG.value), Path(_WORKDIR.value)
+    source = {"read_source": load.load_masked_lm}
     if _DRY_RUN.value:
-        findings = doctor.examine(config, workdir)
+        findings = doctor.examine(config, workdir, **source)
         sys.exit(0 if all(finding.is_well for finding in findings) else command.EXIT_FAILED)
     compile_cache.use(workdir)
-    pretraining_loop.pretrain(config, workdir, resume=_RESUME.value, fallback=_FALLBACK.value)
+    loop.pretrain(config, workdir, resume=_RESUME.value, fallback=_FALLBACK.value, **source)
 
 
 if __name__ == "__main__":

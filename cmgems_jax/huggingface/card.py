@@ -20,7 +20,7 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.masking import curriculum, strategies
 from cmgems_jax.model import heads
-from cmgems_jax.pretraining import pretrained
+from cmgems_jax.pretraining import checkpoints, pretrained
 from cmgems_jax.runtime import run_log
 from cmgems_jax.windows import dataset
 
@@ -56,6 +56,7 @@ def of_run(
         files=[(Path(path).name, digest) for path, digest in files],
         step=step,
         stages=_stages(config, records, step),
+        source_name=_source_name(config),
         pmi_source=Path(config.pmi_source).name,
         evaluated=evals[-1] if evals else None,
         **_labelled_tasks(evaluation),
@@ -114,6 +115,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def _source_name(config: Config) -> str:
+    """Returns the folder's name of the model that the run began with, or nothing."""
+    path = Path(config.init_from.path)
+    is_step = path.parent.name == checkpoints.FOLDER
+    return path.parent.parent.name if is_step else path.name
+
+
 def _stages(config: Config, records: list[dict[str, Any]], step: int) -> str:
     """Returns the strategies and how many steps each masked."""
     easy, hard = curriculum.strategies(config.curriculum)
@@ -147,6 +155,7 @@ def _config_json(config: Config, is_imported: bool) -> str:
     data = values["data"]
     data["dir"] = Path(data["dir"]).name
     data["fasta"] = ",".join(Path(path).name for path in config.fasta_paths)
+    values["init_from"]["path"] = _source_name(config)
     values["pmi"]["table"] = Path(values["pmi"]["table"]).name
     if is_imported:
         values = {name: values[name] for name in ("model", "tokens")}

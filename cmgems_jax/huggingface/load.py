@@ -17,7 +17,8 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.huggingface import export, names
 from cmgems_jax.model import bert, heads
-from cmgems_jax.pretraining import checkpoints
+from cmgems_jax.pretraining import checkpoints, pretrained
+from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import outputs, run_log
 
 SAFETENSORS, PICKLE, VOCABULARY = "model.safetensors", "pytorch_model.bin", "vocab.txt"
@@ -54,23 +55,71 @@ _MOST_NAMED = 8
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
+def load_masked_lm(path: Path | str) -> Pretrained:
+    """Returns a masked-LM from a run, one of its checkpoints, or a HuggingFace folder.
+
+    Raises:
+      InputError: as `pretrained.load_masked_lm` and `read`; or the folder holds a classifier.
+    """
+    path = Path(path)
+    if not is_huggingface(path):
+        return pretrained.load_masked_lm(path)
+    model = read(path)
+    if isinstance(model, TrainedClassifier):
+        raise InputError(f"{path}: holds a classifier; expected a masked-LM")
+    return model
+
+
+def is_huggingface(path: Path) -> bool:
+    """Returns whether a folder looks like HuggingFace's, and not like a run."""
+    return not (path / checkpoints.FOLDER).exists() and any(
+        (path / name).exists() for name in (SAFETENSORS, PICKLE, VOCABULARY)
+    )
+
+
 def import_model(path: Path | str, output: Path | str, *, stride: int = 1) -> None:
     """Writes a HuggingFace folder as a run (a masked-LM) or as a classifier of our own.
+
+    Args:
+      path: as for `read`.
+      output: a new or empty folder.
+      stride: bases between token starts, which HuggingFace's files do not say.
+
+    Raises:
+      InputError: as `read`.
+    """
+    path, output = Path(path), Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"--output={output}: is there already; give a new folder")
+    model = read(path, stride=stride)
+    config, is_classifier = model.config, isinstance(model, TrainedClassifier)
+    with outputs.replaced_folder(output) as folder:
+        if is_classifier:
+            classifier.save_classifier(folder, model, task=path.name, recipe={}, source=str(path))
+        else:
+            checkpoints.save_params(folder, model.params, config)
+        outputs.write_json(folder / "environment.json", run_log.environment())
+    kind = "classifier" if is_classifier else "masked-LM"
+    print(
+        f"{output}: {kind}, {config.model.num_layers} layers x {config.model.hidden_size}, "
+        f"{config.tokens.k}-mers of {config.tokens.alphabet}",
+        flush=True,
+    )
+
+
+def read(path: Path, *, stride: int = 1) -> Pretrained | TrainedClassifier:
+    """Returns the model of a HuggingFace folder.
 
     The pooler of a masked-LM is left out: no training of it is assumed.
 
     Args:
       path: config.json, vocab.txt, and model.safetensors or pytorch_model.bin.
-      output: a new or empty folder.
       stride: bases between token starts, which HuggingFace's files do not say.
 
     Raises:
       InputError: a file is missing, damaged or a Git LFS pointer, the network or the vocabulary is
         another one, or tensors are missing, unexpected or of another shape.
     """
-    path, output = Path(path), Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"--output={output}: is there already; give a new folder")
     _refuse_pointers(path)
     settings = _read_config(path / "config.json")
     tokens, row_V = _read_vocabulary(path / VOCABULARY, stride)
@@ -88,24 +137,14 @@ def import_model(path: Path | str, output: Path | str, *, stride: int = 1) -> No
         if name in tensors:
             tensors[name] = tensors[name][row_V]
     params = names.from_torch(tensors, model.num_layers, kind)
-    with outputs.replaced_folder(output) as folder:
-        if is_classifier:
-            labels = settings.get("id2label") or {}
-            label_names = [str(labels.get(str(number), number)) for number in range(num_labels)]
-            kinds = {theirs: ours for ours, theirs in export.PROBLEMS.items()}
-            labels_kind = kinds.get(settings.get("problem_type"), task_labels.CLASSES)
-            made = TrainedClassifier(
-                config, params, label_names, model.num_positions, head=kind, labels=labels_kind
-            )
-            classifier.save_classifier(folder, made, task=path.name, recipe={}, source=str(path))
-        else:
-            checkpoints.save_params(folder, params, config)
-        outputs.write_json(folder / "environment.json", run_log.environment())
-    kind = "classifier" if is_classifier else "masked-LM"
-    print(
-        f"{output}: {kind}, {model.num_layers} layers x {model.hidden_size}, {tokens.k}-mers "
-        f"of {tokens.alphabet}",
-        flush=True,
+    if not is_classifier:
+        return Pretrained(config, params, path.resolve().name)
+    labels = settings.get("id2label") or {}
+    label_names = [str(labels.get(str(number), number)) for number in range(num_labels)]
+    kinds = {theirs: ours for ours, theirs in export.PROBLEMS.items()}
+    labels_kind = kinds.get(settings.get("problem_type"), task_labels.CLASSES)
+    return TrainedClassifier(
+        config, params, label_names, model.num_positions, head=kind, labels=labels_kind
     )
 
 

@@ -30,11 +30,15 @@ RESUME_MODES = ("auto", "must", "never")
 # Fields that may change between two starts of one run: they shape no number in it. Where the
 # input lies is one; that its content stays the same is run_inputs' to see.
 FREE_FIELDS = frozenset(
-    {"log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "data.dir", "data.fasta"}
-)
+    {
+        "log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "data.dir", "data.fasta",
+        "init_from.step",
+    }
+)  # fmt: skip
 _LONGER = (
     "\nnum_steps shapes the learning rate of every step, so a run cannot be lengthened: the same "
-    "command with another --workdir trains all the steps, from the first"
+    "command with another --workdir trains all the steps, from the first; with another --workdir "
+    "and --init_from={workdir} it trains further from this run's weights, by a new schedule"
 )
 
 
@@ -258,32 +262,49 @@ def binding(config: Config) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in FREE_FIELDS}
 
 
+def saved_steps(workdir: Path) -> list[int]:
+    """Returns the steps of a run's checkpoints, in no order; none where there is no run."""
+    folder = workdir / FOLDER
+    children = folder.iterdir() if folder.is_dir() else ()
+    return [int(child.name) for child in children if child.name.isdecimal()]
+
+
+def read_config(workdir: Path) -> Config | None:
+    """Returns the config of the run that was begun in `workdir`, or None: of its config.json."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return None
+    try:
+        saved: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); use another --workdir") from None
+    return config_lib.from_dict(saved, source=str(path))
+
+
 def refuse_other_run(workdir: Path, config: Config) -> None:
     """Raises `InputError` with a table of differing fields where `workdir` holds another run.
 
     Its config.json is from the run's first start; `FREE_FIELDS` may differ.
     """
-    path = workdir / "config.json"
-    if not path.exists():
+    saved = read_config(workdir)
+    if saved is None:
         if (workdir / FOLDER).exists() and any((workdir / FOLDER).iterdir()):
             raise InputError(
                 f"{workdir}: holds {FOLDER}/ but no config.json, so it is not known whose they "
-                "are; give another --workdir"
+                f"are; give another --workdir (with --init_from={workdir}, to train further from "
+                "these weights)"
             )
         return
-    try:
-        saved: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); use another --workdir") from None
-    before, now = binding(config_lib.from_dict(saved, source=str(path))), binding(config)
+    before, now = binding(saved), binding(config)
     rows = [
         f"  {name}: {before[name]!r} before, {now[name]!r} now"
         for name in now
         if before[name] != now[name]
     ]
     if rows:
+        longer = _LONGER.format(workdir=workdir) if before["num_steps"] < now["num_steps"] else ""
         raise InputError(
             f"{workdir}: holds a run with another config; give another --workdir, or undo\n"
             + "\n".join(rows)
-            + (_LONGER if before["num_steps"] < now["num_steps"] else "")
+            + longer
         )

@@ -13,7 +13,7 @@ import numpy as np
 from cmgems_jax import config_checks
 from cmgems_jax.config import Config
 from cmgems_jax.model import attention, hardware
-from cmgems_jax.pretraining import checkpoints, faults, run_inputs, steps
+from cmgems_jax.pretraining import checkpoints, faults, pretrained, run_inputs, steps, warm_start
 from cmgems_jax.pretraining.steps import TrainState
 from cmgems_jax.runtime import outputs, parallel, run_log
 from cmgems_jax.windows import dataset, packing
@@ -29,11 +29,17 @@ class Finding:
     text: str
 
 
-def examine(config: Config, workdir: Path | str) -> list[Finding]:
+def examine(
+    config: Config,
+    workdir: Path | str,
+    *,
+    read_source: warm_start.Reader = pretrained.load_masked_lm,
+) -> list[Finding]:
     """Runs every check, the later ones as far as the earlier ones allow, and prints the table.
 
     Trains two steps on random bases, and saves and restores them in a temporary
-    folder beside `workdir`, which need not exist. Nothing stays behind.
+    folder beside `workdir`, which need not exist. Nothing stays behind. `read_source` is
+    that of `loop.pretrain`.
     """
     workdir = Path(workdir)
     findings: list[Finding] = []
@@ -50,7 +56,7 @@ def examine(config: Config, workdir: Path | str) -> list[Finding]:
     trained: list[TrainState] = []
     check("packages", _packages)
     check("devices", _devices)
-    check("config", lambda: _config(config, workdir))
+    check("config", lambda: _config(config, workdir, read_source))
     check("attention", lambda: _attention(config))
     check("genome", lambda: _genome(config, workdir))
     check("pmi", lambda: _pmi(config, workdir))
@@ -88,16 +94,16 @@ def _attention(config: Config) -> str:
     return f"{way}: agrees with the plain form here, and windows of a row do not meet"
 
 
-def _config(config: Config, workdir: Path) -> str:
-    """Returns the shape of one step."""
+def _config(config: Config, workdir: Path, read_source: warm_start.Reader) -> str:
+    """Returns the shape of one step, and whose parameters are the first ones."""
     parallel.check_devices()
     config_checks.validate(config, num_devices=jax.device_count())
-    checkpoints.refuse_other_run(workdir, config)
+    _, source = warm_start.prepare(config, workdir, read_source)
     part = config.batch_size // config.accumulation_steps // jax.device_count()
     return (
         f"{config.batch_size} rows of {config.data.num_tokens} positions per step, "
         f"{part} at a time on each device"
-    )
+    ) + (f"; begins with the parameters of {source.name}" if source else "")
 
 
 def _genome(config: Config, workdir: Path) -> str:

@@ -18,7 +18,16 @@ from cmgems_jax import config as config_lib
 from cmgems_jax import config_checks
 from cmgems_jax.config import Config
 from cmgems_jax.masking import curriculum
-from cmgems_jax.pretraining import checkpoints, curves, faults, progress, run_inputs, steps
+from cmgems_jax.pretraining import (
+    checkpoints,
+    curves,
+    faults,
+    pretrained,
+    progress,
+    run_inputs,
+    steps,
+    warm_start,
+)
 from cmgems_jax.pretraining.steps import TrainState
 from cmgems_jax.runtime import outputs, parallel, run_lock, run_log, signals
 from cmgems_jax.windows import batches, dataset, packing
@@ -43,7 +52,12 @@ class _Run:
 
 
 def pretrain(
-    config: Config, workdir: Path | str, *, resume: str = "auto", fallback: bool = False
+    config: Config,
+    workdir: Path | str,
+    *,
+    resume: str = "auto",
+    fallback: bool = False,
+    read_source: warm_start.Reader = pretrained.load_masked_lm,
 ) -> TrainState:
     """Trains to `config.num_steps` and returns the last state; resumes where it was stopped.
 
@@ -53,6 +67,7 @@ def pretrain(
         metrics.jsonl, curves.png, tensorboard/, checkpoints/ and, unless `data.dir` is set, data/.
       resume: "auto", "must" or "never", see `checkpoints.restore_latest`.
       fallback: use an older checkpoint where the newest is damaged.
+      read_source: returns the masked-LM of `init_from.path`.
 
     Raises:
       InputError: a setting or an input cannot work, or `workdir` holds another run.
@@ -62,7 +77,8 @@ def pretrain(
     workdir, clock = Path(workdir), run_log.Clock(jax.device_count())
     parallel.check_devices()
     config_checks.validate(config, num_devices=jax.device_count())
-    parallel.in_first(lambda: checkpoints.refuse_other_run(workdir, config))
+    prepared = parallel.in_first(lambda: warm_start.prepare(config, workdir, read_source))
+    config, source = prepared or (config, None)  # only process 0 reads and writes the origin
     with clock("data"):
         training, validation = _windows(config, workdir)
         packed = packing.pack(training.lengths, config)
@@ -79,7 +95,10 @@ def pretrain(
             stack.enter_context(run_lock.held(workdir))
             manager = stack.enter_context(checkpoints.opened(workdir, config))
             begin = checkpoints.restore_latest(manager, state, resume=resume, fallback=fallback)
-            return manager, *begin
+            if source is None:
+                return manager, *begin
+            params = warm_start.params(source, parallel.to_host(state.params), config)
+            return manager, state.replace(params=parallel.replicate(params)), {}
 
         manager, state, clock_before = parallel.in_first(take_folder) or (None, state, {})
         state = parallel.of_first(state)
@@ -118,7 +137,9 @@ def _opened_log(
         return
     run_inputs.write(workdir, config.data_dir(workdir), ranks_V)
     outputs.write_json(workdir / "config.json", config_lib.to_dict(config))
-    outputs.write_json(workdir / "environment.json", run_log.environment())
+    origin = config_lib.to_dict(config.init_from) if config.init_from.path else None
+    environment = run_log.environment() | ({"init_from": origin} if origin else {})
+    outputs.write_json(workdir / "environment.json", environment)
     with contextlib.closing(run_log.RunLog(workdir, resumed_step)) as log:
         yield log
 
@@ -134,6 +155,8 @@ def _train(run: _Run, state: TrainState) -> TrainState:
             functools.partial(_read_batch, run), range(first - 1, config.num_steps)
         ) as stream,
     ):
+        if config.eval_every and first == 1:
+            state = _evaluate(run, state, step=0)
         for step, batch in enumerate(stream, first):
             stopped_by = parallel.agree_on_signal(stop.signal, step, after=state)
             is_saved = bool(stopped_by) or _is_due(step, config.checkpoint_every, config)
@@ -239,7 +262,10 @@ def _evaluator(
 
 
 def _evaluate(run: _Run, state: TrainState, step: int) -> TrainState:
-    """Evaluates under the current strategy and under `random`; returns the state after it."""
+    """Evaluates under the current strategy and under `random`; returns the state after it.
+
+    Before the first step (0) it only reports: the curriculum compares what training changed.
+    """
     config = run.config
     last = len(steps.eval_strategies(config)) - 1
     before = parallel.to_host(state.curriculum)
@@ -249,13 +275,16 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> TrainState:
         sums = run.evaluate(state, int(before.stage))
         now = progress.perplexity(sums)
         under_random = now if is_random else progress.perplexity(run.evaluate(state, last))
-    after = parallel.to_host(curriculum.update(before, now, config.curriculum))
     progress.evaluation(run.log, config, step, before, perplexity=now, under_random=under_random)
-    faults.warn_if_readable(
-        now,
-        step,
-        masked_fraction=progress.ratio(sums["predicted"], sums["eligible"]),
-        hidden_per_token=progress.ratio(sums["hidden_covered"], sums["predicted"]),
-    )
+    if step == 0:
+        return state
+    if not config.init_from.path:  # whose model may know that much
+        faults.warn_if_readable(
+            now,
+            step,
+            masked_fraction=progress.ratio(sums["predicted"], sums["eligible"]),
+            hidden_per_token=progress.ratio(sums["hidden_covered"], sums["predicted"]),
+        )
+    after = parallel.to_host(curriculum.update(before, now, config.curriculum))
     progress.switch(run.log, config, step, before, after, perplexity=now)
     return state.replace(curriculum=parallel.replicate(after))

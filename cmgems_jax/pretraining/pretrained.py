@@ -93,9 +93,7 @@ def locate(path: Path | str) -> tuple[Path, int]:
         raise InputError(f"{path}: holds a fine-tuned classifier; expected a pretraining run")
     if path.parent.name == checkpoints.FOLDER and path.name.isdecimal():
         return path.parent.parent, int(path.name)
-    folder = path / checkpoints.FOLDER
-    children = folder.iterdir() if folder.is_dir() else ()
-    steps = [int(child.name) for child in children if child.name.isdecimal()]
+    steps = checkpoints.saved_steps(path)
     if not steps:
         raise InputError(
             f"{path}: no checkpoint ({checkpoints.FOLDER}/STEP) in it; expected the --workdir of "

@@ -234,3 +234,20 @@ def define_config(default: str | None = None) -> flags.FlagHolder[config_lib.Con
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         _stop(_explain(sys.argv, error))
     return holder
+
+
+def define_init_from() -> Callable[[config_lib.Config], config_lib.Config]:
+    """Defines --init_from; returns what puts its value into a config."""
+    path = flags.DEFINE_string(
+        "init_from", "", "Short for --config.init_from.path: begin with another model's parameters "
+        "and nothing else of it. A run's folder, RUN/checkpoints/STEP, what launch.import_hf made, "
+        "or a HuggingFace folder. k, alphabet and the model's sizes must be those of the config "
+        "(the error names the flags that set them); positions may be more. To resume, neither the "
+        "flag nor the source is needed.",
+    )  # fmt: skip
+
+    def with_origin(config: config_lib.Config) -> config_lib.Config:
+        config.init_from.path = path.value or config.init_from.path
+        return config
+
+    return with_origin

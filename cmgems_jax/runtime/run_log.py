@@ -116,8 +116,9 @@ class RunLog:
     def __init__(self, workdir: Path, resumed_step: int) -> None:
         """Opens the files; `resumed_step` = 0 starts them anew."""
         self.path = workdir / "metrics.jsonl"
-        kept = [record for record in read(self.path) if record.get("step", 0) <= resumed_step]
-        kept = [record for record in kept if record["kind"] != "summary"] if resumed_step else []
+        records = read(self.path) if resumed_step else []
+        kept = [one for one in records if one.get("step", 0) <= resumed_step]
+        kept = [one for one in kept if one["kind"] != "summary"]
         with outputs.replaced_file(self.path) as partial:
             partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
         self._file = self.path.open("a")

@@ -1,9 +1,10 @@
 """Starts one run again and again and kills it each time; the last start is left to finish.
 
-    python -m tests.pretraining.kill_repeatedly WORKDIR FASTA SIGNAL KILLS
+    python -m tests.pretraining.kill_repeatedly WORKDIR FASTA SOURCE SIGNAL KILLS
 
-The runs are forked children of one process, which saves the imports. Prints
-{"kills": [{"status", "saving"}, ...], "last": status} as JSON.
+It begins with the parameters of the run in SOURCE. The runs are forked children of one
+process, which saves the imports. Prints {"kills": [{"status", "saving"}, ...], "last":
+status} as JSON.
 """
 
 import json
@@ -15,7 +16,7 @@ import time
 import warnings
 from pathlib import Path
 
-from cmgems_jax.config import Config
+from cmgems_jax.config import Config, InitFromConfig
 from cmgems_jax.pretraining import loop as pretraining_loop
 from tests.helpers import small_config
 
@@ -24,8 +25,8 @@ STEPS_PER_KILL = 5  # a kill comes within a few steps behind the one where it is
 EARLY_EVERY = 6  # the second of so many kills comes while the process starts and compiles
 
 
-def config(fasta: Path, num_kills: int) -> Config:
-    """Returns a run whose curriculum switches at step 20, saved after every step."""
+def config(fasta: Path, source: Path, num_kills: int) -> Config:
+    """Returns a warm start whose curriculum switches at step 20, saved after every step."""
     return small_config(
         fasta,
         num_steps=STEPS_PER_KILL * num_kills + 2 * EVAL_EVERY,
@@ -33,6 +34,7 @@ def config(fasta: Path, num_kills: int) -> Config:
         checkpoint_every=1,
         log_every=1,
         keep_checkpoints=2,
+        init_from=InitFromConfig(str(source)),
     )
 
 
@@ -90,9 +92,9 @@ def kill_once(
     return {"status": status, "saving": saving} if status else status
 
 
-def main(workdir: Path, fasta: Path, name: str, num_kills: int) -> None:
+def main(workdir: Path, fasta: Path, source: Path, name: str, num_kills: int) -> None:
     """Kills and at last lets live."""
-    run, chance, kills = config(fasta, num_kills), random.Random(7), []
+    run, chance, kills = config(fasta, source, num_kills), random.Random(7), []
     while len(kills) < num_kills:
         outcome = kill_once(workdir, run, name, len(kills), chance)
         if not isinstance(outcome, dict):
@@ -104,4 +106,4 @@ def main(workdir: Path, fasta: Path, name: str, num_kills: int) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # jax warns of forks; no device is in use before them
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    main(*map(Path, sys.argv[1:4]), sys.argv[4], int(sys.argv[5]))

@@ -41,7 +41,7 @@ def test_records_hold_every_field_once_a_step(unbroken):
     workdir, _ = unbroken
     train, evals = records(workdir, "train"), records(workdir, "eval")
     assert [record["step"] for record in train] == [2, 4, 6, 8, 10, 12]
-    assert [record["step"] for record in evals] == [3, 6, 9, 12]
+    assert [record["step"] for record in evals] == [0, 3, 6, 9, 12]
     for record in train:
         assert TRAIN_FIELDS <= record.keys()
         assert 0 < record["masked_fraction"] < 0.5
@@ -49,11 +49,14 @@ def test_records_hold_every_field_once_a_step(unbroken):
     assert 0 < np.mean([record["padding"] for record in train]) < 0.1
     for record in evals:
         assert {"perplexity", "perplexity_random", "perplexity_drop", "stage"} <= record.keys()
-    assert evals[0]["perplexity_drop"] is None
+    assert evals[0]["perplexity_drop"] is evals[1]["perplexity_drop"] is None
 
 
 def test_the_curriculum_switches_at_the_second_evaluation_and_says_why(unbroken):
-    """Two evaluations of one strategy differ by less than 90 %, so the rule must fire at step 6."""
+    """Two evaluations of one strategy differ by less than 90 %, so the rule must fire at step 6.
+
+    That before the first step is none of them.
+    """
     workdir, _ = unbroken
     (switch,) = records(workdir, "switch")
     assert (switch["step"], switch["from"], switch["to"]) == (6, "genemask", "global")
@@ -231,7 +234,7 @@ def test_a_stop_request_saves_the_step_and_the_next_start_goes_on(
     resumed = pretraining_loop.pretrain(small_config(genome), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, parallel.to_host(resumed), state)
     first = [(line["kind"], line["step"]) for line in lines(tmp_path) if line["step"] <= 2]
-    assert first == [("train", 1), ("train", 2)]
+    assert first == [("eval", 0), ("train", 1), ("train", 2)]
     rest, expected = (
         [line for line in lines(folder) if line["step"] > 2] for folder in (tmp_path, workdir)
     )
@@ -275,6 +278,7 @@ def test_more_steps_in_a_runs_folder_are_refused_with_the_command_that_trains_th
         pretraining_loop.pretrain(small_config(genome, num_steps=24), workdir)
     assert "num_steps: 12 before, 24 now" in str(error.value)
     assert "the same command with another --workdir trains all the steps" in str(error.value)
+    assert f"--init_from={workdir} it trains further from this run's weights" in str(error.value)
 
 
 def test_perplexity_random_keeps_the_configs_budget_while_an_adaptive_one_grows(genome, tmp_path):
@@ -290,7 +294,9 @@ def test_perplexity_random_keeps_the_configs_budget_while_an_adaptive_one_grows(
         log = run_log.read(tmp_path / schedule / "metrics.jsonl")
         records.append([record for record in log if record["kind"] == "eval"])
     constant, adaptive = records
-    assert [record["mask_budget"] for record in adaptive] == pytest.approx([0.15, 0.15, 0.2, 0.2])
+    assert [record["mask_budget"] for record in adaptive] == pytest.approx(
+        [0.15, 0.15, 0.15, 0.2, 0.2]
+    )
     under_random = [record["perplexity_random"] for record in adaptive]
     assert under_random == [record["perplexity_random"] for record in constant]
     assert adaptive[-1]["perplexity"] != under_random[-1]

@@ -126,7 +126,7 @@ def test_two_processes_make_the_run_of_one_with_two_devices(two, one):
         assert code == 0, stderr
     assert_same_run(workdir, one)
     evaluated = [line["step"] for line in lines(workdir) if line["kind"] == "eval"]
-    assert evaluated == [3, 6, 9, 12]
+    assert evaluated == [0, 3, 6, 9, 12]
 
 
 def test_process_0_alone_prints(two):

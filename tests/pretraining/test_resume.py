@@ -15,10 +15,10 @@ from tests.pretraining.kill_repeatedly import EVAL_EVERY, config
 
 
 @pytest.fixture(scope="module")
-def saved_often(genome, num_kills, tmp_path_factory):
-    """The folder and last state of a run that nobody stopped."""
+def saved_often(genome, unbroken, num_kills, tmp_path_factory):
+    """The folder and last state of a run that nobody stopped, a warm start."""
     folder = tmp_path_factory.mktemp("saved_often") / "run"
-    state = pretraining_loop.pretrain(config(genome, num_kills), folder)
+    state = pretraining_loop.pretrain(config(genome, unbroken[0], num_kills), folder)
     (switch,) = records(folder, "switch")
     assert switch["step"] == 2 * EVAL_EVERY
     return folder, parallel.to_host(state)
@@ -26,13 +26,13 @@ def saved_often(genome, num_kills, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
 def test_a_run_killed_again_and_again_ends_in_the_same_state_and_metrics(
-    saved_often, genome, num_kills, tmp_path, name
+    saved_often, genome, unbroken, num_kills, tmp_path, name
 ):
     """Bit for bit, the curriculum's switch included; no line missing and none twice."""
     folder, state = saved_often
     workdir = tmp_path / "run"
     result = run_python(
-        *("-m", "tests.pretraining.kill_repeatedly", workdir, genome, name, num_kills),
+        *("-m", "tests.pretraining.kill_repeatedly", workdir, genome, unbroken[0], name, num_kills),
         timeout_s=400,
         JAX_COMPILATION_CACHE_DIR=str(tmp_path / "compiled"),
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
@@ -51,6 +51,7 @@ def test_a_run_killed_again_and_again_ends_in_the_same_state_and_metrics(
     else:
         assert statuses <= {pretraining_loop.EXIT_STOPPED << 8, int(signal.SIGTERM)}
         assert f"after {name}" in log
-    again = pretraining_loop.pretrain(config(genome, num_kills), workdir, resume="must")
+    whole = config(genome, unbroken[0], num_kills)
+    again = pretraining_loop.pretrain(whole, workdir, resume="must")
     jax.tree.map(np.testing.assert_array_equal, parallel.to_host(again), state)
     assert lines(workdir) == lines(folder)
