@@ -39,7 +39,7 @@ KINDS = {
 def read_sites(path: Path) -> dict[str, list[tuple[str, int]]]:
     """Returns (sequence on the gene's strand, where its two bases start) by kind."""
     examples = task_files.read_examples(path)
-    labels = [int(examples.label_names[label]) for label in examples.labels_N]
+    labels = map(int, examples.label_texts)
     rows = list(zip(map(vocabulary.decode, examples.bases_NM), labels, strict=True))
     found: dict[str, list[tuple[str, int]]] = {}
     for kind, (own, other) in KINDS.items():

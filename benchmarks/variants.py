@@ -19,7 +19,7 @@ import scipy.stats
 from absl import flags
 
 from cmgems_jax.downstream.inference import score_variants
-from cmgems_jax.downstream.inference.settings import STRANDS, ScoreSettings
+from cmgems_jax.downstream.inference.settings import ScoreSettings
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.runtime import command
@@ -27,7 +27,7 @@ from cmgems_jax.windows import synthetic_genome
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A pretraining run's folder.", required=True)
 _NUM_SNVS = flags.DEFINE_integer("num_snvs", 5_000, "Substitutions.", lower_bound=10)
-_STRAND = flags.DEFINE_enum("strand", "both", [*STRANDS], "As of launch.score_variants.")
+_STRAND = flags.DEFINE_enum("strand", "both", vocabulary.STRANDS, "As of launch.score_variants.")
 _SEED = flags.DEFINE_integer("seed", 1, "Of contigs and places; the demo's genome has 0.")
 CONTIGS, BASES = 20, 10_000
 

@@ -8,7 +8,8 @@ was cut off. What the values mean, and how --spacing moves them: docs/variants.m
 
 from absl import flags
 
-from cmgems_jax.downstream.inference.settings import STRANDS, BaseTrackSettings
+from cmgems_jax.downstream.inference.settings import BaseTrackSettings
+from cmgems_jax.genome import vocabulary
 from cmgems_jax.runtime import command
 
 _DEFAULT = BaseTrackSettings()
@@ -16,7 +17,7 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A pretraining run's folde
 _FASTA = flags.DEFINE_string("fasta", None, "The genome: FASTA, plain or bgzip.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "File to make, .bw or .bedgraph.", required=True)
 _SETTINGS = {
-    "strand": flags.DEFINE_enum("strand", _DEFAULT.strand, [*STRANDS], "Both: the mean."),
+    "strand": flags.DEFINE_enum("strand", _DEFAULT.strand, vocabulary.STRANDS, "Both: the mean."),
     "window": flags.DEFINE_integer(
         "window", _DEFAULT.window, "Bases that the model sees; default: as in its pretraining."
     ),

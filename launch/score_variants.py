@@ -12,7 +12,8 @@ command resumes where it was cut off. What a score means: docs/variants.md.
 
 from absl import flags
 
-from cmgems_jax.downstream.inference.settings import STRANDS, ScoreSettings
+from cmgems_jax.downstream.inference.settings import ScoreSettings
+from cmgems_jax.genome import vocabulary
 from cmgems_jax.runtime import command
 
 _DEFAULT = ScoreSettings()
@@ -23,7 +24,7 @@ _FASTA = flags.DEFINE_string("fasta", None, "The genome: FASTA, plain or bgzip."
 _OUTPUT = flags.DEFINE_string("output", None, "File to make, .tsv or .vcf.gz.", required=True)
 _CLASSIFIER = flags.DEFINE_string("classifier", "", "A classifier's folder: its change, too.")
 _SETTINGS = {
-    "strand": flags.DEFINE_enum("strand", _DEFAULT.strand, [*STRANDS], "Both: the mean."),
+    "strand": flags.DEFINE_enum("strand", _DEFAULT.strand, vocabulary.STRANDS, "Both: the mean."),
     "window": flags.DEFINE_integer(
         "window", _DEFAULT.window, "Bases that the model sees; default: as in its pretraining."
     ),

@@ -141,7 +141,14 @@ def test_a_record_and_its_reverse_complement_have_one_prediction_from_both_stran
         ("both", tmp_path / "a.fa", "both"),
         ("both of the other", other, "both"),
     ):
-        predict.predict(classifier, fasta, tmp_path / "out.parquet", strand=strand, batch_size=4)
+        predict.predict(
+            classifier,
+            fasta,
+            tmp_path / "out.parquet",
+            strand=strand,
+            batch_size=4,
+            each_window=False,
+        )
         assert f"strand: {strand}" in capsys.readouterr().out
         table = pq.read_table(tmp_path / "out.parquet").to_pydict()
         assert set(table["strand"]) == {strand}

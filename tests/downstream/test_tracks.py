@@ -16,6 +16,7 @@ from tests.downstream.random_masked_lm import other_strand, save, slow_log_poste
 from tests.downstream.test_variants import random_text, write_fasta
 
 WINDOW, STEP = 22, 10  # bases: 20 3-mers, and half of them
+TILING = sliding.Tiling(3, 1, window_tokens=20, step_tokens=10, from_both_ends=True)
 GENOME = {
     "one": random_text(47, 1),
     "two": random_text(20, 2) + "N" + random_text(40, 3),
@@ -49,9 +50,8 @@ def slow_surprises(model, text: str, hidden: int) -> list[float]:
 
     The window in which the base stands farthest from an end is the first.
     """
-    last = max(0, len(text) - WINDOW)
     values = []
-    for start in {*range(0, last, STEP), last}:
+    for start in sliding.window_starts(len(text) - 2, TILING):
         seen, place = text[start : start + WINDOW], hidden - start
         if 2 <= place < len(seen) - 2:
             back = len(seen) - 1 - place
@@ -104,7 +104,7 @@ def test_a_bigwig_holds_the_bedgraph_and_a_cut_off_track_resumes(
     rows.write_bytes(rows.read_bytes()[: 4 * 30])  # within the third window
     monkeypatch.setattr(tracks, "opened", opened)
     base_track.base_track(model[1], fasta, tmp_path / "x.bw", settings)
-    assert "resumed: 2 of 10 windows were scored before" in capsys.readouterr().out
+    assert "resumed: 2 of 11 windows were scored before" in capsys.readouterr().out
     expected = intervals(tmp_path / "x.bedgraph")
     found = intervals(tmp_path / "x.bw")
     assert [one[:3] for one in found] == [one[:3] for one in expected]

@@ -16,7 +16,7 @@ import numpy as np
 
 from cmgems_jax import terminal
 from cmgems_jax.downstream.inference import predict_track, sliding, tracks
-from cmgems_jax.downstream.inference.settings import STRANDS, BaseTrackSettings
+from cmgems_jax.downstream.inference.settings import IS_REVERSED, BaseTrackSettings
 from cmgems_jax.downstream.inference.sliding import Tiling, Window
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import reference as reference_lib
@@ -106,7 +106,7 @@ def _scorer(
 
     def surprises(windows: list[Window]) -> list[np.ndarray]:
         total_W = [np.zeros(end - first) for first, end in (owned(w, tiling) for w in windows)]
-        for is_reverse in STRANDS[settings.strand]:
+        for is_reverse in IS_REVERSED[settings.strand]:
             rows = [_passes(window, tiling, spacing, is_reverse) for window in windows]
             bases_RN, hidden_RH = (np.concatenate(part) for part in zip(*rows, strict=True))
             log_RHA = parallel.map_rows(
@@ -122,7 +122,7 @@ def _scorer(
                 is_real = place >= 0
                 place = len(window.bases) - 1 - place if is_reverse else place
                 total[place[is_real] - owned(window, tiling)[0]] -= value[is_real]
-        num_strands = len(STRANDS[settings.strand])
+        num_strands = len(IS_REVERSED[settings.strand])
         return [
             np.where(_has_value(window, tiling), total / num_strands, np.nan)
             for window, total in zip(windows, total_W, strict=True)

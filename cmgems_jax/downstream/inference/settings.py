@@ -2,14 +2,15 @@
 
 import dataclasses
 
-STRANDS = {"forward": (False,), "reverse": (True,), "both": (False, True)}  # reversed or not
+# Of each of `vocabulary.STRANDS`, in which directions windows are read.
+IS_REVERSED = {"forward": (False,), "reverse": (True,), "both": (False, True)}
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreSettings:
     """How single-base substitutions are scored."""
 
-    strand: str = "both"  # of STRANDS; both = the mean
+    strand: str = "both"  # of `vocabulary.STRANDS`; both = the mean
     window: int | None = None  # bases that the model sees; None = as long as in pretraining
     batch_size: int = 32  # windows at a time
     ignore_chr_prefix: bool = False  # take `1` and `chr1` as one contig

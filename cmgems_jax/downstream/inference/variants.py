@@ -13,7 +13,7 @@ import numpy as np
 
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.downstream.inference import predict, sliding
-from cmgems_jax.downstream.inference.settings import STRANDS, ScoreSettings
+from cmgems_jax.downstream.inference.settings import IS_REVERSED, ScoreSettings
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.genome.reference import Reference
@@ -83,7 +83,7 @@ class Scorer:
                 f"--window={settings.window}: expected {2 * self.k - 1} bases or more, all that "
                 f"the {self.k}-mers around a base cover"
             )
-        self._reference, self._strands = reference, STRANDS[settings.strand]
+        self._reference, self._strands = reference, IS_REVERSED[settings.strand]
         self._batch_size = parallel.whole_batch(settings.batch_size)
         network = heads.MaskedLM(model.config.model, tokens)
         self._posterior = base_probabilities.program(network, model.params)
