@@ -50,6 +50,14 @@ def logits_function(
     return of_both
 
 
+def predictions_function(
+    classifier: TrainedClassifier, strand: str = "forward"
+) -> Callable[[dict, jax.Array], jax.Array]:
+    """Returns `(params, bases_BN) -> float32 (B, C)`: probabilities, or numbers in their units."""
+    logits, read = logits_function(classifier, strand), _READ[classifier.labels]
+    return lambda params, bases_BN: read(logits(params, bases_BN))
+
+
 def predict(
     classifier: TrainedClassifier,
     fasta: genome_files.Paths,
@@ -97,11 +105,11 @@ def predict(
         each_window = survey.num_windows > survey.num_records
         if each_window:
             print("records are longer than a window: one row per window (--nowindows: the mean)")
-    logits, read = logits_function(classifier, strand), _READ[classifier.labels]
+    function = predictions_function(classifier, strand)
 
     def predictions(params: dict, bases_BN: jax.Array, owned_B2: jax.Array) -> tuple[jax.Array]:
         del owned_B2  # the whole window counts
-        return (read(logits(params, bases_BN)),)
+        return (function(params, bases_BN),)
 
     start_s = time.perf_counter()
     windows = sliding.run_windows(

@@ -1,4 +1,4 @@
-"""A class's probability along a genome, as a track; and the regions where it is the likeliest.
+"""A class's probability, or a number, along a genome as a track; and regions of the class.
 
 Windows overlap. Bins lie between the places where a window starts or ends, so that the same
 windows cover all of a bin, and its value is their mean.
@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.downstream.inference import predict, sliding, tracks
 from cmgems_jax.downstream.inference.sliding import Survey, Tiling, Window, WindowOutputs
+from cmgems_jax.downstream.tasks import labels
 from cmgems_jax.errors import InputError, did_you_mean
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files
@@ -38,7 +38,7 @@ def predict_track(
     batch_size: int = 32,
     strand: str | None = None,
 ) -> Survey:
-    """Writes a track of the class probabilities along the contigs of a file.
+    """Writes a track of what a classifier predicts along the contigs of a file.
 
     Memory does not grow with the length of a contig: windows are read, and bins written, as
     they come.
@@ -46,9 +46,10 @@ def predict_track(
     Args:
       classifier: from `classifier.load_classifier`.
       fasta: one file, plain or bgzip; ambiguous letters become [UNK] tokens.
-      output: .bedgraph or .bw: the probability of `label` in each bin. .bed: the stretches
-        of bins in which `label` is the likeliest class; the score is 1,000 times the mean.
-      label: name of the class; "" = the classifier's last.
+      output: .bedgraph or .bw: the probability (or number) of `label` in each bin. .bed: the
+        stretches of bins in which `label` is the likeliest class (where rows have several
+        labels: has 0.5 or more); the score is 1,000 times the mean.
+      label: name of the class or number; "" = the classifier's last.
       window: bases; None = as many as the classifier was trained on at most.
       stride: bases between the starts of neighbouring windows; None = half a window.
       batch_size: windows that the model sees at a time.
@@ -62,17 +63,19 @@ def predict_track(
     if len(paths) != 1:
         raise InputError(f"--fasta={','.join(paths)}: expected one file for a track, of a genome")
     number = class_number(label, classifier.label_names)
+    if output.suffix == tracks.REGIONS_SUFFIX and classifier.labels == labels.NUMBERS:
+        raise InputError(f"--output={output}: a regression has no regions; give .bedgraph or .bw")
     strand = strand or classifier.strand
     tiling = sliding.make_tiling(
         classifier.config.tokens, classifier.max_tokens, window, stride, strand
     )
-    logits = predict.logits_function(classifier, strand)
+    function = predict.predictions_function(classifier, strand)
     start_s = time.perf_counter()
     with reference_lib.opened(paths[0]) as reference:
         survey = survey_contigs(reference, tiling)
         windows = sliding.run_windows(
             contig_windows(reference, tiling),
-            lambda params, bases_BN, owned_B2: (jax.nn.softmax(logits(params, bases_BN)),),
+            lambda params, bases_BN, owned_B2: (function(params, bases_BN),),
             classifier.params,
             tiling,
             batch_size=batch_size,
@@ -80,7 +83,7 @@ def predict_track(
             description="predicting",
         )
         if output.suffix == tracks.REGIONS_SUFFIX:
-            _write_regions(bins(windows), number, classifier.label_names[number], output)
+            _write_regions(bins(windows), number, classifier, output)
         else:
             _write_values(bins(windows), number, output, reference)
     sliding.print_summary(survey, tiling, output, time.perf_counter() - start_s, strand)
@@ -167,8 +170,11 @@ def _write_values(found: Iterator[Bin], number: int, output: Path, reference: Re
         flush()
 
 
-def _write_regions(found: Iterator[Bin], number: int, label: str, output: Path) -> None:
-    """Writes a line for each stretch of bins in which the class is the likeliest."""
+def _write_regions(
+    found: Iterator[Bin], number: int, classifier: TrainedClassifier, output: Path
+) -> None:
+    """Writes a line for each stretch of bins that have the class."""
+    label, is_multilabel = classifier.label_names[number], classifier.labels == labels.MULTILABEL
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(outputs.replaced_file(output)).open("w", encoding="utf-8")
         stack.enter_context(file)
@@ -184,7 +190,7 @@ def _write_regions(found: Iterator[Bin], number: int, label: str, output: Path) 
             if region and (region[:1] != [contig] or region[2] != start):
                 flush()
                 region = None
-            if int(share_C.argmax()) != number:
+            if not (share_C[number] >= 0.5 if is_multilabel else share_C.argmax() == number):
                 flush()
                 region = None
                 continue

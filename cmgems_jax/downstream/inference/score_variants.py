@@ -44,7 +44,7 @@ def score_variants(
       output: .tsv, a line per alternative allele; or .vcf.gz, the records with INFO fields.
       vcf_path: the variants; or
       bed_path: regions in which every substitution is scored, for a .tsv.
-      classifier: a fine-tuned one's folder, whose probabilities are compared too.
+      classifier: a fine-tuned one's folder, whose predictions are compared too.
       settings: None = the defaults.
 
     Returns:

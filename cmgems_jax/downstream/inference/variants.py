@@ -8,7 +8,6 @@ Axes: S sites, R rows (sites and strands), N bases, A the four letters, C classe
 import dataclasses
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
@@ -69,7 +68,7 @@ class Scorer:
           model: from `pretrained.load_masked_lm`.
           reference: the genome.
           settings: see there.
-          classifier: whose probabilities are compared too.
+          classifier: whose predictions are compared too.
 
         Raises:
           InputError: --window is out of its range.
@@ -98,16 +97,15 @@ class Scorer:
         """Makes the classifier's program; its windows are those that it was trained on."""
         tiling = sliding.make_tiling(classifier.config.tokens, classifier.max_tokens, None, None)
         self._classifier_bases = tiling.window_bases
-        logits = predict.logits_function(classifier)
-        self._probabilities = parallel.rows_program(
-            lambda params, bases_BN: jax.nn.softmax(logits(params, bases_BN)), classifier.params
+        self._predictions = parallel.rows_program(
+            predict.predictions_function(classifier), classifier.params
         )
 
     def score(self, alleles: Sequence[Allele]) -> np.ndarray:
         """Returns a row of `dtype` for each allele.
 
         `score` is in nats, below 0 where the model finds alt less probable than ref; `change`
-        the probability of each class with alt minus that with ref. Both NaN without a score.
+        what the classifier predicts with alt minus that with ref. Both NaN without a score.
         """
         rows = np.zeros(len(alleles), self.dtype)
         rows["score"], rows["change"] = np.nan, np.nan
@@ -144,7 +142,7 @@ class Scorer:
         return log_RA.mean(axis=1)
 
     def _changes(self, alleles: Sequence[Allele]) -> np.ndarray:
-        """Returns the probabilities with alt minus those with ref: float32 (alleles, C)."""
+        """Returns what is predicted with alt minus that with ref: float32 (alleles, C)."""
         variants = dict.fromkeys(
             (allele.contig, allele.position, base)
             for allele in alleles
@@ -156,7 +154,7 @@ class Scorer:
         is_reverse_R = np.tile(self._strands, len(variants))
         base_R = np.where(is_reverse_R, _OTHER_STRAND[base_R], base_R)
         windows.bases_RN[np.arange(len(base_R)), windows.place_R] = base_R
-        share_RC = self._in_batches(self._probabilities, windows.bases_RN)
+        share_RC = self._in_batches(self._predictions, windows.bases_RN)
         share_VC = share_RC.reshape(len(variants), len(self._strands), -1).mean(axis=1)
         ref, alt = (
             [number_of[a.contig, a.position, getattr(a, name)] for a in alleles]

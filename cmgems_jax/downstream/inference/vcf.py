@@ -204,7 +204,7 @@ def fields(label_names: Sequence[str], strand: str, model: str) -> list[Field]:
         *(
             Field(
                 f"change_{label}", f"{PREFIX}CHANGE_{name}",
-                f"probability of class {label} with ALT minus that with REF, {of}",
+                f"the classifier's prediction of {label} with ALT minus that with REF, {of}",
             )
             for label, name in zip(label_names, names, strict=True)
         ),
