@@ -22,7 +22,7 @@ _SETTINGS = {
         "window", _DEFAULT.window, "Bases that the model sees; default: as in its pretraining."
     ),
     "spacing": flags.DEFINE_integer(
-        "spacing", _DEFAULT.spacing, "Bases between those hidden in one pass; default: 6 k."
+        "spacing", _DEFAULT.spacing, "Bases between those hidden in one pass; default: 4 k."
     ),
     "batch_size": flags.DEFINE_integer(
         "batch_size", _DEFAULT.batch_size, "Windows at a time.", lower_bound=1

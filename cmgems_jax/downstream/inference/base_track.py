@@ -62,7 +62,7 @@ def base_track(
     tiling = sliding.make_tiling(
         config.tokens, config.data.num_tokens, settings.window, None, settings.strand
     )
-    spacing = settings.spacing or 6 * tiling.k
+    spacing = settings.spacing or 4 * tiling.k
     _check(settings, tiling)
     score = _scorer(model, tiling, spacing, settings)
     with reference_lib.opened(fasta) as reference:

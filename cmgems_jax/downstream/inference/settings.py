@@ -23,5 +23,5 @@ class BaseTrackSettings:
 
     strand: str = "both"
     window: int | None = None
-    spacing: int | None = None  # bases between those hidden in one pass; None = 6 k
+    spacing: int | None = None  # bases between those hidden in one pass; None = 4 k
     batch_size: int = 32
