@@ -72,6 +72,7 @@ def compare(
         return [_end(name, chosen, best, num_shuffles, bar.update) for name, chosen in ends]
 
 
+@functools.cache
 def canonical(kmer: str) -> str:
     """Returns the k-mer or its reverse complement, whichever comes first in the alphabet."""
     other = vocabulary.decode(vocabulary.reverse_complement(vocabulary.encode(kmer)))

@@ -191,8 +191,17 @@ def define_task_flags(default: Any) -> Callable[[], dict[str, Any]]:
         "long_sequences": flags.DEFINE_enum(
             "long_sequences", default.long_sequences, ways, "Beyond the model's positions."
         ),
-    }
-    return lambda: columns() | {name: flag.value for name, flag in defined.items()}
+        "reverse_complement": flags.DEFINE_bool(
+            "reverse_complement", default.reverse_complement,
+            "Fine-tuning reads each sequence of a step from a strand drawn at random.",
+        ),
+    }  # fmt: skip
+    strand = define_strand("Default: forward, with --reverse_complement both.")
+    return lambda: (
+        columns()
+        | {"strand": strand.value or default.strand}
+        | {name: flag.value for name, flag in defined.items()}
+    )
 
 
 def choices(flag: str, values: list[str], allowed: tuple[str, ...]) -> tuple[str, ...]:

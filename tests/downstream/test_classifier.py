@@ -26,7 +26,9 @@ def saved(tmp_path, request):
     model = heads.Classifier(CONFIG.model, CONFIG.tokens, 2, request.param)
     params = model.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"]
     params = jax.tree.map(np.asarray, params)
-    made = classifier.TrainedClassifier(CONFIG, params, ["no", "yes"], 20, head=request.param)
+    made = classifier.TrainedClassifier(
+        CONFIG, params, ["no", "yes"], 20, head=request.param, strand="both"
+    )
     folder = tmp_path / "made" / "here"
     recipe = {"peak_lr": 1e-4}
     classifier.save_classifier(folder, made, task="own", recipe=recipe, source="runs/a")
@@ -36,7 +38,7 @@ def saved(tmp_path, request):
 def test_a_classifier_is_loaded_as_it_was_saved(saved):
     made, folder = saved
     loaded = classifier.load_classifier(folder)
-    assert loaded.head == made.head
+    assert (loaded.head, loaded.strand) == (made.head, "both")
     assert (loaded.config, loaded.label_names, loaded.max_tokens) == (CONFIG, ["no", "yes"], 20)
     jax.tree.map(np.testing.assert_array_equal, loaded.params, made.params)
     assert jax.tree.leaves(loaded.params)[0].dtype == np.float32
@@ -51,10 +53,11 @@ def test_an_earlier_versions_classifier_has_a_head_over_cls(saved):
     made, folder = saved
     path = folder / "classifier.json"
     record = json.loads(path.read_text())
-    del record["head"]
+    del record["head"], record["strand"]
     path.write_text(json.dumps(record))
     if made.head == heads.CLS:
-        assert classifier.load_classifier(folder).head == heads.CLS
+        loaded = classifier.load_classifier(folder)
+        assert (loaded.head, loaded.strand) == (heads.CLS, "forward")
         return
     with pytest.raises(InputError, match="not those of the config's network"):
         classifier.load_classifier(folder)

@@ -94,7 +94,8 @@ def test_fewer_test_rows_are_the_same_for_every_line_and_said(inputs, tmp_path):
     chosen = settings(inputs[1], modes=("probe",), test_rows=10)
     results = evaluate.evaluate([inputs[0]], Path("."), tmp_path, chosen)
     np.testing.assert_allclose(results.accuracy, results.accuracy.round(1), atol=1e-12)
-    assert "scored on 10 of 40 test rows" in (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.md").read_text()
+    assert "scored on 10 of 40 test rows" in text and "Strand that models read: forward." in text
 
 
 def test_draws_in_groups_give_the_same_numbers_and_are_kept_as_they_come(

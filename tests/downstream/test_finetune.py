@@ -1,6 +1,7 @@
 """Fine-tuning: draws side by side, batches, the choice of the epoch, long sequences, recipes."""
 
 import dataclasses
+import functools
 import re
 import types
 
@@ -341,3 +342,34 @@ def test_the_rate_warms_up_over_a_tenth_and_falls_to_zero():
     assert recipe.num_steps(20) == 80
     assert recipe.num_warmup_steps(80) == 8
     assert Recipe(1e-3, 1, 32, warmup_steps=50).num_warmup_steps(20) == 10
+
+
+def test_trained_and_predicted_on_both_strands_a_sequence_and_its_other_strand_are_one():
+    recipe = dataclasses.replace(TINY, num_epochs=1, reverse_complement=True, strand="both")
+    trained = finetuning_loop.train_draws(ENCODER, DATA, DRAWS[:1], recipe, seed=0)
+    other = dataclasses.replace(TEST, bases_NM=vocabulary.reverse_complement(TEST.bases_NM))
+    found, of_other = (finetuning_loop.probabilities(trained, one) for one in (TEST, other))
+    np.testing.assert_allclose(found, of_other, atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=2), 1, atol=1e-5)
+
+
+def test_a_step_reads_some_sequences_from_the_other_strand_as_its_key_draws():
+    """Of 12 copies of one sequence, the loss tells how many: the two strands' losses differ."""
+    model = heads.Classifier(ENCODER.config.model, ENCODER.config.tokens, 2)
+    key = jax.random.key_data(jax.random.key(0))
+    transform = optax.sgd(0.0)
+    state = draw_steps.init_state(ENCODER.params, key, {}, model=model, transform=transform)
+    bases_WM, label_W = jnp.asarray(TRAIN.bases_NM[:1]), jnp.zeros(1, jnp.int32)
+    rows_B = jnp.zeros(12, jnp.int32)
+    step = functools.partial(draw_steps.train_step, model=model, transform=transform)
+    forward, reverse = (
+        float(step(state, rows_B, bases, label_W)[1]) / 12
+        for bases in (bases_WM, vocabulary.reverse_complement(bases_WM))
+    )
+    numbers = []
+    for number in range(3):
+        later = state.replace(step=jnp.int32(number))
+        drawn = float(step(later, rows_B, bases_WM, label_W, reverse_complement=True)[1])
+        numbers.append((drawn - 12 * forward) / (reverse - forward))
+    np.testing.assert_allclose(numbers, np.round(numbers), atol=0.01)
+    assert all(0 < number < 12 for number in numbers) and len(set(np.round(numbers))) > 1

@@ -55,6 +55,17 @@ def test_features_that_no_memory_holds_are_refused_before_any_work(monkeypatch, 
         assert f"{told} GiB of memory" in capsys.readouterr().out
 
 
+def test_features_of_both_strands_are_their_mean():
+    bases_NM = sequences()
+    forward, reverse, both = (
+        probe.features(ENCODER, bases_NM, strand=strand) for strand in vocabulary.STRANDS
+    )
+    other = probe.features(ENCODER, vocabulary.reverse_complement(bases_NM))
+    np.testing.assert_array_equal(reverse, other)
+    np.testing.assert_allclose(both, (forward + other) / 2, atol=1e-6)
+    assert abs(forward - other).max() > 1e-2
+
+
 def sequences() -> np.ndarray:
     """Returns seven sequences: of different lengths, one with an N, one of N alone."""
     bases_NM = np.random.default_rng(0).integers(0, 4, (7, 20)).astype(np.uint8)

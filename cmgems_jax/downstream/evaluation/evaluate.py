@@ -67,7 +67,9 @@ def evaluate(
             print(f"{number}/{len(units)} {name}", flush=True)
             for method in methods.of_task(lines, data.task, settings):
                 results = _complete(results, method, data, draws_DN, shots, output)
-            said = report.write(results, notes, output, first=models[0].name)
+            said = report.write(
+                results, notes, output, first=models[0].name, strand=settings.read_strand
+            )
     print("\n" + "\n".join(said))
     print(f"{output}: results.csv, summary.csv, report.md, results.png", flush=True)
     return results

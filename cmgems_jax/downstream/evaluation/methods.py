@@ -58,7 +58,7 @@ def compared(models: Sequence[Pretrained], settings: EvaluationSettings) -> list
                 at_once = settings.draws_at_once
                 lines.append(Method(model.name, _mode(head, settings), run, at_once, head))
         if "probe" in settings.modes:
-            lines.append(Method(model.name, "probe", _Probe(model, settings.long_sequences)))
+            lines.append(Method(model.name, "probe", _Probe(model, settings)))
     if not settings.baselines:
         return lines
     for name, k in (("k chosen", None), (f"k={SIMPLE_K}", SIMPLE_K)):
@@ -129,6 +129,8 @@ def _finetune(
         width=model.config.model.hidden_size,
         num_rows=draws_DN.shape[1],
         peak_lr=settings.peak_lr or None,
+        reverse_complement=settings.reverse_complement,
+        strand=settings.read_strand,
     )
     has_all_rows = shots == ALL_ROWS  # then dev chooses the epoch
     trained = finetuning_loop.train_draws(
@@ -148,7 +150,7 @@ class _Probe:
     """Frozen features and logistic regression; the last test file's features are kept."""
 
     model: Pretrained
-    long_sequences: str
+    settings: EvaluationSettings
     test_path: str = ""
     test_NF: np.ndarray | None = None
 
@@ -168,8 +170,9 @@ class _Probe:
         return probe.features(
             self.model,
             examples.bases_NM,
-            long_sequences=self.long_sequences,
+            long_sequences=self.settings.long_sequences,
             source=examples.path,
+            strand=self.settings.read_strand,
         )
 
 

@@ -130,17 +130,24 @@ def _bounded(row: Any) -> str:
 
 
 def write(
-    results: pd.DataFrame, notes: dict[str, list[str]], output: Path, *, first: str
+    results: pd.DataFrame,
+    notes: dict[str, list[str]],
+    output: Path,
+    *,
+    first: str,
+    strand: str = "forward",
 ) -> list[str]:
     """Writes summary.csv, notes.json (by `unit_name`), report.md and results.png.
 
-    The model called `first` is compared with the others; returns that in words.
+    The model called `first` is compared with the others; returns that in words. `strand` is
+    what models have read.
     """
     results = resampled.attach(results, output)
     means = statistics.summary(results, "model")
     means.to_csv(output / "summary.csv", index=False)
     outputs.write_json(output / NOTES, notes)
-    parts = ["# Evaluation", f"{method(means)} {MODES} Bold: shown.", _means_text(means, notes)]
+    how = f"{method(means)} {MODES} Strand that models read: {strand}. Bold: shown."
+    parts = ["# Evaluation", how, _means_text(means, notes)]
     compared = differences(results, first)
     if not compared.empty:
         parts.append(_differences_text(compared, first))

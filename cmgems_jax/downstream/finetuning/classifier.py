@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -15,7 +18,7 @@ from cmgems_jax.config import Config
 from cmgems_jax.downstream.tasks import labels as task_labels
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
-from cmgems_jax.model import heads
+from cmgems_jax.model import heads, strands
 from cmgems_jax.runtime import outputs
 
 RECORD, TENSORS = "classifier.json", "classifier.safetensors"
@@ -38,6 +41,30 @@ class TrainedClassifier:
         """What the parameters are of."""
         config = self.config
         return heads.Classifier(config.model, config.tokens, len(self.label_names), self.head)
+
+
+def logits_on_strand(logits: strands.Function, strand: str, kind: str) -> strands.Function:
+    """Returns logits read from a strand; of both, those of the mean probabilities.
+
+    Args:
+      logits: `(params, bases_BM) -> float32 (B, C)`.
+      strand: of `vocabulary.STRANDS`.
+      kind: of `labels.KINDS`; of numbers, the mean itself.
+    """
+    if strand != "both" or kind == task_labels.NUMBERS:
+        return strands.on_strand(logits, strand)
+
+    def of_both(params: dict, bases_BM: jax.Array) -> jax.Array:
+        each = [strands.on_strand(logits, one)(params, bases_BM) for one in ("forward", "reverse")]
+        if kind == task_labels.CLASSES:
+            return jnp.logaddexp(*map(jax.nn.log_softmax, each)) - math.log(2)
+        with_label, without = (
+            jnp.logaddexp(*(jax.nn.log_sigmoid(sign * logits_BC) for logits_BC in each))
+            for sign in (1, -1)
+        )
+        return with_label - without
+
+    return of_both
 
 
 def save_classifier(

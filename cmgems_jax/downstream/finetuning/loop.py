@@ -216,8 +216,9 @@ def _probes(
     used_U = np.unique(draws_DN)
     train = data.train.take(used_U)
     features_UF = probe.features(
-        pretrained, train.bases_NM, long_sequences=long_sequences, source=train.path
-    )
+        pretrained, train.bases_NM, long_sequences=long_sequences, source=train.path,
+        strand=recipe.strand,
+    )  # fmt: skip
     rows_DN, labels_U = np.searchsorted(used_U, draws_DN), targets.standardised(train.labels_N)
     num_outputs = data.task.num_classes
     layers = probe.linear_layers(features_UF, labels_U, rows_DN, num_outputs, targets.kind)

@@ -17,7 +17,7 @@ from cmgems_jax.downstream.finetuning import position_limit
 from cmgems_jax.downstream.finetuning.targets import Targets
 from cmgems_jax.downstream.tasks import labels
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.model import bert, heads
+from cmgems_jax.model import bert, heads, strands
 from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import parallel
 
@@ -35,6 +35,7 @@ def features(
     batch_size: int = 64,
     long_sequences: str = "error",
     source: str = "sequences",
+    strand: str = "forward",
 ) -> np.ndarray:
     """Returns what the encoder makes of each sequence, without training it.
 
@@ -47,6 +48,7 @@ def features(
       long_sequences: what is done with those beyond the position table; see
         `position_limit.cut`. Of windows, the mean of their features.
       source: how to call the sequences in messages.
+      strand: of `vocabulary.STRANDS`; of both, the mean of their features.
 
     Returns:
       float32 (N, F).
@@ -55,8 +57,9 @@ def features(
     windows = position_limit.cut(bases_NM, config, long_sequences, source=source)
     position_limit.warn_of_new_positions(windows, config, source=source)
     model = bert.Encoder(config.model, config.tokens)
+    pooled = strands.on_strand(functools.partial(pooled_states, model=model), strand)
     features_WF = parallel.map_rows(
-        parallel.rows_program(functools.partial(pooled_states, model=model), pretrained.params),
+        parallel.rows_program(pooled, pretrained.params),
         windows.bases_WM,
         batch_size=parallel.whole_batch(min(batch_size, len(windows.bases_WM))),
         description="features",

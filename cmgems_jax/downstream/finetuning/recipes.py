@@ -36,6 +36,8 @@ class Recipe:
     dropout: float = 0.1  # of embeddings, sublayers and the pooled state; that of the
     # attention weights is the pretraining config's (DNABERT 0.1, LOGO 0)
     clip_norm: float = 1.0  # global norm of the gradient
+    reverse_complement: bool = False  # each step reads a sequence from a strand drawn for it
+    strand: str = "forward"  # of `vocabulary.STRANDS`, that dev and test are predicted from
     subspace: int = 0  # dimensions of a random subspace that is trained; 0 = all parameters
     head: str = heads.CLS  # or heads.FEATURES, which starts at the probe's solution
     decay: str = "linear"  # of the rate, to 0; or "cosine"
@@ -63,7 +65,7 @@ def choose(
     head: str = "",
     width: int,
     num_rows: int,
-    **changes: float | None,
+    **changes: float | str | None,
 ) -> Recipe:
     """Returns the recipe of a task: published, or for an own one that of the features head.
 

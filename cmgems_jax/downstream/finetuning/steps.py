@@ -19,6 +19,7 @@ import optax
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.downstream.finetuning import recipes, subspace
+from cmgems_jax.downstream.finetuning.classifier import logits_on_strand
 from cmgems_jax.downstream.finetuning.recipes import Recipe
 from cmgems_jax.downstream.finetuning.subspace import Subspace
 from cmgems_jax.downstream.tasks import labels
@@ -28,7 +29,7 @@ from cmgems_jax.model import heads
 from cmgems_jax.runtime import parallel
 
 NO_ROW = -1  # fills the last batch of an epoch
-_HEAD_KEY, _DROPOUT_KEY, _SUBSPACE_KEY = range(3)  # branches of a draw's key
+_HEAD_KEY, _DROPOUT_KEY, _SUBSPACE_KEY, _STRAND_KEY = range(4)  # branches of a draw's key
 
 
 @flax.struct.dataclass
@@ -69,8 +70,15 @@ def _make(
     init = functools.partial(
         init_state, model=model, transform=transform, num_dimensions=recipe.subspace
     )
-    step = functools.partial(train_step, model=model, transform=transform, loss=_LOSSES[kind])
-    predict = functools.partial(class_logits, model=model)
+    step = functools.partial(
+        train_step,
+        model=model,
+        transform=transform,
+        loss=_LOSSES[kind],
+        reverse_complement=recipe.reverse_complement,
+    )
+    forward = functools.partial(class_logits, model=model)
+    predict = logits_on_strand(forward, recipe.strand, kind)
     train_chunk = functools.partial(_train_chunk, step=step)
     over = functools.partial(parallel.draws_program, num_devices=num_devices)
     return Programs(
@@ -116,6 +124,7 @@ def train_step(
     model: heads.Classifier,
     transform: optax.GradientTransformation,
     loss: Callable[[jax.Array, jax.Array], jax.Array],
+    reverse_complement: bool = False,
 ) -> tuple[DrawState, jax.Array]:
     """Returns the state of one draw after one update, and the sum of the rows' losses.
 
@@ -125,10 +134,17 @@ def train_step(
       bases_WM: uint8, all windows.
       labels_W: of the windows, what `loss` takes.
       loss: `(logits_BC, labels) -> float32 (B,)`.
+      reverse_complement: each sequence is read from a strand that the step's key draws.
     """
     is_row_B = rows_B != NO_ROW
     picked_B = jnp.maximum(rows_B, 0)
-    ids_BL = vocabulary.model_ids(bases_WM[picked_B], model.tokens.k, model.tokens.stride)
+    bases_BM = bases_WM[picked_B]
+    if reverse_complement:
+        key = jax.random.fold_in(_branch(state, _STRAND_KEY), state.step)
+        is_reverse_B = jax.random.bernoulli(key, shape=picked_B.shape)
+        other_BM = vocabulary.reverse_complement(bases_BM)
+        bases_BM = jnp.where(is_reverse_B[:, None], other_BM, bases_BM)
+    ids_BL = vocabulary.model_ids(bases_BM, model.tokens.k, model.tokens.stride)
     keys_B = _dropout_keys(state, len(rows_B), model)
 
     def mean_loss(moving: dict) -> tuple[jax.Array, jax.Array]:
@@ -167,10 +183,14 @@ def _dropout_keys(state: DrawState, batch_size: int, model: heads.Classifier) ->
     """Returns one key per sequence, or None where nothing is dropped."""
     if model.config.dropout == 0 and model.config.attention_dropout == 0:
         return None
-    branch = jax.random.fold_in(jax.random.wrap_key_data(state.key), _DROPOUT_KEY)
-    step_key = jax.random.fold_in(branch, state.step)
+    step_key = jax.random.fold_in(_branch(state, _DROPOUT_KEY), state.step)
     numbers_B = jnp.arange(batch_size, dtype=jnp.int32)
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key, numbers_B)
+
+
+def _branch(state: DrawState, branch: int) -> jax.Array:
+    """Returns one of the branches of a draw's key."""
+    return jax.random.fold_in(jax.random.wrap_key_data(state.key), branch)
 
 
 def class_logits(

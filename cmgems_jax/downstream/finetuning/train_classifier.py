@@ -75,9 +75,11 @@ def train_classifier(
     save_classifier(output, classifier, task=data.task.name, **about)
     (predicted_NC,) = loop.probabilities(trained, data.test)
     scores = metrics.score(data.test.labels_N, predicted_NC, data.task.labels)
+    history["strand"] = recipe.strand
     _write_record(output, data, str(checkpoint), history, seconds, scores)
     described = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
-    print(f"{data.task.name}: test {described} ({seconds:.1f} s of training)\n{output}", flush=True)
+    text = f"test {described} (strand: {recipe.strand}; {seconds:.1f} s of training)"
+    print(f"{data.task.name}: {text}\n{output}", flush=True)
     if stop.signal:
         raise KeyboardInterrupt
     return scores
@@ -88,12 +90,14 @@ def _classifier(trained: TrainedDraws, data: TaskData) -> TrainedClassifier:
     config = trained.config
     longest = position_limit.num_tokens(data.train.bases_NM, config)
     max_tokens = min(longest, position_limit.max_tokens(config, trained.long_sequences))
+    recipe = trained.recipe
     return TrainedClassifier(
         config,
         trained.of_draw(0),
         data.label_names,
         max_tokens,
-        head=trained.recipe.head,
+        head=recipe.head,
+        strand=recipe.strand,
         labels=data.task.labels,
     )
 
@@ -123,6 +127,8 @@ def _recipe(data: TaskData, settings: FinetuneSettings, width: int) -> recipes.R
         peak_lr=settings.peak_lr,
         num_epochs=settings.num_epochs,
         batch_size=settings.batch_size,
+        reverse_complement=settings.reverse_complement,
+        strand=settings.read_strand,
     )
 
 

@@ -5,17 +5,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
-from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
+from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier, logits_on_strand
 from cmgems_jax.downstream.inference import sliding
 from cmgems_jax.downstream.inference.sliding import Survey, WindowOutputs
 from cmgems_jax.downstream.tasks import labels
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
-from cmgems_jax.model import strands
 from cmgems_jax.runtime import outputs
 
 
@@ -34,20 +32,7 @@ def logits_function(
         ids_BL = vocabulary.model_ids(bases_BN, tokens.k, tokens.stride)
         return network.apply({"params": params}, ids_BL)
 
-    if strand != "both" or classifier.labels == labels.NUMBERS:
-        return strands.on_strand(logits, strand)
-
-    def of_both(params: dict, bases_BN: jax.Array) -> jax.Array:
-        each = [strands.on_strand(logits, one)(params, bases_BN) for one in ("forward", "reverse")]
-        if classifier.labels == labels.CLASSES:
-            return jnp.logaddexp(*map(jax.nn.log_softmax, each))
-        with_label, without = (
-            jnp.logaddexp(*(jax.nn.log_sigmoid(sign * logits_BC) for logits_BC in each))
-            for sign in (1, -1)
-        )
-        return with_label - without
-
-    return of_both
+    return logits_on_strand(logits, strand, classifier.labels)
 
 
 def predictions_function(

@@ -29,6 +29,14 @@ class TaskSettings:
     metric: str = ""  # the main one; "" = the task's
     dedupe: bool = False  # drop repeated rows, and train rows that stand in test
     long_sequences: str = "error"  # of position_limit.LONG_SEQUENCES
+    reverse_complement: bool = False  # fine-tuning draws the strand of each sequence of a step
+    strand: str = ""  # that is predicted from, of `vocabulary.STRANDS`; "" = both where
+    # fine-tuning draws the strand, else forward
+
+    @property
+    def read_strand(self) -> str:
+        """`strand`, resolved."""
+        return self.strand or ("both" if self.reverse_complement else "forward")
 
     @property
     def columns(self) -> Columns:
