@@ -361,7 +361,8 @@ def test_a_step_reads_some_sequences_from_the_other_strand_as_its_key_draws():
     state = draw_steps.init_state(ENCODER.params, key, {}, model=model, transform=transform)
     bases_WM, label_W = jnp.asarray(TRAIN.bases_NM[:1]), jnp.zeros(1, jnp.int32)
     rows_B = jnp.zeros(12, jnp.int32)
-    step = functools.partial(draw_steps.train_step, model=model, transform=transform)
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    step = functools.partial(draw_steps.train_step, model=model, transform=transform, loss=loss)
     forward, reverse = (
         float(step(state, rows_B, bases, label_W)[1]) / 12
         for bases in (bases_WM, vocabulary.reverse_complement(bases_WM))

@@ -180,7 +180,8 @@ def _begin(
     targets = Targets.of(data.task.labels, data.task.num_classes, data.train.labels_N)
     head_params = {}
     if recipe.head == heads.FEATURES:
-        head_params = _probes(pretrained, data, draws_DN, targets, long_sequences)
+        how = (long_sequences, recipe.strand)
+        head_params = _probes(pretrained, data, draws_DN, targets, *how)
     states = programs.init(
         side_by_side.share(pretrained.params, devices),
         split(keys_D),
@@ -211,14 +212,14 @@ def _probes(
     draws_DN: np.ndarray,
     targets: Targets,
     long_sequences: str,
+    strand: str,
 ) -> dict:
     """Returns the parameters of every draw's features head: the probe's solution."""
     used_U = np.unique(draws_DN)
     train = data.train.take(used_U)
     features_UF = probe.features(
-        pretrained, train.bases_NM, long_sequences=long_sequences, source=train.path,
-        strand=recipe.strand,
-    )  # fmt: skip
+        pretrained, train.bases_NM, long_sequences=long_sequences, source=train.path, strand=strand
+    )
     rows_DN, labels_U = np.searchsorted(used_U, draws_DN), targets.standardised(train.labels_N)
     num_outputs = data.task.num_classes
     layers = probe.linear_layers(features_UF, labels_U, rows_DN, num_outputs, targets.kind)
