@@ -43,11 +43,8 @@ def make(
     """Writes OUTPUT/pmi.csv, summary.json, pmi.png and known_motifs.tsv; prints a summary.
 
     Args:
-      fasta: genome files to count, or none.
-      counts: a CSV of k-mer counts in place of `fasta`, or "".
-      k: bases per k-mer; with `counts`, must be theirs.
+      counts: a CSV of counts of k-mers of length k in place of `fasta`, or "".
       segmentation: "published" or "full", see `scores.pmi`.
-      min_count: the constant c of NPMI.
       output: a new or empty folder, or one that this command made before.
       strands: "forward", or "both": a k-mer and its reverse complement get their sum.
       taxon: of `known_motifs.TAXA`, with whose motifs the k-mers ranked first and last
@@ -64,32 +61,23 @@ def make(
         count = functools.partial(corpus.count, progress=True)
     output = output.resolve()  # of a link, the folder is replaced and the link stays
     outputs.check_folder(output, OUTPUTS, MARKS)
+    comparison = known_motifs.comparison(taxon)
     start = time.perf_counter()
-    if fasta:
-        counted = count(fasta, k)
-        if not counted.counts[k - 1].sum():
-            raise InputError(f"{','.join(fasta)}: no contig of {k} bases or more")
-        ngrams, source = list(counted.counts), counted.summary()
-    else:
-        ngrams, source = _read_counts(counts, k), {"sha256": {counts: genome_files.sha256(counts)}}
+    ngrams, source = _from_files(fasta, k, count) if fasta else _from_counts(counts, k)
     if strands == "both":
         ngrams = [pmi_counts.of_both_strands(one) for one in ngrams]
     table = pmi_table.make(ngrams, k, segmentation=segmentation, min_count=min_count)
     seconds = time.perf_counter() - start
     if fasta:
         source["bases_per_second"] = round(source["bases"] / seconds)
-    summary = {
-        "k": k,
-        "strands": strands,
-        "segmentation": segmentation,
-        "min_count": min_count,
+    settings = {"strands": strands, "segmentation": segmentation, "min_count": min_count}
+    numbers = {
         "kmers_counted": int(table.count.sum()),
         "kmers_absent": int((table.count == 0).sum()),
-        **source,
-        "seconds": round(seconds, 3),
-        "version": __version__,
     }
-    if comparison := known_motifs.comparison(taxon):
+    timed = {**source, "seconds": round(seconds, 3)}
+    summary = {"k": k, **settings, **numbers, **timed, "version": __version__}
+    if comparison:
         ends = known.compare(table, comparison)
         summary["known_motifs"] = {end.name: end.sentence(taxon) for end in ends}
     with outputs.replaced_folder(output) as folder:
@@ -102,13 +90,23 @@ def make(
     return table
 
 
-def _read_counts(path: str, k: int) -> list[np.ndarray]:
-    """Returns n-gram counts from a CSV of k-mer counts."""
+def _from_files(
+    fasta: list[str], k: int, count: Callable[[Sequence[str], int], Corpus]
+) -> tuple[list[np.ndarray], dict]:
+    """Returns n-gram counts of genome files, and what was read."""
+    counted = count(fasta, k)
+    if not counted.counts[k - 1].sum():
+        raise InputError(f"{','.join(fasta)}: no contig of {k} bases or more")
+    return list(counted.counts), counted.summary()
+
+
+def _from_counts(path: str, k: int) -> tuple[list[np.ndarray], dict]:
+    """Returns n-gram counts from a CSV of k-mer counts, and what was read."""
     kmer_counts = pmi_table.read_counts(Path(path))
     if len(kmer_counts) != 4**k:
         length = round(np.log(len(kmer_counts)) / np.log(4))
         raise InputError(f"{path}: holds {length}-mers, --k={k}; give --k={length}")
-    return pmi_counts.counts_from_kmers(kmer_counts)
+    return pmi_counts.counts_from_kmers(kmer_counts), {"sha256": {path: genome_files.sha256(path)}}
 
 
 def _check_settings(

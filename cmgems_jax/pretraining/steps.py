@@ -93,9 +93,7 @@ def train_step(
     )
     budget = curriculum.budget(state.curriculum, hard, config)
     num_parts, num_rows = batch.index.shape[:2]
-    flat = masked_rows.merge_axes(batch)
-    if config.data.reverse_complement:
-        flat = _on_drawn_strands(jax.random.fold_in(step_key, _STRAND_KEY), flat)
+    flat = _on_drawn_strands(step_key, masked_rows.merge_axes(batch), config)
     masked = masked_rows.mask_batch(
         jax.random.fold_in(step_key, _MASK_KEY),
         flat,
@@ -128,8 +126,11 @@ def train_step(
     }
 
 
-def _on_drawn_strands(key: jax.Array, batch: Batch) -> Batch:
-    """Returns the batch with each window read from the strand that the key and its index draw."""
+def _on_drawn_strands(step_key: jax.Array, batch: Batch, config: Config) -> Batch:
+    """Returns the batch with each window on the strand that the step's key and its index draw."""
+    if not config.data.reverse_complement:
+        return batch
+    key = jax.random.fold_in(step_key, _STRAND_KEY)
     fold_each = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))
     is_reverse_RM = jax.vmap(jax.vmap(jax.random.bernoulli))(fold_each(key, batch.index))
     other_RMN = vocabulary.reverse_complement(batch.bases)

@@ -105,18 +105,18 @@ def test_each_window_is_read_from_the_strand_that_the_steps_key_and_its_index_dr
     config, start, train, _ = cm_gems
     batch = on_device(random_batch(config))
     key = jax.random.fold_in(jax.random.wrap_key_data(start.key), steps._TRAIN_KEY)
-    key = jax.random.fold_in(jax.random.fold_in(key, 0), steps._STRAND_KEY)
-    drawn = steps._on_drawn_strands(key, batch)
-    part = steps._on_drawn_strands(key, Batch(*(x[5:9] for x in batch)))
+    key = jax.random.fold_in(key, 0)
+    assert steps._on_drawn_strands(key, batch, config) is batch
+    reading = dataclasses.replace(config.data, reverse_complement=True)
+    config = dataclasses.replace(config, data=reading)
+    drawn = steps._on_drawn_strands(key, batch, config)
+    part = steps._on_drawn_strands(key, Batch(*(x[5:9] for x in batch)), config)
     np.testing.assert_array_equal(drawn.bases[5:9], part.bases)
     other = vocabulary.reverse_complement(np.asarray(batch.bases))
     is_reverse = (np.asarray(drawn.bases) == other).all(axis=2)
     is_forward = (np.asarray(drawn.bases) == np.asarray(batch.bases)).all(axis=2)
     assert (is_reverse | is_forward).all()
     assert 0.2 < is_reverse.mean() < 0.8
-    config = dataclasses.replace(
-        config, data=dataclasses.replace(config.data, reverse_complement=True)
-    )
     on = steps.make(config, RANKS)[1]
     (here, found), (there, expected) = (
         program(parallel.replicate(start), shard(one, config.accumulation_steps))

@@ -69,33 +69,28 @@ def embed(
 ) -> Survey:
     """Writes the embeddings of every record and prints their shapes.
 
-    A record longer than a window is cut into overlapping windows; a k-mer that
-    two windows see is taken from the one where it stands farther from the edge,
-    so each k-mer counts once. Memory does not grow with the number of records.
+    Of a record longer than a window, a k-mer that two windows see is taken from the one where
+    it stands farther from the edge. Memory does not grow with the number of records.
 
     Args:
-      embedder: from `load_embedder`.
       fasta: files; ambiguous letters become [UNK] tokens.
       output: .npz or .parquet. mean, cls: arrays (or columns) ids (N,) and embeddings
         float32 (N, D). tokens: npz has one array float32 (T, D) per record under its
         name, row t for the k-mer that starts at base t * tokens.stride; parquet one row
-        per k-mer: record, start_0based, embedding. The strand stands in an array `strand`,
-        of tokens in the archive's comment, of parquet in the schema's metadata.
+        per k-mer: record, start_0based, embedding. The strand is an array of npz, a comment
+        of npz of tokens, metadata of parquet.
       pooling: "mean" over the record's k-mers without ambiguous letters; "cls", the
         state of [CLS], mean over windows; "tokens", every k-mer, [UNK] included.
       window: bases; None = the longest that the model takes.
-      stride: bases between the starts of neighbouring windows; None = half a window.
-      batch_size: windows that the model sees at a time.
-      strand: of `vocabulary.STRANDS`, that windows are read from; states are aligned to
-        the forward strand, and of both strands the mean. None = the encoder's.
+      stride: bases between the starts of windows; None = half a window.
+      strand: of `vocabulary.STRANDS`; states are aligned to the forward one. None = its own.
 
     Raises:
       InputError: a bad flag or file; a former output stays as it was.
     """
     fasta, output = input_files.listed(fasta), Path(output)
     outputs.check_file(output, SUFFIXES)
-    config = embedder.config
-    strand = strand or embedder.strand
+    config, strand = embedder.config, strand or embedder.strand
     tiling = sliding.make_tiling(config.tokens, embedder.max_tokens, window, stride, strand)
     survey = sliding.survey(fasta, tiling, needs_known=pooling == "mean")
     start_s = time.perf_counter()

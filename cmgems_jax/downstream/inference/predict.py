@@ -61,16 +61,13 @@ def predict(
     the number of records: rows are written as they come. For a track, see `predict_track`.
 
     Args:
-      classifier: from `classifier.load_classifier`.
       fasta: files; ambiguous letters become [UNK] tokens.
       output: .tsv or .parquet with columns record, windows, strand, prediction and p_LABEL
         for each label, the mean over the record's windows (where rows have several: the
         names of those from 0.5 on, with ; between); of numbers NAME for each, and no
-        prediction. With `each_window`: record,
-        start_0based, end_excluded and the rest.
+        prediction. With `each_window`: record, start_0based, end_excluded and the rest.
       window: bases; None = as many as the classifier was trained on at most.
       stride: bases between the starts of neighbouring windows; None = half a window.
-      batch_size: windows that the model sees at a time.
       each_window: one row per window in place of one per record; None = where a record is
         longer than a window, for the mean over a long one says little.
       strand: of `vocabulary.STRANDS`, that windows are read from; both: the mean of their
@@ -82,24 +79,18 @@ def predict(
     fasta, output = input_files.listed(fasta), Path(output)
     outputs.check_file(output, outputs.TABLE_SUFFIXES)
     strand = strand or classifier.strand
-    tiling = sliding.make_tiling(
-        classifier.config.tokens, classifier.max_tokens, window, stride, strand
-    )
+    limits = classifier.config.tokens, classifier.max_tokens
+    tiling = sliding.make_tiling(*limits, window, stride, strand)
     survey = sliding.survey(fasta, tiling)
     if each_window is None:
         each_window = survey.num_windows > survey.num_records
         if each_window:
             print("records are longer than a window: one row per window (--nowindows: the mean)")
     function = predictions_function(classifier, strand)
-
-    def predictions(params: dict, bases_BN: jax.Array, owned_B2: jax.Array) -> tuple[jax.Array]:
-        del owned_B2  # the whole window counts
-        return (function(params, bases_BN),)
-
     start_s = time.perf_counter()
     windows = sliding.run_windows(
         sliding.read_windows(fasta, tiling),
-        predictions,
+        lambda params, bases_BN, owned_B2: (function(params, bases_BN),),
         classifier.params,
         tiling,
         batch_size=batch_size,
