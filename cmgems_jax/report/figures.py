@@ -38,7 +38,7 @@ def pmi(table: PmiTable, name: str) -> str:
         logomaker.Logo(counts, ax=grid["logo"], color_scheme=pictures.BASES, vpad=0.02)
         grid["logo"].set(title=f"the best {len(letters)} together", ylabel="bits", xlabel="base")
         grid["logo"].grid(visible=False)
-        return svg.markup(figure, name, f"NPMI of {table.k}-mers: {', '.join(letters[:5])} first")
+        return svg.panels(figure, name, f"NPMI of {table.k}-mers: {', '.join(letters[:5])} first")
 
 
 def run_curves(records: list[dict[str, Any]], name: str, k: int) -> str:
@@ -47,7 +47,7 @@ def run_curves(records: list[dict[str, Any]], name: str, k: int) -> str:
         figure = curves.run_figure(records, k, (7.2, 4.8))
         switches = [record["step"] for record in records if record["kind"] == "switch"]
         at = f"; the strategy switches at step {switches[0]:,}" if switches else ""
-        return svg.markup(figure, name, f"Perplexity, loss and masks by step{at}")
+        return svg.panels(figure, name, f"Perplexity, loss and masks by step{at}")
 
 
 def study_curves(logs: dict[str, list[list[dict[str, Any]]]], name: str) -> str:
@@ -77,10 +77,14 @@ def study_curves(logs: dict[str, list[list[dict[str, Any]]]], name: str) -> str:
 
 
 def means(rows: evaluation_report.NamedRows, name: str) -> str:
-    """Returns each line's mean and interval, a panel per task and shots."""
+    """Returns each line's mean and interval, a panel per task and shots with its own lines."""
+    parts = []
     with svg.style():
-        figure = evaluation_report.means_figure(rows)
-        return svg.markup(figure, name, "Means and 95 % intervals of every line on every task")
+        for number, ((task, shots), own) in enumerate(evaluation_report.panels(rows).items()):
+            text = f"{evaluation_report.unit_name(task, shots)}: means and 95 % intervals"
+            figure = evaluation_report.means_figure(own)
+            parts.append(svg.markup(figure, f"{name}{number}", text))
+    return "".join(parts)
 
 
 def differences(compared: pd.DataFrame, name: str) -> str:
@@ -130,17 +134,15 @@ def mask_bars(masks: pd.DataFrame, name: str) -> str:
         ("often_masked_positions", "positions masked over twice chance"),
     )
     with svg.style():
-        figure = Figure(figsize=(7.2, 2 * (0.9 + 0.2 * len(lines))))
-        for axes, (column, title) in zip(
-            figure.subplots(2, 2, sharey=True).flat, panels, strict=True
-        ):
+        figure = Figure(figsize=(9.2, 2 * (0.9 + 0.2 * len(lines))))
+        for axes, (column, title) in zip(figure.subplots(2, 2).flat, panels, strict=True):
             axes.barh(range(len(lines)), masks[column], color=pictures.MAIN, height=0.7)
             if column == "mean_rank":
                 axes.axvline(masks.mean_rank_of_all.mean(), color=pictures.FAINT, linewidth=1)
             axes.set_xlim(left=0, right=None if masks[column].any() else 1)
             pictures.name_lines(axes, lines)
             axes.set_title(title, fontsize=9)
-        return svg.markup(figure, name, "What the masks of each arm are like")
+        return svg.panels(figure, name, "What the masks of each arm are like")
 
 
 def cost_bars(costs: pd.DataFrame, name: str) -> str:

@@ -178,6 +178,9 @@ def _evaluation(path: Path, name: str) -> list[Section]:
         figures=[figures.means(rows, name)],
     )
     section.tables.append(("Means", _cells(study_report.means_table(rows))))
+    first = json.loads((path / "suite.json").read_text()).get("models", [{}])[0].get("name")
+    compared = evaluation_report.differences(results, first or results.model.iloc[0])
+    section.sentences = evaluation_report.sentences(compared, first or results.model.iloc[0])
     notes = evaluation_report.read_notes(path)
     noted = [[unit, note] for unit, texts in notes.items() for note in texts]
     if noted:
@@ -186,30 +189,28 @@ def _evaluation(path: Path, name: str) -> list[Section]:
 
 
 def _study(path: Path, name: str) -> list[Section]:
-    """A folder of launch.study that is done."""
-    if not (path / "study.md").is_file():
-        raise InputError(f"--input={path}: the study is not done; run its command again")
+    """A folder of launch.study; of one that is not done, the runs that are."""
     study_file = path / study.NAME
     about = json.loads(study_file.read_text())
     config = config_lib.from_dict(config_lib.unflatten(about["config"]), source=str(study_file))
-    reached, masks, costs = (
-        evaluation_report.read_table(path / f"{table}.csv")
-        for table in ("reached", "masks", "costs")
-    )
+    arms = [Arm(**values) for values in about["arms"].values()]
+    tables, missing = _study_tables(path, about, config, arms)
+    reached, masks, costs = (tables[name] for name in ("reached", "masks", "costs"))
     logs = {
         arm: [
-            run_log.read(runs.folder(path, arm, seed) / "metrics.jsonl") for seed in about["seeds"]
+            run_log.read(folder / "metrics.jsonl")
+            for folder in (runs.folder(path, arm, seed) for seed in about["seeds"])
+            if (folder / "metrics.jsonl").is_file()
         ]
         for arm in about["arms"]
     }
-    arms = [Arm(**values) for values in about["arms"].values()]
     changes = [
         [arm.name, ", ".join(f"{n}={v}" for n, v in arm.fields.items()), arm.reference]
         for arm in arms
     ]
     return [
-        _outcome(path, about, config, f"{name}d"),
-        _scores(path, f"{name}m"),
+        _outcome(tables["differences"], missing, about, config, f"{name}d"),
+        _scores(tables, f"{name}m"),
         Section(
             "Learning curves",
             "A line per seed; a dot where the curriculum switched.",
@@ -241,16 +242,39 @@ def _study(path: Path, name: str) -> list[Section]:
     ]
 
 
-def _outcome(path: Path, about: dict[str, Any], config: Config, name: str) -> Section:
+def _study_tables(
+    path: Path, about: dict[str, Any], config: Config, arms: Sequence[Arm]
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Returns the tables of a study, of what is done of it, and a sentence about what is not."""
+    if (path / "study.md").is_file():
+        names = ("summary", "reached", "masks", "costs")
+        tables = {name: evaluation_report.read_table(path / f"{name}.csv") for name in names}
+        tables["differences"] = study_report.read_differences(path / "differences.csv")
+        return tables | {study_report.BASELINE_SUMMARY: study_report.read_baselines(path)}, []
+    units = [runs.unit(arm, seed, config, path) for seed in about["seeds"] for arm in arms]
+    done = [one for one in units if one.is_done]
+    if not done:
+        raise InputError(f"--input={path}: no run of the study is done yet; wait for the first")
+    missing = f"{len(done)} of {len(units)} runs are done; the page is of these."
+    return study_report.tables(done, arms), [missing]
+
+
+def _outcome(
+    differences: pd.DataFrame,
+    missing: list[str],
+    about: dict[str, Any],
+    config: Config,
+    name: str,
+) -> Section:
     """What a study asks, and what its differences show."""
-    differences = study_report.read_differences(path / "differences.csv")
     num_arms, num_seeds = len(about["arms"]), len(about["seeds"])
     section = Section(
         f"Study: {about['question']}",
         f"{evaluation_report.counted(num_arms, 'arm')}, "
         f"{evaluation_report.counted(num_seeds, 'seed')}, {config.num_steps:,} steps each. "
         f"{study_report.rule()}.",
-        study_report.sentences(differences)
+        missing
+        + study_report.sentences(differences)
         + study_report.caution(num_seeds, about["evaluation"]["num_draws"]),
     )
     if len(differences):
@@ -260,10 +284,10 @@ def _outcome(path: Path, about: dict[str, Any], config: Config, name: str) -> Se
     return section
 
 
-def _scores(path: Path, name: str) -> Section:
+def _scores(tables: dict[str, pd.DataFrame], name: str) -> Section:
     """The labelled tasks of a study."""
-    means = evaluation_report.read_table(path / "summary.csv")
-    rows = evaluation_report.named_rows(means, study_report.read_baselines(path))
+    means = tables["summary"]
+    rows = evaluation_report.named_rows(means, tables[study_report.BASELINE_SUMMARY])
     return Section(
         "Labelled tasks",
         f"Means with 95 % intervals; gray: baselines. {evaluation_report.method(means)}",

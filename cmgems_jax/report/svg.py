@@ -6,9 +6,12 @@ import re
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.transforms import BboxBase
 
 from cmgems_jax.runtime import pictures
 
+_LARGEST = 1.35  # times its own size that a figure grows on a wide page, and its text with it
+_MARGIN = 0.06  # inches around a panel
 _INK = "#010203"  # stands for the page's text colour, light or dark
 _STYLE = pictures.STYLE | {
     "svg.fonttype": "none",
@@ -30,16 +33,35 @@ def style() -> contextlib.AbstractContextManager:
     return matplotlib.rc_context(_STYLE)
 
 
-def markup(figure: Figure, name: str, description: str) -> str:
+def markup(figure: Figure, name: str, description: str, box: BboxBase | None = None) -> str:
     """Returns a figure that was made within `style` as an <svg> element of a page.
 
     Its ids begin with `name`, which no other figure of the page has; the description is
-    for those who do not see it.
+    for those who do not see it. `box`, in inches, is the part that is shown; None = all.
     """
     file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    bare = {"Date": None, "Creator": None}
+    figure.savefig(file, format="svg", metadata=bare, bbox_inches=box, pad_inches=0)
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    width = float(re.search(r'<svg[^>]* width="([\d.]+)pt"', text)[1])
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    style = f'style="max-width: {_LARGEST * width:.0f}pt"'
+    return text.replace("<svg", f'<svg role="img" {style} aria-label="{label}"', 1)
+
+
+def panels(figure: Figure, name: str, description: str) -> str:
+    """Returns every panel of a figure as an element of its own, so that a phone can stack them."""
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # what is hidden below keeps its room
+    to_inches = figure.dpi_scale_trans.inverted()
+    every = figure.axes
+    boxes = [axes.get_tightbbox().transformed(to_inches).padded(_MARGIN) for axes in every]
+    parts = []
+    for number, (shown, box) in enumerate(zip(every, boxes, strict=True)):
+        for axes in every:
+            axes.set_visible(axes is shown)
+        title = shown.get_title(loc="left")
+        parts.append(markup(figure, f"{name}{number}", f"{description}: {title}", box))
+    return "".join(parts)

@@ -18,6 +18,7 @@ from cmgems_jax.downstream.evaluation.report import (
     named_rows,
     read_table,
     table_row,
+    too_few_draws,
 )
 from cmgems_jax.downstream.evaluation.statistics import ABOVE, BELOW, MIN_DRAWS, MIN_SEEDS, UNCLEAR
 from cmgems_jax.runtime import outputs, run_log
@@ -61,6 +62,8 @@ def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
         if arm.reference == arm.name:
             continue
         own, other = (results[results.arm == name] for name in (arm.name, arm.reference))
+        shared = {*own.seed} & {*other.seed}  # all of a study that is done
+        own, other = (rows[rows.seed.isin(shared)] for rows in (own, other))
         for mode in own["mode"].unique():
             estimates: list[tuple[dict[str, Any], statistics.Estimate]] = []
             pairs = []
@@ -83,8 +86,7 @@ def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
                 lines.append(
                     {"arm": arm.name, "reference": arm.reference, "mode": mode, **unit}
                     | {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
-                    | {"covers": estimate.covers, "p": estimate.p, "p_holm": p_holm}
-                    | {"shown": shown}
+                    | {"covers": estimate.covers, "p": estimate.p, "p_holm": p_holm, "shown": shown}
                 )
     return pd.DataFrame(lines)
 
@@ -150,28 +152,33 @@ def costs(units: Sequence[Unit]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def write(plan: Any, units: Sequence[Unit], output: Path) -> None:
-    """Writes study.md and a CSV per table into the study's folder; all units are done."""
+def tables(units: Sequence[Unit], arms: Sequence[Arm]) -> dict[str, pd.DataFrame]:
+    """Returns the tables of units that are done, by the names of their files."""
     results, baselines = collect(units)
-    tables = {
+    return {
         "results": results.drop(columns=statistics.RESAMPLED),
         "baselines": baselines.drop(columns=statistics.RESAMPLED),
         "summary": statistics.summary(results, "arm"),
         BASELINE_SUMMARY: statistics.summary(baselines, "model"),
-        "differences": differences(results, plan.arms),
+        "differences": differences(results, arms),
         "masks": masks(units),
         "reached": reached(units),
         "costs": costs(units),
     }
-    for name, table in tables.items():
+
+
+def write(plan: Any, units: Sequence[Unit], output: Path) -> None:
+    """Writes study.md and a CSV per table into the study's folder; all units are done."""
+    made = tables(units, plan.arms)
+    for name, table in made.items():
         with outputs.replaced_file(output / f"{name}.csv") as part:
             table.to_csv(part, index=False)
-    statements = sentences(tables["differences"])
-    statements += caution(len(plan.seeds), plan.evaluation.num_draws)
+    cautions = caution(len(plan.seeds), plan.evaluation.num_draws)
+    statements = sentences(made["differences"]) + cautions
     with outputs.replaced_file(output / "study.md") as part:
-        part.write_text(_text(plan, tables, statements))
+        part.write_text(_text(plan, made, statements))
     print("\n" + "\n".join(statements), flush=True)
-    print(f"{output}: study.md, {', '.join(f'{name}.csv' for name in tables)}")
+    print(f"{output}: study.md, {', '.join(f'{name}.csv' for name in made)}")
     print(f"a page of it: python -m launch.report --input={output} --output=report.html")
 
 
@@ -203,18 +210,12 @@ def sentences(compared: pd.DataFrame) -> list[str]:
 
 def caution(num_seeds: int, num_draws: int) -> list[str]:
     """Returns why nothing is claimed of few seeds or draws."""
-    lines = []
-    if num_seeds < MIN_SEEDS:
-        lines.append(
-            f"Nothing is claimed of {counted(num_seeds, 'seed')}: how much runs differ by chance "
-            f"is hardly known; --seeds={MIN_SEEDS} or more adds to the runs that are done."
-        )
-    if num_draws < MIN_DRAWS:
-        lines.append(
-            f"Nothing is claimed of {counted(num_draws, 'draw')}: how much draws differ is hardly "
-            f"known; a new study with --draws={MIN_DRAWS} or more would tell."
-        )
-    return lines
+    few_seeds = (
+        f"Nothing is claimed of {counted(num_seeds, 'seed')}: how much runs differ by chance is "
+        f"hardly known; --seeds={MIN_SEEDS} or more adds to the runs that are done."
+    )
+    lines = ((few_seeds, num_seeds < MIN_SEEDS), (too_few_draws(num_draws), num_draws < MIN_DRAWS))
+    return [line for line, is_so in lines if is_so]
 
 
 def rule() -> str:
@@ -226,9 +227,9 @@ def rule() -> str:
     )
 
 
-def _text(plan: Any, tables: dict[str, pd.DataFrame], statements: Sequence[str]) -> str:
+def _text(plan: Any, made: dict[str, pd.DataFrame], statements: Sequence[str]) -> str:
     """Returns study.md."""
-    means, baselines = tables["summary"], tables[BASELINE_SUMMARY]
+    means, baselines = made["summary"], made[BASELINE_SUMMARY]
     parts = [
         f"# Study `{plan.study}`, preset {plan.preset}",
         f"{counted(len(plan.arms), 'arm')}, {counted(len(plan.seeds), 'seed')}, "
@@ -240,10 +241,10 @@ def _text(plan: Any, tables: dict[str, pd.DataFrame], statements: Sequence[str])
         "## Labelled tasks",
         markdown(means_table(named_rows(means, baselines))),
     ]
-    if len(tables["differences"]):
+    if len(made["differences"]):
         parts += [
             "## Differences from the reference",
-            markdown(differences_table(tables["differences"])),
+            markdown(differences_table(made["differences"])),
         ]
     titled = (
         ("masks", "Masks"),
@@ -255,7 +256,7 @@ def _text(plan: Any, tables: dict[str, pd.DataFrame], statements: Sequence[str])
         ),
     )
     for name, title in titled:
-        parts += [f"## {title}", markdown(tables[name])]
+        parts += [f"## {title}", markdown(made[name])]
     return "\n\n".join(parts) + "\n"
 
 

@@ -285,23 +285,29 @@ def named_rows(*summaries: pd.DataFrame) -> NamedRows:
     return sorted(named, key=lambda one: one[1])
 
 
+def panels(rows: NamedRows) -> dict[tuple[str, int], NamedRows]:
+    """Returns the rows of every task and number of shots."""
+    by_unit: dict[tuple[str, int], NamedRows] = {}
+    for one in rows:
+        by_unit.setdefault((one[2]["task"], one[2]["shots"]), []).append(one)
+    return by_unit
+
+
 def means_figure(rows: NamedRows) -> Figure:
     """Returns the main metric of every line with its interval, a panel per task and shots.
 
     To be called and saved in a context of `pictures.STYLE`.
     """
     lines = list(dict.fromkeys(name for name, _, _ in rows))
-    panels: dict[tuple[str, int], NamedRows] = {}
-    for one in rows:
-        panels.setdefault((one[2]["task"], one[2]["shots"]), []).append(one)
-    num_columns = min(3, len(panels))
-    num_rows = -(-len(panels) // num_columns)
+    units = panels(rows)
+    num_columns = min(3, len(units))
+    num_rows = -(-len(units) // num_columns)
     size = (2.4 + 1.9 * num_columns, num_rows * (0.8 + 0.21 * len(lines)))
     figure = Figure(figsize=size)
     grid = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True)
-    for axes in grid.flat[len(panels) :]:
+    for axes in grid.flat[len(units) :]:
         axes.set_axis_off()
-    for axes, ((task, shots), part) in zip(grid.flat, panels.items(), strict=False):
+    for axes, ((task, shots), part) in zip(grid.flat, units.items(), strict=False):
         for name, is_beside, row in part:
             height, color = lines.index(name), pictures.FAINT if is_beside else pictures.MAIN
             mean, low, high = (row[f"{row['metric']}{end}"] for end in ("", "_low", "_high"))
