@@ -72,6 +72,8 @@ class MaskingConfig:
     """How much is masked, and how masked tokens are corrupted."""
 
     budget: float = 0.15  # share of the tokens (paper: 0.15)
+    objective: str = "token"  # the loss: "token" (paper) = of the masked k-mers; "base" = of the
+    # hidden bases, every token that touches one being [MASK] (docs/method.md)
     min_distance: int = 0  # tokens between the centers of `global` (paper: 0, none)
     corruption: str = "token"  # "token" (paper: 80/10/10 for each token) or "run"
     top_m: float = 1.0  # tokens that `global` chooses, as a multiple of the paper's number
@@ -84,8 +86,9 @@ class CurriculumConfig:
 
     name: str = "cm_gems"  # cm_gems, cm_step, hard_to_easy, fixed
     strategy: str = "random"  # of `fixed`: random, genemask, global, or a control (STRATEGIES)
-    threshold: float = 1.0  # switch when the smallest change of perplexity is below (paper: 1.0)
-    threshold_kind: str = "absolute"  # "absolute" (paper) or "relative" to the perplexity before
+    watch: str = "perplexity"  # what the switch looks at: "perplexity" (paper) or "nats_per_base"
+    threshold: float = 1.0  # switch when the smallest change of it is below (paper: 1.0)
+    threshold_kind: str = "absolute"  # "absolute" (paper) or "relative" to the value before
     budget_schedule: str = "constant"  # "constant" (paper), "by_stage", "adaptive"
     hard_budget: float = 0.15  # of the hard strategy's batches, for by_stage
     budget_step: float = 0.05  # for adaptive: added each time improvement stalls

@@ -1,6 +1,7 @@
 """What makes a config impossible, found before any work: types, choices, ranges, relations."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,8 @@ from cmgems_jax.config import CURRICULA, STRATEGIES, Config, flatten, replace
 from cmgems_jax.errors import InputError, did_you_mean
 from cmgems_jax.genome import vocabulary
 
+_MOST_HIDDEN = 0.5  # the largest budget of masking.objective=base
+_NATS = math.log(4)  # of a guess: a change of nats per base is at most that
 _EVALS = 16  # of a run, where their number is to be proposed
 
 
@@ -64,9 +67,11 @@ _CHOICES = {  # of every field with a fixed set of values
     "data.split": ("auto", "contig", "window"),
     "tokens.alphabet": tuple(vocabulary.ALPHABETS),
     "pmi.segmentation": ("published", "full"),
+    "masking.objective": ("token", "base"),
     "masking.corruption": ("token", "run"),
     "curriculum.name": CURRICULA,
     "curriculum.strategy": STRATEGIES,
+    "curriculum.watch": ("perplexity", "nats_per_base"),
     "curriculum.threshold_kind": ("absolute", "relative"),
     "curriculum.budget_schedule": ("constant", "by_stage", "adaptive"),
     "model.dtype": ("auto", "float32", "bfloat16"),
@@ -222,6 +227,14 @@ def _budget(config: Config) -> Iterator[_Fault]:
             ("curriculum.budget_schedule", "curriculum.budget_step", "curriculum.budget_max"),
             {"curriculum.budget_schedule": "constant"},
         )
+    if config.masking.objective == "base" and config.largest_budget > _MOST_HIDDEN:
+        fields = ("masking.budget", "curriculum.hard_budget", "curriculum.budget_max")
+        yield _Fault(
+            f"masking.objective=base, a masking budget of {config.largest_budget:g}: expected at "
+            f"most {_MOST_HIDDEN:g}; with more, too few bases are left to go by",
+            ("masking.objective", *fields),
+            {name: _MOST_HIDDEN for name in fields if flatten(config)[name] > _MOST_HIDDEN},
+        )
     defaults = flatten(Config())
     for name, owner in _BUDGET_FIELDS.items():
         field, value = f"curriculum.{name}", getattr(curriculum, name)
@@ -244,7 +257,22 @@ def _curriculum(config: Config) -> Iterator[_Fault]:
         never = "curriculum.budget_schedule='adaptive' can never raise the budget"
         field, value = "curriculum.budget_schedule", "constant"
     else:
+        if curriculum.watch != "perplexity":
+            yield _Fault(
+                f"curriculum.watch={curriculum.watch} has no effect: curriculum.name="
+                f"{curriculum.name} neither switches nor changes its budget by it; leave it out",
+                ("curriculum.watch", "curriculum.name"),
+                {"curriculum.watch": "perplexity"},
+            )
         return
+    if curriculum.watch == "nats_per_base" and curriculum.threshold > _NATS / 10:
+        yield _Fault(
+            f"curriculum.watch=nats_per_base, curriculum.threshold={curriculum.threshold:g}: nats "
+            f"per base lie between 0 and {_NATS:.3f}, so that the first change would be below it; "
+            "expected 0.1 or less",
+            ("curriculum.watch", "curriculum.threshold"),
+            {"curriculum.threshold": 0.002},
+        )
     if not config.eval_every or 2 * config.eval_every >= config.num_steps:
         most = (config.num_steps - 1) // 2
         yield _Fault(

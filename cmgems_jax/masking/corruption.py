@@ -54,6 +54,20 @@ def corrupt(
     return jnp.where(changed_L, hidden_L, ids_L)
 
 
+def hide_bases(
+    ids_L: jax.Array, masked_L: jax.Array, *, k: int, stride: int = 1
+) -> tuple[jax.Array, jax.Array]:
+    """Returns what the model sees, int32 (L,), and what is masked, bool (L,): objective "base".
+
+    A base that a mask hides is touched by masked tokens alone, so of `masked_L` remain those that
+    touch one; a token of which every base is shown elsewhere would teach copying. All are [MASK].
+    """
+    eligible_L = ids_L >= vocabulary.NUM_SPECIAL
+    seen_L = jnp.where(masked_L, vocabulary.MASK, ids_L)
+    masked_L &= hidden_bases(ids_L, seen_L, eligible_L, k=k, stride=stride) > 0
+    return jnp.where(masked_L, vocabulary.MASK, ids_L), masked_L
+
+
 def hidden_bases(
     ids_L: jax.Array, corrupted_L: jax.Array, eligible_L: jax.Array, *, k: int, stride: int = 1
 ) -> jax.Array:

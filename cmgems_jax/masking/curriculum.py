@@ -16,7 +16,7 @@ EASY, HARD = 0, 1
 
 @flax.struct.dataclass
 class CurriculumState:
-    """Scalars; perplexities are those of the current strategy."""
+    """Scalars; perplexities are those of the current strategy, or what else is watched."""
 
     stage: jax.Array  # int32, EASY or HARD
     budget: jax.Array  # float32, share of tokens to mask

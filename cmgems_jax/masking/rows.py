@@ -75,6 +75,7 @@ def mask_batch(
     ranks_V: jax.Array,
     config: Config,
     growth: int | jax.Array = 0,
+    objective: str = "token",
 ) -> MaskedBatch:
     """Returns masked and corrupted windows; masks depend on the key and the index alone.
 
@@ -89,6 +90,7 @@ def mask_batch(
       ranks_V: int32 (4**k,), PMI ranks.
       config: of the run.
       growth: of `strategies.random_mask`.
+      objective: "base" leaves masked what touches a hidden base, all of it as [MASK].
     """
     spans = {"k": config.tokens.k, "stride": config.tokens.stride}
     flat = merge_axes(batch)  # W windows
@@ -100,12 +102,18 @@ def mask_batch(
     chosen_WL = _sample_masks(which, operands, strategies, ranks_V, config)
     most = config.masking.max_predictions or ids_WL.shape[1]
     masked_WL = jax.vmap(masking_strategies.keep_first, (0, None))(chosen_WL, most)
-    corrupt = functools.partial(corruption.corrupt, by=config.masking.corruption, **spans)
+    dropped_W = (chosen_WL & ~masked_WL).sum(axis=1, dtype=jnp.int32)
+    if objective == "base":
+        hide = functools.partial(corruption.hide_bases, **spans)
+        corrupted_WL, masked_WL = jax.vmap(hide)(ids_WL, masked_WL)
+    else:
+        corrupt = functools.partial(corruption.corrupt, by=config.masking.corruption, **spans)
+        corrupted_WL = jax.vmap(corrupt)(corrupt_keys_W, ids_WL, masked_WL)
     masked = MaskedBatch(
         ids=ids_WL,
-        corrupted=jax.vmap(corrupt)(corrupt_keys_W, ids_WL, masked_WL),
+        corrupted=corrupted_WL,
         masked=masked_WL,
-        dropped=(chosen_WL & ~masked_WL).sum(axis=1, dtype=jnp.int32),
+        dropped=dropped_W,
     )
     return jax.tree.map(lambda x: x.reshape(*batch.index.shape, *x.shape[1:]), masked)
 

@@ -37,14 +37,18 @@ def letter_log_probabilities(logits_PV: jax.Array, k: int) -> jax.Array:
     Returns:
       float32 (P, K, A), normalised over A.
     """
-    num_positions = logits_PV.shape[0]
-    rest = logits_PV[:, vocabulary.NUM_SPECIAL :].astype(jnp.float32)
-    letters = []
-    for _ in range(k):  # the first base is most significant; what is left is a quarter
-        rest = rest.reshape(num_positions, 4, -1)
-        letters.append(jax.nn.logsumexp(rest, axis=2))
-        rest = jax.nn.logsumexp(rest, axis=1)
-    return jax.nn.log_softmax(jnp.stack(letters, axis=1), axis=2)
+    kmers_PX = logits_PV[:, vocabulary.NUM_SPECIAL :].astype(jnp.float32)
+    return jax.nn.log_softmax(jnp.stack(_letters(kmers_PX, k), axis=1), axis=2)
+
+
+def _letters(log_PX: jax.Array, length: int) -> list[jax.Array]:
+    """Returns the log weights of the letters at each place, (P, A), from those of all words."""
+    if length == 1:
+        return [log_PX]
+    half = length // 2  # the first base is most significant; each half has few words
+    grid = log_PX.reshape(log_PX.shape[0], 4**half, -1)
+    first, last = (jax.nn.logsumexp(grid, axis=axis) for axis in (2, 1))
+    return _letters(first, half) + _letters(last, length - half)
 
 
 def most_touching(num_bases: int, k: int, stride: int = 1) -> int:
@@ -59,6 +63,12 @@ def touching(hidden_BN: jax.Array, k: int, stride: int = 1) -> jax.Array:
     for offset in range(k):
         touches_BT |= hidden_BN[:, offset : offset + span : stride]
     return touches_BT
+
+
+def covered(tokens_BT: jax.Array, *, k: int, stride: int = 1) -> jax.Array:
+    """Returns bool (B, N): the bases that any of the k-mers in bool (B, T) covers."""
+    planes = [_spread(tokens_BT, offset, k, stride, False) for offset in range(k)]
+    return jnp.stack(planes).any(axis=0)
 
 
 def mean_over_tokens(log_values_PK: jax.Array, masked_BT: jax.Array, stride: int = 1) -> jax.Array:
@@ -76,22 +86,25 @@ def mean_over_tokens(log_values_PK: jax.Array, masked_BT: jax.Array, stride: int
     """
     k, trailing = log_values_PK.shape[1], log_values_PK.shape[2:]
     place_BT = jnp.cumsum(masked_BT.ravel(), dtype=jnp.int32).reshape(masked_BT.shape) - 1
+    place_BT = jnp.where(masked_BT, place_BT, log_values_PK.shape[0])  # out of bounds: no gradient
     values_BTK = log_values_PK.at[place_BT].get(mode="fill", fill_value=jnp.nan)
     masked_BTK = jnp.broadcast_to(
         masked_BT.reshape(*masked_BT.shape, *[1] * (1 + len(trailing))), values_BTK.shape
     )
     values_BTK = jnp.where(masked_BTK, values_BTK, _NOTHING)
-
-    def spread(one_BT: jax.Array, offset: int, fill: float | int) -> jax.Array:
-        edges = [(0, 0, 0), (offset, k - 1 - offset, stride - 1), *[(0, 0, 0)] * len(trailing)]
-        return jax.lax.pad(one_BT, jnp.asarray(fill, one_BT.dtype), edges)
-
-    count_BN = sum(
-        spread(masked_BTK[:, :, offset].astype(jnp.int32), offset, 0) for offset in range(k)
-    )
-    planes = [spread(values_BTK[:, :, offset], offset, _NOTHING) for offset in range(k)]
+    counts_BTK = masked_BTK.astype(jnp.int32)
+    count_BN = sum(_spread(counts_BTK[:, :, offset], offset, k, stride, 0) for offset in range(k))
+    planes = [_spread(values_BTK[:, :, offset], offset, k, stride, _NOTHING) for offset in range(k)]
     sum_BN = jax.nn.logsumexp(jnp.stack(planes), axis=0)
     return sum_BN - jnp.log(jnp.maximum(count_BN, 1).astype(jnp.float32))
+
+
+def _spread(
+    value_BT: jax.Array, offset: int, k: int, stride: int, fill: float | int | bool
+) -> jax.Array:
+    """Returns (B, N, ...): every token's value at the base at an offset in it, `fill` elsewhere."""
+    edges = [(0, 0, 0), (offset, k - 1 - offset, stride - 1), *[(0, 0, 0)] * (value_BT.ndim - 2)]
+    return jax.lax.pad(value_BT, jnp.asarray(fill, value_BT.dtype), edges)
 
 
 def log_posterior(

@@ -21,7 +21,7 @@ def write_png(metrics: Path, output: Path, k: int) -> None:
 
 
 def run_figure(records: list[dict[str, Any]], k: int, inches: tuple[float, float]) -> Figure:
-    """Returns perplexity, loss, nats per hidden base and masked share by step.
+    """Returns perplexity, loss, nats per base and masked share by step.
 
     To be called and saved in a context of `pictures.STYLE`; the records are of metrics.jsonl.
     """
@@ -31,8 +31,11 @@ def run_figure(records: list[dict[str, Any]], k: int, inches: tuple[float, float
     (top_left, top_right), (bottom_left, bottom_right) = figure.subplots(2, 2)
     _perplexity(top_left, evals)
     _line(top_right, train, "loss", "training loss (nats per masked token)")
-    _line(bottom_left, train, "nats_per_hidden_base", "nats per hidden base")
-    nats_marks(bottom_left, train, k)
+    if by_base := [record for record in evals if record.get("nats_per_base")]:
+        _nats_per_base(bottom_left, by_base, k)
+    else:  # an earlier run, or a short one
+        _line(bottom_left, train, "nats_per_hidden_base", "nats per hidden base")
+        nats_marks(bottom_left, train, k)
     _line(bottom_right, train, "masked_fraction", "masked share of the tokens")
     _line(bottom_right, train, "mask_budget", None, color=pictures.FAINT, linestyle=":")
     bottom_right.set_ylim(bottom=0)
@@ -65,6 +68,23 @@ def _perplexity(axes: Axes, evals: list[dict[str, Any]]) -> None:
     if evals:
         axes.set_yscale("log")
         axes.legend(fontsize=8)
+
+
+def _nats_per_base(axes: Axes, evals: list[dict[str, Any]], k: int) -> None:
+    """Plots the nats of one and of k hidden bases, and what tables of 6-mers reach."""
+    ways = (("nats_per_base", "1 base", pictures.MAIN), ("nats_per_base_k", f"{k}", pictures.OTHER))
+    for name, label, color in ways:
+        _line(axes, evals, name, None, color=color, label=f"{label} hidden", marker="o")
+        for mark, style in (("composition", ":"), ("order_5", "-."), ("flanks", "--")):
+            if value := ((evals[-1].get("marks") or {}).get(name) or {}).get(mark):
+                axes.axhline(value, color=color, linestyle=style, linewidth=1, alpha=0.6)
+                axes.annotate(
+                    mark.replace("_", " "), (1, value), xycoords=("axes fraction", "data"),
+                    ha="right", va="bottom", fontsize=7, color=color,
+                )  # fmt: skip
+    axes.axhline(GUESS_NATS, color=pictures.FAINT, linestyle=":", linewidth=1)
+    axes.set_title("validation nats per base")
+    axes.legend(fontsize=8)
 
 
 def nats_marks(axes: Axes, train: list[dict[str, Any]], k: int) -> None:

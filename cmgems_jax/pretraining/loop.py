@@ -19,6 +19,7 @@ from cmgems_jax import config_checks
 from cmgems_jax.config import Config
 from cmgems_jax.masking import curriculum
 from cmgems_jax.pretraining import (
+    base_evaluation,
     checkpoints,
     curves,
     faults,
@@ -49,6 +50,8 @@ class _Run:
     manager: ocp.CheckpointManager | None  # in process 0
     train: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
     evaluate: Callable[[TrainState, int], dict[str, float]]
+    by_base: Callable[[dict], dict[str, float]] | None  # nats per base of replicated parameters
+    marks: dict[str, dict[str, float]] | None  # of nats per base, in process 0
 
 
 def pretrain(
@@ -108,7 +111,9 @@ def pretrain(
         clock.add(clock_before)
         log = stack.enter_context(_opened_log(workdir, config, ranks_V, int(state.step)))
         evaluator = _evaluator(config, evaluate, validation, clock)
-        state = _train(_Run(config, training, packed, log, clock, manager, train, evaluator), state)
+        by_base = _base_evaluator(config, workdir, validation, clock)
+        run = _Run(config, training, packed, log, clock, manager, train, evaluator, *by_base)
+        state = _train(run, state)
         progress.summary(log, config, state, clock)
     if parallel.is_first():
         curves.write_png(workdir / "metrics.jsonl", workdir / "curves.png", config.tokens.k)
@@ -261,8 +266,21 @@ def _evaluator(
     return sums
 
 
+def _base_evaluator(
+    config: Config, workdir: Path, validation: StoredWindows, clock: run_log.Clock
+) -> tuple[Callable | None, dict | None]:
+    """Returns parameters -> nats per base, and its marks; None where nothing is evaluated."""
+    if not config.eval_every:
+        return None, None
+    with clock("data"):
+        hidden = base_evaluation.of_run(config, validation)
+        folder = config.data_dir(workdir)
+        marks = parallel.in_first(lambda: hidden.marks(dataset.train_sixmers(folder)))
+    return base_evaluation.evaluator(config, hidden, clock), marks
+
+
 def _evaluate(run: _Run, state: TrainState, step: int) -> TrainState:
-    """Evaluates under the current strategy and under `random`; returns the state after it.
+    """Evaluates under the current strategy, under `random` and by base; returns the next state.
 
     Before the first step (0) it only reports: the curriculum compares what training changed.
     """
@@ -274,8 +292,14 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> TrainState:
     with run.clock("eval"):
         sums = run.evaluate(state, int(before.stage))
         now = progress.perplexity(sums)
-        under_random = now if is_random else progress.perplexity(run.evaluate(state, last))
-    progress.evaluation(run.log, config, step, before, perplexity=now, under_random=under_random)
+        values = {
+            "perplexity": now,
+            "perplexity_random": now
+            if is_random
+            else progress.perplexity(run.evaluate(state, last)),
+            **run.by_base(state.params),
+        }
+    progress.evaluation(run.log, config, step, before, values, run.marks)
     if step == 0:
         return state
     if not config.init_from.path:  # whose model may know that much
@@ -285,6 +309,7 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> TrainState:
             masked_fraction=progress.ratio(sums["predicted"], sums["eligible"]),
             hidden_per_token=progress.ratio(sums["hidden_covered"], sums["predicted"]),
         )
-    after = parallel.to_host(curriculum.update(before, now, config.curriculum))
-    progress.switch(run.log, config, step, before, after, perplexity=now)
+    watched = values[config.curriculum.watch]
+    after = parallel.to_host(curriculum.update(before, watched, config.curriculum))
+    progress.switch(run.log, config, step, before, after, watched=watched)
     return state.replace(curriculum=parallel.replicate(after))

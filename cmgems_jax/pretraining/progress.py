@@ -30,6 +30,11 @@ def perplexity(sums: dict[str, float]) -> float:
     return float(np.exp(ratio(sums["loss_sum"], sums["predicted"])))
 
 
+def _words(name: str) -> str:
+    """Returns a metric's name in words."""
+    return name.replace("_", " ")
+
+
 def model(state: TrainState, config: Config) -> None:
     """Prints what is trained, and on what."""
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -75,16 +80,19 @@ def training(
     """
     easy, hard = curriculum.strategies(config.curriculum)
     hard_share = sums["hard"] / num_steps
+    loss = ratio(sums["loss_sum"], sums["terms"])
     values: dict[str, Any] = {
-        "loss": ratio(sums["loss_sum"], sums["predicted"]),
+        "loss": loss,
         "learning_rate": float(optimizer.schedule(config.optimizer, config.num_steps)(step - 1)),
         "grad_norm": sums["grad_norm"] / num_steps,
         "stage": easy if hard_share == 0 else hard if hard_share == 1 else f"{easy}+{hard}",
         "hard_share": hard_share,
         "mask_budget": sums["budget"] / num_steps,
         "masked_fraction": ratio(sums["predicted"], sums["eligible"]),
-        "nats_per_hidden_base": ratio(sums["loss_sum"], sums["hidden_covered"]),
-        "accuracy": ratio(sums["right"], sums["predicted"]),
+        "nats_per_hidden_base": loss
+        if config.masking.objective == "base"
+        else ratio(sums["loss_sum"], sums["hidden_covered"]),
+        "accuracy": ratio(sums["right"], sums["terms"]),
         "padding": sums["padding"] / (num_steps * config.batch_size * config.data.num_tokens),
         "bases_per_second": bases_per_second,
         "dropped_positions": int(sums["dropped_positions"]),
@@ -99,32 +107,48 @@ def evaluation(
     config: Config,
     step: int,
     before: CurriculumState,
-    *,
-    perplexity: float,
-    under_random: float,
+    values: dict[str, float],
+    marks: dict[str, dict[str, float]] | None,
 ) -> None:
-    """Writes and prints the perplexities under the strategy of `before`, and under `random`."""
+    """Writes and prints an evaluation under the strategy of `before`.
+
+    Args:
+      log: of the run.
+      config: of the run.
+      step: updates done.
+      before: the curriculum's state, with what it watched last.
+      values: perplexity, perplexity_random, nats_per_base and nats_per_base_k.
+      marks: of the nats per base, by their names.
+    """
     strategy = curriculum.strategy_name(before, config.curriculum)
-    drop = float(before.last_perplexity) - perplexity
+    watch, perplexity = config.curriculum.watch, values["perplexity"]
+    under_random = values["perplexity_random"]
+    drop = float(before.last_perplexity) - values[watch]
     log.write(
         "eval",
         step,
-        perplexity=perplexity,
-        perplexity_random=under_random,
-        perplexity_drop=drop,
+        **values,
+        **{f"{watch}_drop": drop},
         stage=strategy,
         mask_budget=float(before.budget),
+        marks=marks,
     )
     line = f"eval {step:>7,}/{config.num_steps:,}  perplexity {perplexity:,.2f} under {strategy}"
     if strategy != "random":
         line += f", {under_random:,.2f} under random"
     elif under_random != perplexity:
         line += f", {under_random:,.2f} at masking.budget={config.masking.budget:g}"
-    if math.isfinite(drop):
+    if math.isfinite(drop) and watch == "perplexity":
         line += f", change {-drop:+,.2f}"
+    line += f"  nats/base {values['nats_per_base']:.4f}"
+    if math.isfinite(drop) and watch != "perplexity":
+        line += f" (change {-drop:+.4f})"
+    line += f", {config.tokens.k} hidden {values['nats_per_base_k']:.4f}"
+    if marks:
+        line += ", flank table " + ", ".join(f"{one['flanks']:.4f}" for one in marks.values())
     print(line, flush=True)
-    if not math.isfinite(perplexity):
-        print(f"warning: step {step}: perplexity {perplexity} is ignored by the curriculum")
+    if not math.isfinite(values[watch]):
+        print(f"warning: step {step}: {watch} {values[watch]} is ignored by the curriculum")
 
 
 def switch(
@@ -134,16 +158,16 @@ def switch(
     before: CurriculumState,
     after: CurriculumState,
     *,
-    perplexity: float,
+    watched: float,
 ) -> None:
     """Writes and prints a change of strategy or budget, and why; nothing where there is none."""
     if before.stage == after.stage and before.budget == after.budget:
         return
     settings = config.curriculum
-    difference = float(curriculum.change(before.last_perplexity, perplexity, settings))
+    difference = float(curriculum.change(before.last_perplexity, watched, settings))
     smallest = min(float(before.smallest_change), difference)
     why = (
-        f"smallest {settings.threshold_kind} change of perplexity {smallest:.4g} "
+        f"smallest {settings.threshold_kind} change of {_words(settings.watch)} {smallest:.4g} "
         f"< threshold {settings.threshold:g}"
     )
     old, new = (
@@ -169,7 +193,8 @@ def summary(log: RunLog, config: Config, state: TrainState, clock: Clock) -> Non
     if easy != hard and not hard_steps and state.curriculum.stage == curriculum.EASY:
         note["note"] = (
             f"the curriculum did not switch: the smallest {config.curriculum.threshold_kind} "
-            f"change of perplexity was {float(state.curriculum.smallest_change):.4g}, "
+            f"change of {_words(config.curriculum.watch)} was "
+            f"{float(state.curriculum.smallest_change):.4g}, "
             f"curriculum.threshold={config.curriculum.threshold:g}"
         )
     log.write(

@@ -21,9 +21,9 @@ from cmgems_jax.masking import curriculum
 from cmgems_jax.masking import rows as masked_rows
 from cmgems_jax.masking import strategies as masking_strategies
 from cmgems_jax.masking.curriculum import CurriculumState
-from cmgems_jax.masking.rows import MaskedBatch, Rows
+from cmgems_jax.masking.rows import MaskedBatch
 from cmgems_jax.model import hardware, heads
-from cmgems_jax.pretraining import optimizer
+from cmgems_jax.pretraining import losses, optimizer
 from cmgems_jax.runtime import parallel
 from cmgems_jax.windows.packing import Batch
 
@@ -43,28 +43,6 @@ class TrainState:
     curriculum: CurriculumState
 
 
-def _loss_sums(
-    params: dict,
-    rows: Rows,
-    dropout_keys_R: jax.Array | None,
-    *,
-    model: heads.MaskedLM,
-    max_predictions: int,
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the sum of the masked tokens' cross entropies (nats), and of those it gets right."""
-    find = functools.partial(jnp.nonzero, size=max_predictions, fill_value=0)
-    positions_P = find(rows.masked.ravel())[0].astype(jnp.int32)
-    logits_PV = model.apply(
-        {"params": params}, rows.corrupted, positions_P, dropout_keys_R, rows.layout
-    )
-    targets_P = rows.ids.ravel()[positions_P]
-    is_masked_P = positions_P > 0  # position 0 is a [CLS], never masked
-    losses_P = optax.softmax_cross_entropy_with_integer_labels(logits_PV, targets_P)
-    target_logit_P = jnp.take_along_axis(logits_PV, targets_P[:, None], axis=1)[:, 0]
-    right_P = (target_logit_P >= logits_PV.max(axis=1)) & is_masked_P
-    return jnp.where(is_masked_P, losses_P, 0).sum(), right_P.sum(dtype=jnp.int32)
-
-
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -82,9 +60,9 @@ def train_step(
       ranks_V: int32 (4**k,), PMI ranks.
 
     Returns:
-      The new state, and float32 scalars: loss_sum (nats), right, predicted,
-      eligible, dropped_positions, hidden_covered, bases, padding (positions), hard
-      (0 or 1), grad_norm (before clipping), budget.
+      The new state, and float32 scalars: loss_sum (nats), terms (that it is a sum of: masked
+      tokens, or hidden bases), right, predicted, eligible, dropped_positions, hidden_covered,
+      bases, padding (positions), hard (0 or 1), grad_norm (before clipping), budget.
     """
     train_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), _TRAIN_KEY)
     step_key = jax.random.fold_in(train_key, state.step)
@@ -103,21 +81,25 @@ def train_step(
         ranks_V=jnp.asarray(ranks_V),
         config=config,
         growth=_growth(state.step, config),
+        objective=config.masking.objective,
     )
     rows = masked_rows.lay_in_rows(masked)
-    dropout_keys = _dropout_keys(step_key, flat.index, config)
-    loss_sums = functools.partial(
-        _loss_sums, model=model, max_predictions=masked_rows.max_predictions(config, num_rows)
-    )
-    (loss, right), grads = _accumulated(loss_sums, state.params, (rows, dropout_keys), num_parts)
+    parts = (rows, _dropout_keys(step_key, flat.index, config))
+    sums_of = losses.token_sums
+    if config.masking.objective == "base":
+        sums_of, parts = losses.base_sums, (*parts, flat.bases, masked)
+    room = masked_rows.max_predictions(config, num_rows)
+    loss_sums = functools.partial(sums_of, model=model, max_predictions=room)
+    (loss, (right, terms)), grads = _accumulated(loss_sums, state.params, parts, num_parts)
     sums = masked_rows.mask_sums(flat, masked, config)
     sums |= {
         "loss_sum": loss,
         "right": right.astype(jnp.float32),
+        "terms": terms.astype(jnp.float32),
         "padding": (rows.ids == vocabulary.PAD).sum(dtype=jnp.int32).astype(jnp.float32),
     }
     sums, grads = jax.lax.psum((sums, grads), parallel.AXIS)
-    scale = 1 / jnp.maximum(sums["predicted"], 1)
+    scale = 1 / jnp.maximum(sums["terms"], 1)
     grads = jax.tree.map(lambda grad: grad * scale, grads)
     return _updated(state, grads, hard, transform), sums | {
         "hard": hard.astype(jnp.float32),
@@ -138,16 +120,17 @@ def _on_drawn_strands(step_key: jax.Array, batch: Batch, config: Config) -> Batc
 
 
 def _accumulated(
-    loss_sums: Callable, params: dict, rows: tuple[Rows, jax.Array | None], num_parts: int
-) -> tuple[tuple[jax.Array, jax.Array], dict]:
-    """Returns the sums of `_loss_sums` and their gradients, over equal parts of the rows."""
+    loss_sums: Callable[..., losses.Sums], params: dict, rows: tuple, num_parts: int
+) -> tuple[losses.Sums, dict]:
+    """Returns the sums of a loss and their gradients, over equal parts of the rows."""
     differentiate = jax.value_and_grad(loss_sums, has_aux=True)
 
     def add(totals: tuple, part: tuple) -> tuple[tuple, None]:
         return jax.tree.map(jnp.add, totals, differentiate(params, *part)), None
 
     parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), rows)
-    zeros = jax.tree.map(jnp.zeros_like, ((jnp.float32(0), jnp.int32(0)), params))
+    nothing = jnp.float32(0), (jnp.int32(0), jnp.int32(0))
+    zeros = jax.tree.map(jnp.zeros_like, (nothing, params))
     return jax.lax.scan(add, zeros, parts)[0]
 
 
@@ -197,7 +180,9 @@ def eval_step(
     ranks_V: np.ndarray,
     config: Config,
 ) -> dict[str, jax.Array]:
-    """Returns loss_sum and the mask sums over all devices, under fixed masks.
+    """Returns the token loss's loss_sum and the mask sums over all devices, under fixed masks.
+
+    Whatever the objective, tokens are masked and scored, so that perplexities compare.
 
     The key is the run's, not the step's: the same windows are masked alike at
     every evaluation of one strategy and budget, so that a change of perplexity is
@@ -220,7 +205,7 @@ def eval_step(
         growth=_growth(state.step - 1, config),
     )
     room = masked_rows.max_predictions(config, flat.index.shape[0])
-    loss, right = _loss_sums(
+    loss, (right, _) = losses.token_sums(
         state.params, masked_rows.lay_in_rows(masked), None, model=model, max_predictions=room
     )
     sums = masked_rows.mask_sums(flat, masked, config)

@@ -153,6 +153,8 @@ class NoLog:
 
 def _or_null(value: Any) -> Any:
     """JSON knows no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {name: _or_null(one) for name, one in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -21,6 +21,7 @@ from cmgems_jax.downstream.evaluation.report import (
     too_few_draws,
 )
 from cmgems_jax.downstream.evaluation.statistics import ABOVE, BELOW, MIN_DRAWS, MIN_SEEDS, UNCLEAR
+from cmgems_jax.pretraining import base_evaluation
 from cmgems_jax.runtime import outputs, run_log
 from cmgems_jax.studies import runs
 from cmgems_jax.studies.arms import Arm
@@ -105,17 +106,19 @@ def masks(units: Sequence[Unit]) -> pd.DataFrame:
 def reached(units: Sequence[Unit]) -> pd.DataFrame:
     """Returns the first evaluated step with a perplexity under `random` at or below each level.
 
-    A row per arm and seed, with the last perplexity; nan where a level was not reached.
+    A row per arm and seed, with the last perplexity and nats per base; nan = not reached or logged.
     """
     lines = []
     for one in units:
         records = run_log.read(one.folder / "metrics.jsonl")
-        evals = [(r["step"], r["perplexity_random"]) for r in records if r["kind"] == "eval"]
-        evals = [(step, value) for step, value in evals if value is not None]
+        logged = [r for r in records if r["kind"] == "eval" and r["perplexity_random"] is not None]
+        evals = [(r["step"], r["perplexity_random"]) for r in logged]
         switches = [r["step"] for r in records if r["kind"] == "switch"]
         line: dict[str, Any] = {"arm": one.arm.name, "seed": one.seed}
         line["switch_step"] = switches[0] if switches else float("nan")
         line["perplexity_random"] = evals[-1][1] if evals else float("nan")
+        for name in base_evaluation.NAMES if logged else ():
+            line[name] = logged[-1].get(name, np.nan)
         for level in LEVELS:
             line[f"steps_to_{level}"] = next((s for s, value in evals if value <= level), np.nan)
         lines.append(line)

@@ -64,8 +64,16 @@ def read_batch(
     processes follow each other. Shapes: bases (batch_size / process_count, M, n), index
     (batch_size / process_count, M).
     """
-    share = _process_rows(batch_size, process_index, process_count)
+    share = process_rows(batch_size, process_index, process_count)
     return _read(windows, batch_rows(packed, seed=seed, step=step, batch_size=batch_size)[share])
+
+
+def eval_windows(
+    windows: StoredWindows, config: Config, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """Returns the numbers of the windows that every evaluation of every run uses, int (W,)."""
+    rng = rng or np.random.default_rng(_EVAL_KEY)
+    return rng.permutation(len(windows))[: config.eval_windows or None]
 
 
 def eval_batches(
@@ -83,9 +91,9 @@ def eval_batches(
     one accumulation part; shapes as of `read_batch`.
     """
     batch_size = config.batch_size // config.accumulation_steps
-    share = _process_rows(batch_size, process_index, process_count)
+    share = process_rows(batch_size, process_index, process_count)
     rng = np.random.default_rng(_EVAL_KEY)
-    chosen = rng.permutation(len(windows))[: config.eval_windows or None]
+    chosen = eval_windows(windows, config, rng)
     rows_RM = packing.pack(windows.lengths[chosen], config).rows(rng)
     rows_RM = np.where(rows_RM == EMPTY, EMPTY, chosen.astype(np.int32)[rows_RM])
     missing = -len(rows_RM) % batch_size
@@ -102,7 +110,7 @@ def _read(windows: StoredWindows, rows_RM: np.ndarray) -> Batch:
     return Batch(bases_RMN, rows_RM)
 
 
-def _process_rows(batch_size: int, process_index: int, process_count: int) -> slice:
+def process_rows(batch_size: int, process_index: int, process_count: int) -> slice:
     """The rows of the global batch that one process reads."""
     if batch_size % process_count:
         raise InputError(

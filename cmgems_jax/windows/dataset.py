@@ -3,6 +3,7 @@
 The genome is streamed three times (plan, train, validation).
 """
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -10,15 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cmgems_jax import config as config_lib
+from cmgems_jax import terminal
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
+from cmgems_jax.genome import vocabulary
 from cmgems_jax.runtime import outputs
 from cmgems_jax.windows import cutting, synthetic_genome
 from cmgems_jax.windows import files as window_files
 
 SUMMARY_NAME = "windows.json"
+SIXMERS_NAME = "train_6mers.npy"  # made when they are first asked for
+_SIX, _CHUNK_WINDOWS = 6, 4_096
 SETTINGS = (
     "seed",
     "data.num_tokens",
@@ -270,6 +277,27 @@ def read_summary(data_dir: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: not JSON ({error}); remove {data_dir} and make it again"
         ) from None
+
+
+def train_sixmers(data_dir: Path) -> np.ndarray:
+    """Returns the counts of the training windows' 6-mers, int64 (4096,), by code.
+
+    Counted once, and kept in the data set's folder where that can be written to.
+    """
+    path, shape = Path(data_dir) / SIXMERS_NAME, (4**_SIX,)
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        counts_V = np.load(path)
+        if counts_V.shape == shape:
+            return counts_V
+    windows, counts_V = open_split(data_dir, "train"), np.zeros(shape, np.int64)
+    with terminal.bar(total=len(windows), unit="windows", desc="counting 6-mers") as bar:
+        for bases_WN in windows.read_all(_CHUNK_WINDOWS):
+            ids = vocabulary.tokenize(bases_WN, _SIX).ravel()
+            counts_V += np.bincount(ids, minlength=vocabulary.size(_SIX))[vocabulary.NUM_SPECIAL :]
+            bar.update(len(bases_WN))
+    with contextlib.suppress(OSError), outputs.replaced_file(path) as partial:
+        np.save(partial, counts_V)
+    return counts_V
 
 
 def open_split(data_dir: Path, split: str) -> window_files.StoredWindows:

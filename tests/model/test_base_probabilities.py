@@ -70,19 +70,15 @@ def test_posteriors_equal_those_of_loops_over_kmers_as_strings(k, stride):
 
 
 def test_a_hidden_base_cannot_be_seen():
-    """The posterior is the same whatever letter is hidden, an N included."""
+    """The posterior is the same whatever letter is hidden, and depends on those that are not."""
     model, params = make(4)
+    program = base_probabilities.program(model, params)
     bases = vocabulary.encode("ATCGGCTAAGCTTACGATCC")
     rows = np.stack([np.r_[bases[:9], letter, bases[10:]] for letter in range(4)]).astype(np.uint8)
-    found = np.asarray(
-        base_probabilities.log_posterior(params, rows, np.full((4, 1), 9, np.int32), model=model)
-    )
-    np.testing.assert_array_equal(found, np.broadcast_to(found[:1], found.shape))
-    shifted = rows[:, ::-1].copy()
-    other = base_probabilities.log_posterior(
-        params, shifted, np.full((4, 1), 9, np.int32), model=model
-    )
-    assert np.abs(np.asarray(other) - found).max() > 0.01, "the visible bases change nothing"
+    hidden = np.full((4, 1), 9, np.int32)
+    found = program(rows, hidden)
+    np.testing.assert_allclose(found, np.broadcast_to(found[:1], found.shape), atol=1e-6)
+    assert np.abs(program(rows[:, ::-1].copy(), hidden) - found).max() > 0.01
 
 
 def test_probabilities_of_minus_hundreds_have_logs_and_gradients():
@@ -114,28 +110,29 @@ def test_a_mean_over_tokens_has_finite_gradients_where_nothing_is_masked():
 @pytest.mark.parametrize("k,stride", [(6, 1), (6, 4), (3, 3)])
 def test_room_for_a_run_of_bases_is_enough_and_less_is_not_a_number(k, stride):
     model, params = make(k, stride)
-    bases = np.random.default_rng(0).integers(0, 4, (1, 40)).astype(np.uint8)
+    bases = np.random.default_rng(0).integers(0, 4, (4, 40)).astype(np.uint8)
+    starts = 10 + np.arange(4, dtype=np.int32) % stride  # every phase against the tokens
+    hidden = starts[:, None] + np.arange(k, dtype=np.int32)
+    hidden_BN = np.zeros(bases.shape, bool)
+    np.put_along_axis(hidden_BN, hidden, True, axis=1)
+    needed = np.asarray(base_probabilities.touching(jnp.asarray(hidden_BN), k, stride)).sum(axis=1)
     room = base_probabilities.most_touching(k, k, stride)
-    needed = 0
-    for start in range(10, 10 + stride):
-        hidden = np.arange(start, start + k, dtype=np.int32)[None]
-        hidden_BN = jnp.zeros((1, 40), bool).at[0, hidden].set(True)
-        needed = max(needed, int(base_probabilities.touching(hidden_BN, k, stride).sum()))
-        whole = base_probabilities.log_posterior(params, bases, hidden, model=model)
-        tight = base_probabilities.log_posterior(params, bases, hidden, model=model, room=room)
-        np.testing.assert_allclose(tight, whole, atol=1e-5)
-        less = base_probabilities.log_posterior(params, bases, hidden, model=model, room=1)
-        assert np.isnan(less).any() and np.isfinite(np.asarray(whole)).all()
-    assert needed == room
+    assert needed.max() == room
+    whole, tight, less = (
+        base_probabilities.program(model, params, room=number)(bases, hidden)
+        for number in (None, room, 1)
+    )
+    np.testing.assert_allclose(tight, whole, atol=1e-5)
+    assert np.isfinite(whole).all() and np.isnan(less).any()
 
 
 def test_many_rows_are_mapped_in_batches():
     model, params = make(3)
-    rng = np.random.default_rng(0)
-    bases = rng.integers(0, 4, (10, 20)).astype(np.uint8)
-    hidden = rng.integers(0, 20, (10, 2)).astype(np.int32)
+    rng, size = np.random.default_rng(0), parallel.whole_batch(3)
+    bases = rng.integers(0, 4, (3 * size, 20)).astype(np.uint8)
+    hidden = rng.integers(0, 20, (3 * size, 2)).astype(np.int32)
     program = base_probabilities.program(model, params)
-    size = parallel.whole_batch(3)
-    mapped = parallel.map_rows(program, bases, hidden, batch_size=size, description="test")
-    whole = base_probabilities.log_posterior(params, bases, hidden, model=model)
-    np.testing.assert_allclose(mapped, whole, atol=1e-5)
+    mapped = parallel.map_rows(
+        program, bases[:-1], hidden[:-1], batch_size=size, description="test"
+    )
+    np.testing.assert_allclose(mapped, program(bases, hidden)[:-1], atol=1e-5)

@@ -1,0 +1,95 @@
+"""The two objectives of pretraining, as sums, so that devices and parts of a step add up.
+
+Axes: R rows, M windows per row, W = R * M windows, N bases, L token positions, T = L - 2 k-mers,
+P predicted positions of all rows together, V vocabulary, A the four letters.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cmgems_jax.genome import vocabulary
+from cmgems_jax.masking.rows import MaskedBatch, Rows
+from cmgems_jax.model import base_probabilities, heads
+
+Sums = tuple[
+    jax.Array, tuple[jax.Array, jax.Array]
+]  # loss (nats), (what is right, number of terms)
+
+
+def token_sums(
+    params: dict,
+    rows: Rows,
+    dropout_keys_R: jax.Array | None,
+    *,
+    model: heads.MaskedLM,
+    max_predictions: int,
+) -> Sums:
+    """Returns the sum of the masked tokens' cross entropies, those it gets right, their number."""
+    positions_P, logits_PV = _predict(params, rows, dropout_keys_R, model, max_predictions)
+    targets_P = rows.ids.ravel()[positions_P]
+    is_masked_P = positions_P > 0  # position 0 is a [CLS], never masked
+    losses_P = optax.softmax_cross_entropy_with_integer_labels(logits_PV, targets_P)
+    target_logit_P = jnp.take_along_axis(logits_PV, targets_P[:, None], axis=1)[:, 0]
+    right_P = (target_logit_P >= logits_PV.max(axis=1)) & is_masked_P
+    count = is_masked_P.sum(dtype=jnp.int32)
+    return jnp.where(is_masked_P, losses_P, 0).sum(), (right_P.sum(dtype=jnp.int32), count)
+
+
+def base_sums(
+    params: dict,
+    rows: Rows,
+    dropout_keys_R: jax.Array | None,
+    bases_RMN: jax.Array,
+    masked: MaskedBatch,
+    *,
+    model: heads.MaskedLM,
+    max_predictions: int,
+) -> Sums:
+    """Returns the sum of -log posterior of the hidden bases, those it gets right, their number.
+
+    Args:
+      params: of `model`.
+      rows: of `masked`, laid out.
+      dropout_keys_R: None = nothing is dropped.
+      bases_RMN: uint8, the windows.
+      masked: of the objective "base": all masked tokens are [MASK].
+      model: its tokens give k and stride.
+      max_predictions: room for the masked tokens.
+    """
+    k, stride = model.tokens.k, model.tokens.stride
+    _, logits_PV = _predict(params, rows, dropout_keys_R, model, max_predictions)
+    letters_PKA = base_probabilities.letter_log_probabilities(logits_PV, k)
+    # The windows of a row stand in it in their order, so the P are in the order of (W, T).
+    is_kmer_WT, masked_WT = (
+        x.reshape(-1, x.shape[-1])[:, 1:-1]
+        for x in (masked.ids >= vocabulary.NUM_SPECIAL, masked.masked)
+    )
+    has_room_WT = jnp.cumsum(masked_WT.ravel()).reshape(masked_WT.shape) <= max_predictions
+    predicted_WT = masked_WT & has_room_WT
+    log_mean_WNA = base_probabilities.mean_over_tokens(letters_PKA, predicted_WT, stride)
+    cover = functools.partial(base_probabilities.covered, k=k, stride=stride)
+    hidden_WN = cover(predicted_WT) & ~cover(is_kmer_WT & ~predicted_WT)
+    true_WN = jnp.where(hidden_WN, bases_RMN.reshape(-1, bases_RMN.shape[-1]), 0).astype(jnp.int32)
+    log_true_WN = jnp.take_along_axis(log_mean_WNA, true_WN[..., None], axis=2)[..., 0]
+    right_WN = hidden_WN & (log_true_WN >= log_mean_WNA.max(axis=2))
+    counts = right_WN.sum(dtype=jnp.int32), hidden_WN.sum(dtype=jnp.int32)
+    return -jnp.where(hidden_WN, log_true_WN, 0).sum(), counts
+
+
+def _predict(
+    params: dict,
+    rows: Rows,
+    dropout_keys_R: jax.Array | None,
+    model: heads.MaskedLM,
+    max_predictions: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the first masked positions, int32 (P,), 0 where there are fewer, and their logits."""
+    find = functools.partial(jnp.nonzero, size=max_predictions, fill_value=0)
+    positions_P = find(rows.masked.ravel())[0].astype(jnp.int32)
+    logits_PV = model.apply(
+        {"params": params}, rows.corrupted, positions_P, dropout_keys_R, rows.layout
+    )
+    return positions_P, logits_PV
