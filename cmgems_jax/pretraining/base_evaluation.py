@@ -65,9 +65,9 @@ class Hidden(NamedTuple):
 def hide(bases_WN: np.ndarray, k: int, run: int) -> Hidden:
     """Returns the windows with hidden bases: single ones, and runs of `run`.
 
-    Runs are 2k - 1 bases apart, so that no token touches two and all other bases are
-    shown, and away from the ends: every token that can cover a base is there, and so are five
-    bases for the marks. The grid begins at a place of each window's own, by a fixed key.
+    Runs are 2k - 1 bases apart and as far as a token from the ends, so that no token touches two,
+    every token that can cover a base is there, all other bases are shown, and five stand at
+    either side for the marks. The grid begins at a place of each window's own, by a fixed key.
     """
     length_W = (bases_WN != vocabulary.PADDING).sum(axis=1)
     runs = (1, run)
@@ -92,7 +92,7 @@ def least_bases(k: int, run: int) -> int:
 
 def _margin(k: int) -> int:
     """Returns the bases at either end of a window that are not hidden."""
-    return max(k - 1, flank_table.ORDER)
+    return max(k, flank_table.ORDER)
 
 
 def of_run(config: Config, validation: StoredWindows) -> Hidden:
