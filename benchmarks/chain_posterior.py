@@ -170,6 +170,37 @@ def stretch_losses(
     return np.maximum(losses_GT, 0)  # a certain token may come out at -1e-16
 
 
+def base_losses(
+    bases_WN: np.ndarray, start_WS: np.ndarray, run: int, probability_SA: np.ndarray
+) -> np.ndarray:
+    """Returns -log P(base | all visible bases) of hidden runs, each base by its own marginal.
+
+    Every filling of a run is tried; k-1 visible bases on either side make the rest irrelevant.
+
+    Args:
+      bases_WN: uint8 (W, N), windows of a chain.
+      start_WS: int (W, S), first bases of the hidden runs, -1 = none.
+      run: bases of a run, few: there are 4**run fillings.
+      probability_SA: float64 (4**(k-1), 4), the next base after every (k-1)-mer.
+
+    Returns:
+      float64 (R, run), nats, in the order of `start_WS`.
+    """
+    order = kmer_length(probability_SA) - 1
+    filling_FI = np.arange(4**run)[:, None] >> 2 * np.arange(run)[::-1] & 3
+    row_R, slot_R = np.nonzero(start_WS >= 0)
+    place_RN = start_WS[row_R, slot_R][:, None] + np.arange(-order, run + order)
+    losses_RI = np.empty((len(row_R), run))
+    for number, around_N in enumerate(bases_WN[row_R[:, None], place_RN].astype(np.int64)):
+        word_FN = np.tile(around_N, (len(filling_FI), 1))
+        word_FN[:, order : order + run] = filling_FI
+        state_FT = _codes(word_FN, order)[:, :-1]
+        joint_F = np.prod(probability_SA[state_FT, word_FN[:, order:]], axis=1)
+        is_true_FI = filling_FI == around_N[order : order + run]
+        losses_RI[number] = np.log(joint_F.sum()) - np.log((joint_F[:, None] * is_true_FI).sum(0))
+    return losses_RI
+
+
 def composition_losses(
     ids_BL: np.ndarray,
     corrupted_BL: np.ndarray,

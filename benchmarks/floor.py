@@ -27,7 +27,7 @@ from cmgems_jax import config
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
 from cmgems_jax.pmi import table as pmi_table
-from cmgems_jax.pretraining import steps
+from cmgems_jax.pretraining import base_evaluation, steps
 from cmgems_jax.runtime import command, outputs, run_log
 from cmgems_jax.windows import batches, dataset, packing, synthetic_genome
 
@@ -105,6 +105,17 @@ def levels(masked_batches: Iterator[Masked]) -> tuple[dict[str, float], int, flo
     return nats, count, float(covered / count)
 
 
+def base_floor(run_config: Config, workdir: Path) -> dict[str, float]:
+    """Returns the least nats per base that are reachable on what the run's evaluations hide."""
+    folder = run_config.data_dir(workdir)
+    hidden = base_evaluation.of_run(run_config, dataset.open_split(folder, "validation"))
+    probability = synthetic_genome.transition(pmi_table.grch38_counts())
+    return {
+        name: float(chain_posterior.base_losses(hidden.bases, start_WS, run, probability).mean())
+        for name, start_WS, run in zip(base_evaluation.NAMES, *hidden[1:], strict=True)
+    }
+
+
 def measure(workdir: Path) -> dict[str, Any]:
     """Returns the levels, the run's perplexities under `random`, and how near they came."""
     run_config = read_config(workdir)
@@ -116,7 +127,10 @@ def measure(workdir: Path) -> dict[str, Any]:
     floor = float(np.exp(nats["floor"]))
     curve = [(record["step"], float(record["perplexity_random"])) for record in evaluated]
     summaries = [record for record in records if record["kind"] == "summary"]
+    last = {name: evaluated[-1].get(name) for name in (*base_evaluation.NAMES, "marks")}
     return {
+        "base_floor": base_floor(run_config, workdir),
+        "base_last": last,
         "masked_tokens": num_masked,
         "hidden_bases_per_token": covered,
         "perplexity": {name: float(np.exp(value)) for name, value in nats.items()},
@@ -145,6 +159,11 @@ def table(result: dict[str, Any]) -> str:
     rows.insert(1, (f"model after {result['steps']:,} steps", result["last"], nats))
     lines = [f"{'under random masks':<48}{'perplexity':>12}{'nats/hidden base':>18}"]
     lines += [f"{name:<48}{value:>12,.3f}{nats:>18.4f}" for name, value, nats in rows]
+    for name, floor in result["base_floor"].items():
+        if (value := result["base_last"][name]) is not None:
+            marks = result["base_last"]["marks"][name]
+            levels = [("model", value), ("floor", floor), *marks.items()]
+            lines.append(f"{name}: " + ", ".join(f"{kind} {nats:.4f}" for kind, nats in levels))
     close = result["close_at_step"]
     seconds = result["seconds"]
     return "\n".join(

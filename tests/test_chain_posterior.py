@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import chain_posterior
 from cmgems_jax.genome import vocabulary
+from cmgems_jax.pretraining import base_evaluation
 
 A, T, C, G = range(4)
 
@@ -201,3 +202,43 @@ def test_no_base_but_the_four_is_accepted():
     ids = np.array([[vocabulary.CLS, vocabulary.UNK, 7, vocabulary.SEP]], np.int32)
     with pytest.raises(ValueError, match="UNK"):
         chain_posterior.hidden_bases(ids, ids, 2)
+
+
+def test_a_hidden_base_costs_what_each_token_costs_that_covers_it_alone_hidden():
+    """With one base hidden a token's other letters are known, so the two floors are one."""
+    k, rng = 4, np.random.default_rng(0)
+    probability, start_law = random_chain(k, rng)
+    bases_WN = rng.integers(0, 4, (3, 24)).astype(np.uint8)
+    start_WS = np.array([[6, 15], [9, -1], [12, -1]])
+    found = chain_posterior.base_losses(bases_WN, start_WS, 1, probability)[:, 0]
+    expected = []
+    for bases_N, start_S in zip(bases_WN, start_WS, strict=True):
+        for start in start_S[start_S >= 0]:
+            ids = model_input(bases_N, k)
+            covering = [1 + token for token in range(start - k + 1, start + 1)]
+            corrupted, masked = corrupt(ids, covering)
+            losses = chain_posterior.token_losses(
+                ids[None], corrupted[None], masked[None], probability, start_law
+            )
+            np.testing.assert_allclose(losses[0, covering], losses[0, covering[0]], rtol=1e-9)
+            expected.append(losses[0, covering[0]])
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_a_known_law_beats_the_tables_of_kmers_and_they_the_composition():
+    """Exact posterior <= both flanks <= the five bases before <= shares, on its own genome."""
+    rng = np.random.default_rng(1)
+    probability = rng.dirichlet(np.full(4, 0.7), 4**5)
+    genome = [0, 1, 2, 3, 0]
+    for _ in range(60_000):
+        state = sum(base * 4**place for place, base in enumerate(genome[:-6:-1]))
+        genome.append(int((rng.random() > probability[state].cumsum()).sum()))
+    train, test = np.array(genome[:50_000], np.uint8), np.array(genome[50_000:], np.uint8)
+    sixmers = vocabulary.tokenize(train, 6) - vocabulary.NUM_SPECIAL
+    bases_WN = test[: len(test) // 80 * 80].reshape(-1, 80)
+    hidden = base_evaluation.hide(bases_WN, 6, 4)
+    marks = hidden.marks(np.bincount(sixmers, minlength=4096))
+    for name, start_WS, run in zip(marks, *hidden[1:], strict=True):
+        exact = chain_posterior.base_losses(bases_WN, start_WS, run, probability).mean()
+        levels = [exact, *(marks[name][mark] for mark in ("flanks", "order_5", "composition"))]
+        assert levels == sorted(levels) and levels[0] < levels[-1] - 0.1, levels

@@ -213,6 +213,18 @@ REFUSED = {
         Config(eval_every=0, curriculum=CurriculumConfig(name="fixed", budget_schedule="adaptive")),
         ["budget_schedule='adaptive'", "never raise", "eval_every=0", "budget_schedule=constant"],
     ),
+    "bases hidden beyond all context": (
+        Config(masking=MaskingConfig(objective="base", budget=0.6)),
+        ["masking.objective=base", "0.6", "at most 0.5", "--config.masking.budget=0.5"],
+    ),
+    "a threshold of perplexity for nats": (
+        Config(curriculum=CurriculumConfig(watch="nats_per_base")),
+        ["curriculum.watch=nats_per_base", "curriculum.threshold=1", "1.386", "0.002"],
+    ),
+    "watched without a switch": (
+        Config(curriculum=CurriculumConfig(name="fixed", watch="nats_per_base")),
+        ["curriculum.watch=nats_per_base", "no effect", "curriculum.name=fixed"],
+    ),
     "threshold of zero": (
         Config(curriculum=CurriculumConfig(threshold=0.0)),
         ["curriculum.threshold=0.0", "never switch", "more than 0", "curriculum.name=fixed"],

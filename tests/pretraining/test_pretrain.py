@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from cmgems_jax.config import CurriculumConfig, OptimizerConfig, TokensConfig
+from cmgems_jax.config import CurriculumConfig, MaskingConfig, OptimizerConfig, TokensConfig
 from cmgems_jax.errors import InputError
-from cmgems_jax.pretraining import checkpoints
+from cmgems_jax.pretraining import base_evaluation, checkpoints
 from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.runtime import parallel, run_log, signals
 from cmgems_jax.windows import batches, dataset, synthetic_genome
@@ -49,6 +49,10 @@ def test_records_hold_every_field_once_a_step(unbroken):
     assert 0 < np.mean([record["padding"] for record in train]) < 0.1
     for record in evals:
         assert {"perplexity", "perplexity_random", "perplexity_drop", "stage"} <= record.keys()
+        for name in base_evaluation.NAMES:
+            assert 0.5 < record[name] < 2.5 and record["marks"] == evals[0]["marks"]
+            assert 1 < record["marks"][name]["flanks"] < 1.45
+    assert evals[0]["perplexity_drop"] is None
     assert evals[0]["perplexity_drop"] is evals[1]["perplexity_drop"] is None
 
 
@@ -350,3 +354,21 @@ def test_codons_of_rna_pretrain_from_end_to_end(tmp_path):
     assert evals[-1]["perplexity_random"] < evals[0]["perplexity_random"] < 4**3 * 1.5
     train = records(tmp_path / "run", "train")[-1]
     assert train["nats_per_hidden_base"] == pytest.approx(train["loss"] / 3, rel=0.2)
+
+
+def test_a_run_of_bases_switches_by_nats_per_base_and_logs_them_as_its_loss(genome, tmp_path):
+    config = small_config(
+        genome,
+        masking=MaskingConfig(objective="base"),
+        curriculum=CurriculumConfig(watch="nats_per_base", threshold=0.13),
+    )
+    pretraining_loop.pretrain(config, tmp_path)
+    for record in records(tmp_path, "train"):
+        assert record["loss"] == record["nats_per_hidden_base"] < 2.5
+    first, second, *_ = evals = records(tmp_path, "eval")
+    assert all("perplexity_drop" not in record for record in evals)
+    drop = first["nats_per_base"] - second["nats_per_base"]
+    assert second["nats_per_base_drop"] == pytest.approx(drop, abs=1e-6)
+    (switch,) = records(tmp_path, "switch")
+    assert (switch["step"], switch["to"]) == (6, "global") and abs(drop) < 0.13
+    assert "absolute change of nats per base" in switch["why"]
