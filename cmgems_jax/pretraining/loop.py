@@ -87,6 +87,7 @@ def pretrain(
         packed = packing.pack(training.lengths, config)
     with clock("pmi"):
         ranks_V = run_inputs.ranks(config, workdir)
+        parallel.in_first(lambda: run_inputs.tell_ranks(config, config.data_dir(workdir), ranks_V))
     state, train, evaluate = steps.make(config, ranks_V)
     progress.model(state, config)
     progress.packing(packed)

@@ -42,7 +42,9 @@ def model(state: TrainState, config: Config) -> None:
     print(
         f"model: {config.model.num_layers} layers x {config.model.hidden_size}, "
         f"{num_params:,} parameters, on {jax.device_count()} x {jax.devices()[0].device_kind}\n"
-        f"curriculum: {config.curriculum.name}, {easy}" + (f" then {hard}" if hard != easy else ""),
+        f"curriculum: {config.curriculum.name}, {easy}"
+        + (f" then {hard}" if hard != easy else "")
+        + f"; strand: {'either, drawn' if config.data.reverse_complement else 'forward'}",
         flush=True,
     )
 

@@ -13,12 +13,15 @@ import numpy as np
 
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
+from cmgems_jax.masking import curriculum
+from cmgems_jax.pmi import counts as pmi_counts
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.runtime import outputs
 from cmgems_jax.windows import dataset
 
 NAME = "inputs.json"
 RANKS_NAME = "ranks.npy"
+FAR = 0.8  # Spearman's correlation of two rankings, below which they are far from each other
 
 
 def write(workdir: Path, data_dir: Path, ranks_V: np.ndarray) -> None:
@@ -84,6 +87,38 @@ def ranks(config: Config, workdir: Path) -> np.ndarray:
             "was begun with; give that table, or another --workdir"
         )
     return now_V
+
+
+def tell_ranks(config: Config, data_dir: Path, ranks_V: np.ndarray) -> None:
+    """Prints by which ranks a run masks; warns where those of its own windows are far from them.
+
+    Nothing where no strategy looks at them. The windows' counts are those that `nats_per_base`
+    is measured with, so the comparison costs nothing.
+    """
+    by_rank = {"genemask", "global"}
+    names = {name.partition("_by_")[0] for name in curriculum.strategies(config.curriculum)}
+    if not names & by_rank:
+        return
+    k, settings, source = config.tokens.k, config.pmi, config.pmi_source
+    what = {
+        "grch38": "GRCh38's ranks (k=6); --config.pmi.table=corpus counts your genome",
+        "corpus": f"your genome's own ranks (k={k})",
+    }
+    print(f"pmi: {what.get(source, f'the ranks of {source} (k={k})')}", flush=True)
+    if source == "corpus" or k != 6:
+        return
+    counts = pmi_counts.counts_from_kmers(dataset.train_sixmers(data_dir))
+    own = pmi_table.make(
+        counts, k, segmentation=settings.segmentation, min_count=settings.min_count
+    )
+    spearman = float(np.corrcoef(own.rank, ranks_V)[0, 1])
+    if spearman < FAR:
+        print(
+            f"warning: pmi: the training windows rank their 6-mers otherwise (Spearman "
+            f"{spearman:.2f}, below {FAR:g}): what these ranks hide together need not belong "
+            "together in your genome; --config.pmi.table=corpus takes its own",
+            flush=True,
+        )
 
 
 def read_ranks(workdir: Path) -> np.ndarray | None:

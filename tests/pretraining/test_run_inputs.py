@@ -7,7 +7,7 @@ import pytest
 
 from cmgems_jax import config as config_lib
 from cmgems_jax import config_checks
-from cmgems_jax.config import Config
+from cmgems_jax.config import Config, CurriculumConfig, PmiConfig
 from cmgems_jax.errors import InputError
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pretraining import checkpoints, run_inputs
@@ -81,3 +81,30 @@ def test_a_pmi_table_is_its_ranks_wherever_it_lies(begun, tmp_path, capsys):
     config.pmi.table = "corpus"
     with pytest.raises(InputError, match="pmi.table: 'a file' before, 'corpus' now"):
         checkpoints.refuse_other_run(workdir, config)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "table", "own", "expected"),
+    [
+        ("genemask", "auto", "grch38", "pmi: GRCh38's ranks (k=6); --config.pmi.table=corpus"),
+        ("global", "auto", "another", "warning: pmi: the training windows rank their 6-mers"),
+        ("genemask", "corpus", "another", "pmi: your genome's own ranks (k=6)"),
+        ("random_spans", "auto", "another", ""),
+    ],
+)
+def test_a_run_tells_its_ranks_and_warns_where_the_windows_rank_otherwise(
+    tmp_path, capsys, strategy, table, own, expected
+):
+    """The windows' counts stand beside them: GRCh38's, or those in another order."""
+    counts_V = pmi_table.grch38_counts()
+    if own == "another":
+        counts_V = np.random.default_rng(0).permutation(counts_V)
+    np.save(tmp_path / dataset.SIXMERS_NAME, counts_V)
+    config = Config(
+        pmi=PmiConfig(table=table), curriculum=CurriculumConfig(name="fixed", strategy=strategy)
+    )
+    ranks_V = pmi_table.ranks_for(Config(), [])
+    run_inputs.tell_ranks(config, tmp_path, ranks_V)
+    printed = capsys.readouterr().out
+    assert expected in printed and bool(printed) == bool(expected)
+    assert ("warning" in printed) == (own == "another" and table == "auto" and bool(expected))
