@@ -29,6 +29,7 @@ from cmgems_jax.studies.runs import Unit
 
 LEVELS = (3_000, 1_000, 300, 100, 30, 10)  # of the perplexity under `random`
 EXTRAPOLATED_STEPS = (1_000, 10_000, 120_000)
+_LAST = ("perplexity_random", *base_evaluation.NAMES)  # evaluation, of a run
 ALL_TASKS = "mean over tasks"
 PARTS = ("setup", "data", "pmi", "compile", "train", "eval", "checkpoint")  # of the seconds
 BASELINE_SUMMARY = "baseline_summary"  # name of its file
@@ -99,8 +100,7 @@ def masks(units: Sequence[Unit]) -> pd.DataFrame:
         for one in units
         for row in runs.read_done(one)["masks"]
     ]
-    table = pd.DataFrame(lines)
-    return table.groupby(["arm", "strategy"], sort=False).mean().reset_index()
+    return pd.DataFrame(lines).groupby(["arm", "strategy"], sort=False).mean().reset_index()
 
 
 def reached(units: Sequence[Unit]) -> pd.DataFrame:
@@ -112,15 +112,12 @@ def reached(units: Sequence[Unit]) -> pd.DataFrame:
     for one in units:
         records = run_log.read(one.folder / "metrics.jsonl")
         logged = [r for r in records if r["kind"] == "eval" and r["perplexity_random"] is not None]
-        evals = [(r["step"], r["perplexity_random"]) for r in logged]
-        switches = [r["step"] for r in records if r["kind"] == "switch"]
         line: dict[str, Any] = {"arm": one.arm.name, "seed": one.seed}
-        line["switch_step"] = switches[0] if switches else float("nan")
-        line["perplexity_random"] = evals[-1][1] if evals else float("nan")
-        for name in base_evaluation.NAMES if logged else ():
-            line[name] = logged[-1].get(name, np.nan)
+        line["switch_step"] = next((r["step"] for r in records if r["kind"] == "switch"), np.nan)
+        line |= {name: (logged or [{}])[-1].get(name, np.nan) for name in _LAST}
         for level in LEVELS:
-            line[f"steps_to_{level}"] = next((s for s, value in evals if value <= level), np.nan)
+            below = (r["step"] for r in logged if r["perplexity_random"] <= level)
+            line[f"steps_to_{level}"] = next(below, np.nan)
         lines.append(line)
     return pd.DataFrame(lines)
 
