@@ -1,5 +1,7 @@
 """An untrained encoder, a task whose two classes are easy to tell apart, and draws of its rows."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +42,10 @@ def examples(num_rows: int, seed: int = 0, num_bases: int = NUM_BASES) -> Exampl
 
 
 ENCODER = small_encoder()
+# Ten times BERT's deviation: its features differ between sequences as those of a trained one do.
+LOUD = dataclasses.replace(
+    ENCODER, params=jax.tree.map(lambda x: x * 10 if x.ndim > 1 else x, ENCODER.params)
+)
 TRAIN, TEST = examples(60), examples(30, seed=1)
 DATA = TaskData(Task("small", "own", 2, "accuracy"), TRAIN, None, TEST, ["0", "1"], [])
 DRAWS = np.array([np.random.default_rng(draw).permutation(60)[:10] for draw in range(5)])

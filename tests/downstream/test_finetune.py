@@ -201,7 +201,7 @@ def probed(encoder: Pretrained, long_sequences: str = "error") -> np.ndarray:
     return probe.probe(features[0], TRAIN.labels_N, DRAWS, features[1], 2)
 
 
-@pytest.mark.parametrize(("num_positions", "how"), [(24, "error"), (12, "window")])
+@pytest.mark.parametrize(("num_positions", "how"), [(24, "error"), (11, "window")])
 def test_a_features_head_starts_at_the_probes_own_predictions(num_positions, how):
     """A rate of 0 leaves it there; the scaler is folded in float32."""
     encoder = small_encoder(num_positions)

@@ -41,7 +41,7 @@ def test_features_that_no_memory_holds_are_refused_before_any_work(monkeypatch, 
     for modes, baselines, told in (
         (("probe",), False, f"probe features of 4,000,010 rows: {4_000_010 * 46_080 / 2**30:.1f}"),
         # 12 bytes for each of 4 + 16 + 64 + 200 + 200 + 200 k-mers at most.
-        ((), True, f"k-mer logistic regression of 2,000,000 rows: {2e6 * 684 * 12 / 2**30:.1f}"),
+        ((), True, f"k-mer regression of 2,000,000 rows: {2e6 * 684 * 12 / 2**30:.1f}"),
     ):
         for num_gib in (8, 999):
             sizes = {"SC_PAGE_SIZE": 2**30, "SC_PHYS_PAGES": num_gib}
