@@ -29,8 +29,7 @@ _TASK_FLAGS = command.define_task_flags(_INIT)
 _PEAK_LR = flags.DEFINE_float("peak_lr", None, "Of fine-tuning, for the recipe's.", 0)
 _TEST_ROWS = flags.DEFINE_integer("test_rows", _INIT.test_rows, "Predicted rows; 0 = all.", 0)
 _AT_ONCE = flags.DEFINE_integer("draws_at_once", None, "Fine-tuned side by side; default: all.", 1)
-flags.DEFINE_string("cache_dir", None, "No longer needed.")
-flags.register_validator("cache_dir", lambda path: path is None, "no longer needed: leave it out")
+_BASELINES = flags.DEFINE_bool("baselines", _INIT.baselines, "Beside untrained, k-mers, majority.")
 flags.mark_flags_as_required(["checkpoint", "output"])
 
 
@@ -50,6 +49,7 @@ def main() -> None:
         peak_lr=_PEAK_LR.value,
         test_rows=_TEST_ROWS.value,
         draws_at_once=_AT_ONCE.value,
+        baselines=_BASELINES.value,
         **_TASK_FLAGS(),
     )
     compile_cache.use_of(Path(_CHECKPOINT.value[0]))

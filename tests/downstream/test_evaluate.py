@@ -13,6 +13,7 @@ import pytest
 from cmgems_jax.downstream.evaluation import evaluate, methods, suite
 from cmgems_jax.downstream.evaluation import report as evaluation_report
 from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
+from cmgems_jax.downstream.tasks import metrics
 from cmgems_jax.downstream.tasks.table import Task
 from cmgems_jax.errors import InputError
 from cmgems_jax.pretraining.pretrained import Pretrained
@@ -270,3 +271,48 @@ def test_differences_are_paired_by_draw_and_their_interval_is_students():
     np.testing.assert_allclose(
         [row["difference"], row["low"], row["high"]], [0.2, 0.2 - half, 0.2 + half], rtol=1e-6
     )
+
+
+def line(model: str, mode: str, mean: float, shots: int) -> pd.DataFrame:
+    """Returns six draws of a line around a mean, with scores on resampled test rows."""
+    rng = np.random.default_rng((len(model), len(mode), shots))
+    values = mean + np.array([-0.01, 0.01, 0.0, 0.02, -0.02, 0.0])
+    shape = (metrics.NUM_RESAMPLES, len(metrics.NAMES))
+    rows = pd.DataFrame({"model": model, "mode": mode, "draw": range(6), "accuracy": values})
+    scores = [(value + rng.normal(0, 0.002, shape)).astype(np.float32) for value in values]
+    shared = {"task": "t", "shots": shots, "metric": "accuracy", "overlap": 0.0}
+    return rows.assign(**shared, resampled=scores)
+
+
+def test_what_is_shown_stands_in_words_and_modes_are_not_mixed():
+    features = "finetune, features head"
+    results = pd.concat(
+        [
+            line("mine", features, 0.9, 10), line("mine", features, 0.9, 100),
+            line("mine", "probe", 0.8, 10), line("untrained", features, 0.9, 10),
+            line("untrained", "probe", 0.85, 10), line("k-mers", methods.BASELINE, 0.7, 10),
+            line("k-mers", methods.BASELINE, 0.9, 100), line("majority class", "baseline", 0.5, 10),
+        ]
+    )  # fmt: skip
+    compared = evaluation_report.differences(results, "mine")
+    pairs = set(zip(compared["mode"], compared.model, compared.other_mode, strict=True))
+    expected = {(features, "mine", "probe")}
+    for mode in (features, "probe"):
+        expected |= {(mode, "untrained", mode), (mode, "k-mers", "baseline")}
+        expected |= {(mode, "majority class", "baseline")}
+    assert pairs == expected
+    said = "\n".join(evaluation_report.sentences(compared, "mine"))
+    number = r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]"
+    for sentence in (
+        rf"mine \({features}\) against k-mers: above on t at 10 shots by {number}; not shown on "
+        r"t at 100 shots\.",
+        rf"mine \({features}\) against its own probe: above on t at 10 shots by {number}\.",
+        rf"mine \({features}\) against untrained: no difference is shown\.",
+        rf"mine \(probe\) against untrained: below on t at 10 shots by {number}\.",
+    ):
+        assert re.search(sentence, said), said
+    assert "majority" not in said and "Nothing is claimed" not in said
+    few = evaluation_report.sentences(
+        evaluation_report.differences(results[results.draw < 4], "mine"), "mine"
+    )
+    assert few[-1].startswith("Nothing is claimed of 4 draws")

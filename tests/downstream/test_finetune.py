@@ -26,6 +26,7 @@ from tests.downstream.small_task import (
     DATA,
     DRAWS,
     ENCODER,
+    LOUD,
     TEST,
     TINY,
     TRAIN,
@@ -213,23 +214,25 @@ def test_a_features_head_starts_at_the_probes_own_predictions(num_positions, how
 
 def test_the_probe_is_a_candidate_and_patience_ends_the_training(capsys):
     """The dev labels are swapped: the less is learnt, the better. Without dev it learns."""
-    recipe = Recipe(peak_lr=3e-3, num_epochs=6, batch_size=4, head="features", patience=2)
+    recipe = Recipe(
+        peak_lr=1e-3, num_epochs=6, batch_size=4, head="features", patience=2, dropout=0.0
+    )
     dev = examples(30, seed=2)
     dev.labels_N = 1 - dev.labels_N
     data = dataclasses.replace(DATA, dev=dev)
-    trained = finetuning_loop.train_draws(ENCODER, data, DRAWS, recipe, seed=0, report_epochs=True)
+    trained = finetuning_loop.train_draws(LOUD, data, DRAWS, recipe, seed=0, report_epochs=True)
     assert trained.first_epoch == 0 and trained.dev_losses_DE.shape == (5, 3)
     np.testing.assert_allclose(
-        finetuning_loop.probabilities(trained, TEST), probed(ENCODER), atol=1e-5
+        finetuning_loop.probabilities(trained, TEST), probed(LOUD), atol=1e-5
     )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("epoch 0 of 6: the probe, dev loss ")
     assert re.fullmatch(r"epoch 2 of 6: train loss \S+, dev loss \S+, dev accuracy \S+", lines[2])
-    learned = finetuning_loop.train_draws(ENCODER, DATA, DRAWS, recipe, seed=0)
+    learned = finetuning_loop.train_draws(LOUD, DATA, DRAWS, recipe, seed=0)
     assert learned.losses_DE.shape == (5, 6)
-    assert (learned.losses_DE[:, -1] < 0.5 * learned.losses_DE[:, 0]).all()
+    assert (learned.losses_DE[:, -1] < 0.8 * learned.losses_DE[:, 0]).all()
     moved = learned.of_draw(0)["encoder"]["word_embeddings"]["embedding"]
-    assert np.abs(moved - ENCODER.params["word_embeddings"]["embedding"]).max() > 1e-3
+    assert np.abs(moved - LOUD.params["word_embeddings"]["embedding"]).max() > 1e-3
 
 
 def test_sequences_beyond_the_positions_are_refused_with_a_count():
