@@ -48,3 +48,19 @@ def test_perplexity_under_random_is_drawn_once_unless_it_differs(other, num_line
     ]
     curves._perplexity(axes, evals)
     assert len(axes.lines) == num_lines
+
+
+def test_nats_per_base_are_drawn_with_the_marks_of_their_windows():
+    """Two lines, three marks each, and a guess; a log without them keeps the panel of training."""
+    marks = dict.fromkeys(
+        ("nats_per_base", "nats_per_base_k"), {"composition": 1.37, "flanks": 1.3}
+    )
+    train = [record("train", 1), record("train", 2)]
+    values = {"stage": "random", "perplexity": 5.0, "perplexity_random": 5.0}
+    old = [record("eval", step, **values) for step in (1, 2)]
+    new = [one | {"nats_per_base": 1.36, "nats_per_base_k": 1.38, "marks": marks} for one in old]
+    panel, before = (curves.run_figure(train + evals, 6, (8, 6)).axes[2] for evals in (new, old))
+    heights = [line.get_ydata()[0] for line in panel.lines]
+    assert heights == pytest.approx([1.36, 1.37, 1.3, 1.38, 1.37, 1.3, math.log(4)])
+    assert [text.get_text() for text in panel.texts] == ["composition", "flanks"] * 2
+    assert before.get_title() == "nats per hidden base"
