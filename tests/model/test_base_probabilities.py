@@ -26,6 +26,7 @@ def make(k: int, stride: int = 1) -> tuple[heads.MaskedLM, dict]:
     model = heads.MaskedLM(SMALL, TokensConfig(k=k, stride=stride))
     ids = jnp.zeros((1, 8), jnp.int32)
     params = model.init(jax.random.key(k), ids, ids[0])["params"]
+    params = jax.tree.map(lambda leaf: leaf if leaf.std() > 0.1 else 10 * leaf, params)  # context
     params["decoder_bias"] = 2 * jax.random.normal(jax.random.key(9), params["decoder_bias"].shape)
     return model, params
 
