@@ -160,7 +160,7 @@ def test_a_planted_signal_is_recovered_by_probe_kmers_and_a_trained_features_hea
         line: metrics.score(truth, said_NC, kind)[name]
         for line, said_NC in (("k-mers", kmers_NC), ("probe", probed_NC), ("head", ended_NC))
     }
-    assert min(scores.values()) > 0.9, scores
+    assert min(scores.values()) > 0.8, scores
     assert trained.targets.losses(ended_NC[None], truth) < trained.targets.losses(
         probed_NC[None], truth
     )
