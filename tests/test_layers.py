@@ -11,7 +11,7 @@ PACKAGE = "cmgems_jax"
 ROOMS = """
     errors terminal genome known_motifs config config_checks runtime pmi windows masking model
     pretraining plan downstream.tasks downstream.finetuning downstream.evaluation
-    downstream.inference downstream.motifs studies report huggingface beam
+    downstream.inference downstream.motifs studies report huggingface beam face
 """.split()
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 MAX_LAUNCH_LINES = 60

@@ -205,6 +205,21 @@ def read_records(paths: Paths) -> Iterator[tuple[str, np.ndarray]]:
         yield name, codes
 
 
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """The records of files, read again whenever they are gone through; see `read_records`."""
+
+    paths: Paths
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields (name, base codes)."""
+        return read_records(self.paths)
+
+    def __str__(self) -> str:
+        """Returns the paths, for messages."""
+        return ",".join(input_files.listed(self.paths))
+
+
 def _estimate_bases(path: str) -> int:
     """Returns about how many letters a file holds."""
     size, magic = os.path.getsize(path), _magic(path)

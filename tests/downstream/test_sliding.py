@@ -11,6 +11,7 @@ from cmgems_jax.downstream.inference import sliding
 from cmgems_jax.downstream.inference.sliding import Tiling
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
+from cmgems_jax.genome.files import Records
 
 
 def random_bases(num: int, seed: int = 0) -> np.ndarray:
@@ -103,9 +104,9 @@ def write(path: Path, text: str) -> list[str]:
 def test_the_survey_counts_records_windows_and_ambiguous_letters(tmp_path):
     tiling = Tiling(k=3, token_stride=1, window_tokens=4, step_tokens=2)
     fasta = write(tmp_path / "a.fa", ">x\nACGTNNACG\n>y\nACG\n")
-    found = sliding.survey(fasta, tiling)
+    found = sliding.survey(Records(fasta), tiling)
     assert found == sliding.Survey(2, 4, 12, 2)
-    assert found.num_windows == len(list(sliding.read_windows(fasta, tiling)))
+    assert found.num_windows == len(list(sliding.read_windows(Records(fasta), tiling)))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_the_survey_counts_records_windows_and_ambiguous_letters(tmp_path):
 def test_bad_records_are_named_before_the_long_work(tmp_path, text, message):
     tiling = Tiling(k=3, token_stride=1, window_tokens=4, step_tokens=2)
     with pytest.raises(InputError, match=message):
-        sliding.survey(write(tmp_path / "a.fa", text), tiling, needs_known=True)
+        sliding.survey(Records(write(tmp_path / "a.fa", text)), tiling, needs_known=True)
 
 
 @pytest.mark.parametrize("token_stride", [1, 3])

@@ -16,12 +16,20 @@ import pyarrow as pa
 
 from cmgems_jax.config import Config
 from cmgems_jax.downstream.finetuning import classifier
+from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.downstream.inference import sliding
-from cmgems_jax.downstream.inference.sliding import Survey, Tiling, Window, WindowOutputs
+from cmgems_jax.downstream.inference.sliding import (
+    Records,
+    Survey,
+    Tiling,
+    Window,
+    WindowOutputs,
+)
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
 from cmgems_jax.model import bert, strands
 from cmgems_jax.pretraining import pretrained
+from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import outputs
 
 POOLINGS = ("mean", "cls", "tokens")
@@ -40,17 +48,20 @@ class Embedder:
 
 
 def load_embedder(path: Path | str) -> Embedder:
-    """Returns the encoder of a pretraining run's or a classifier's folder, else `InputError`.
-
-    A pretrained one takes windows as long as those it was pretrained on.
-    """
+    """Returns the encoder of a pretraining run's or a classifier's folder, else `InputError`."""
     path = Path(path)
     if (path / classifier.RECORD).exists():
-        trained = classifier.load_classifier(path)
-        return Embedder(
-            trained.config, trained.params["encoder"], trained.max_tokens, trained.strand
-        )
-    encoder = pretrained.load(path)
+        return of_classifier(classifier.load_classifier(path))
+    return of_pretrained(pretrained.load(path))
+
+
+def of_classifier(trained: TrainedClassifier) -> Embedder:
+    """Returns the encoder of a classifier, which takes windows as long as its training rows."""
+    return Embedder(trained.config, trained.params["encoder"], trained.max_tokens, trained.strand)
+
+
+def of_pretrained(encoder: Pretrained) -> Embedder:
+    """Returns the encoder of a run, which takes windows as long as those of its pretraining."""
     data = encoder.config.data
     strand = "both" if data.reverse_complement else "forward"
     return Embedder(encoder.config, encoder.params, data.num_tokens, strand)
@@ -88,14 +99,52 @@ def embed(
     Raises:
       InputError: a bad flag or file; a former output stays as it was.
     """
-    fasta, output = input_files.listed(fasta), Path(output)
+    records, output = genome_files.Records(input_files.listed(fasta)), Path(output)
     outputs.check_file(output, SUFFIXES)
+    strand = strand or embedder.strand
+    windows, tiling, survey = run(
+        embedder,
+        records,
+        pooling=pooling,
+        window=window,
+        stride=stride,
+        batch_size=batch_size,
+        strand=strand,
+    )
+    start_s = time.perf_counter()
+    size, is_tokens = embedder.config.model.hidden_size, pooling == "tokens"
+    if output.suffix == ".parquet":
+        rows = _token_rows(windows, tiling) if is_tokens else record_rows(windows, size)
+        contents = _write_parquet(rows, output, size, is_tokens, strand)
+    elif is_tokens:
+        contents = _write_tokens(windows, output, size, strand)
+    else:
+        rows = record_rows(windows, size)
+        contents = _write_records(rows, output, size, survey.num_records, strand)
+    print(f"{pooling}: {contents}")
+    sliding.print_summary(survey, tiling, output, time.perf_counter() - start_s, strand)
+    return survey
+
+
+def run(
+    embedder: Embedder,
+    records: Records,
+    *,
+    pooling: str,
+    window: int | None = None,
+    stride: int | None = None,
+    batch_size: int = 32,
+    strand: str | None = None,
+) -> tuple[WindowOutputs, Tiling, Survey]:
+    """Returns the windows with their outputs (see `_function`), how they are cut, what there is.
+
+    The outputs are for `record_rows` or `record_states`. Arguments and errors as for `embed`.
+    """
     config, strand = embedder.config, strand or embedder.strand
     tiling = sliding.make_tiling(config.tokens, embedder.max_tokens, window, stride, strand)
-    survey = sliding.survey(fasta, tiling, needs_known=pooling == "mean")
-    start_s = time.perf_counter()
+    survey = sliding.survey(records, tiling, needs_known=pooling == "mean")
     windows = sliding.run_windows(
-        sliding.read_windows(fasta, tiling),
+        sliding.read_windows(records, tiling),
         _function(config, pooling, strand),
         embedder.params,
         tiling,
@@ -104,18 +153,7 @@ def embed(
         description="embedding",
         chunk_batches=_TOKEN_CHUNK if pooling == "tokens" else sliding.CHUNK_BATCHES,
     )
-    size, is_tokens = config.model.hidden_size, pooling == "tokens"
-    if output.suffix == ".parquet":
-        rows = _token_rows(windows, tiling) if is_tokens else _record_rows(windows, size)
-        contents = _write_parquet(rows, output, size, is_tokens, strand)
-    elif is_tokens:
-        contents = _write_tokens(windows, output, size, strand)
-    else:
-        rows = _record_rows(windows, size)
-        contents = _write_records(rows, output, size, survey.num_records, strand)
-    print(f"{pooling}: {contents}")
-    sliding.print_summary(survey, tiling, output, time.perf_counter() - start_s, strand)
-    return survey
+    return windows, tiling, survey
 
 
 def _function(config: Config, pooling: str, strand: str) -> Callable[..., tuple[jax.Array, ...]]:
@@ -154,7 +192,7 @@ def _function(config: Config, pooling: str, strand: str) -> Callable[..., tuple[
     return function
 
 
-def _record_rows(windows: WindowOutputs, size: int) -> Iterator[tuple[str, np.ndarray]]:
+def record_rows(windows: WindowOutputs, size: int) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (record, its pooled embedding float32 (D,))."""
     sum_D, count = np.zeros(size), 0
     for window, (window_sum_D, window_count) in windows:
@@ -163,6 +201,16 @@ def _record_rows(windows: WindowOutputs, size: int) -> Iterator[tuple[str, np.nd
         if window.is_last:
             yield window.record, (sum_D / count).astype(np.float32)
             sum_D, count = np.zeros(size), 0
+
+
+def record_states(windows: WindowOutputs) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Yields (record, the states of its k-mers in order, float32 (T, D) in parts)."""
+    parts = []
+    for window, (states_TD,) in windows:
+        parts.append(_owned(window, states_TD))
+        if window.is_last:
+            yield window.record, parts
+            parts = []
 
 
 def _token_rows(windows: WindowOutputs, tiling: Tiling) -> Iterator[tuple[str, int, np.ndarray]]:
@@ -215,15 +263,13 @@ def _write_records(
 
 def _write_tokens(windows: WindowOutputs, output: Path, size: int, strand: str) -> str:
     """Writes the .npz of one array per record, which alone is held in memory."""
-    parts, num_arrays, num_kmers = [], 0, 0
+    num_arrays = num_kmers = 0
     with outputs.replaced_file(output) as partial, zipfile.ZipFile(partial, "w") as archive:
         archive.comment = f"strand: {strand}".encode()
-        for window, (states_TD,) in windows:
-            parts.append(_owned(window, states_TD))
-            if window.is_last:
-                length = sum(map(len, parts))
-                _write_array(archive, window.record, (length, size), parts)
-                num_arrays, num_kmers, parts = num_arrays + 1, num_kmers + length, []
+        for record, parts in record_states(windows):
+            length = sum(map(len, parts))
+            _write_array(archive, record, (length, size), parts)
+            num_arrays, num_kmers = num_arrays + 1, num_kmers + length
     return f"{num_arrays} arrays (k-mers, {size}) float32, {num_kmers:,} k-mers in all"
 
 

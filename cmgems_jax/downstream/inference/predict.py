@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier, logits_on_strand
 from cmgems_jax.downstream.inference import sliding
-from cmgems_jax.downstream.inference.sliding import Survey, WindowOutputs
+from cmgems_jax.downstream.inference.sliding import Records, Survey, Tiling, WindowOutputs
 from cmgems_jax.downstream.tasks import labels
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
@@ -76,20 +76,44 @@ def predict(
     Raises:
       InputError: a bad flag or file; a former output stays as it was.
     """
-    fasta, output = input_files.listed(fasta), Path(output)
+    records, output = genome_files.Records(input_files.listed(fasta)), Path(output)
     outputs.check_file(output, outputs.TABLE_SUFFIXES)
     strand = strand or classifier.strand
-    limits = classifier.config.tokens, classifier.max_tokens
-    tiling = sliding.make_tiling(*limits, window, stride, strand)
-    survey = sliding.survey(fasta, tiling)
+    windows, tiling, survey = run(
+        classifier, records, window=window, stride=stride, batch_size=batch_size, strand=strand
+    )
     if each_window is None:
         each_window = survey.num_windows > survey.num_records
         if each_window:
             print("records are longer than a window: one row per window (--nowindows: the mean)")
-    function = predictions_function(classifier, strand)
     start_s = time.perf_counter()
+    rows_of = _window_rows if each_window else _record_rows
+    with outputs.table(output, _schema(classifier, each_window)) as add:
+        for row in rows_of(windows, classifier, strand):
+            add(row)
+    sliding.print_summary(survey, tiling, output, time.perf_counter() - start_s, strand)
+    return survey
+
+
+def run(
+    classifier: TrainedClassifier,
+    records: Records,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    batch_size: int = 32,
+    strand: str | None = None,
+) -> tuple[WindowOutputs, Tiling, Survey]:
+    """Returns the windows with what is predicted (C,), how they are cut, and what there is.
+
+    Arguments and errors as for `predict`; for the records' means see `record_means`.
+    """
+    config, strand = classifier.config, strand or classifier.strand
+    tiling = sliding.make_tiling(config.tokens, classifier.max_tokens, window, stride, strand)
+    survey = sliding.survey(records, tiling)
+    function = predictions_function(classifier, strand)
     windows = sliding.run_windows(
-        sliding.read_windows(fasta, tiling),
+        sliding.read_windows(records, tiling),
         lambda params, bases_BN, owned_B2: (function(params, bases_BN),),
         classifier.params,
         tiling,
@@ -97,12 +121,7 @@ def predict(
         num_windows=survey.num_windows,
         description="predicting",
     )
-    rows_of = _window_rows if each_window else _record_rows
-    with outputs.table(output, _schema(classifier, each_window)) as add:
-        for row in rows_of(windows, classifier, strand):
-            add(row)
-    sliding.print_summary(survey, tiling, output, time.perf_counter() - start_s, strand)
-    return survey
+    return windows, tiling, survey
 
 
 _READ = {
@@ -153,12 +172,16 @@ def _window_rows(
 def _record_rows(
     windows: WindowOutputs, classifier: TrainedClassifier, strand: str
 ) -> Iterator[list]:
-    """Yields one row per record: the mean over its windows."""
-    sum_C, num_windows = np.zeros(len(classifier.label_names)), 0
+    """Yields one row per record."""
+    for record, num_windows, mean_C in record_means(windows):
+        yield [record, num_windows, strand, *_cells(mean_C, classifier)]
+
+
+def record_means(windows: WindowOutputs) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Yields (record, its windows, the mean of what is predicted, float64 (C,))."""
+    sum_C, num_windows = 0.0, 0
     for window, (predicted_C,) in windows:
-        sum_C += predicted_C
-        num_windows += 1
+        sum_C, num_windows = sum_C + predicted_C.astype(np.float64), num_windows + 1
         if window.is_last:
-            cells = _cells(sum_C / num_windows, classifier)
-            yield [window.record, num_windows, strand, *cells]
-            sum_C, num_windows = np.zeros_like(sum_C), 0
+            yield window.record, num_windows, sum_C / num_windows
+            sum_C, num_windows = 0.0, 0

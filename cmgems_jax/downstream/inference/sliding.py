@@ -57,6 +57,7 @@ class Window:
     is_last: bool  # of its record
 
 
+Records = genome_files.Records | Sequence[tuple[str, np.ndarray]]  # name and base codes of each
 WindowOutputs = Iterator[tuple[Window, list[np.ndarray]]]
 
 
@@ -154,24 +155,24 @@ def windows_of(name: str, bases: np.ndarray, tiling: Tiling) -> Iterator[Window]
         first = end_owned
 
 
-def survey(paths: Sequence[str], tiling: Tiling, *, needs_known: bool = False) -> Survey:
-    """Reads the files once, to refuse bad input before the long work and to know its size.
+def survey(records: Records, tiling: Tiling, *, needs_known: bool = False) -> Survey:
+    """Reads the records once, to refuse bad input before the long work and to know its size.
 
     Raises:
       InputError: a damaged file, a record shorter than k, or, where `needs_known`, one
         without a k-mer of known bases.
     """
     total = Survey()
-    for name, bases in genome_files.read_records(paths):
+    for name, bases in records:
         num_tokens = vocabulary.num_tokens(len(bases), tiling.k, tiling.token_stride)
         if not num_tokens:
             raise InputError(
-                f"{','.join(paths)}: record '{name}': {len(bases)} bases; expected at least "
+                f"{_source(records)}record '{name}': {len(bases)} bases; expected at least "
                 f"{tiling.k}, one k-mer of the model; leave it out"
             )
         if needs_known and not _has_known_token(bases, tiling):
             raise InputError(
-                f"{','.join(paths)}: record '{name}': no {tiling.k}-mer without ambiguous letters "
+                f"{_source(records)}record '{name}': no {tiling.k}-mer without ambiguous letters "
                 "(N), so there is nothing to average; leave it out, or give --pooling=cls"
             )
         total.num_records += 1
@@ -193,9 +194,14 @@ def _has_known_token(bases: np.ndarray, tiling: Tiling) -> bool:
     return False
 
 
-def read_windows(paths: Sequence[str], tiling: Tiling) -> Iterator[Window]:
-    """Yields the windows of every record, in the files' order."""
-    for name, bases in genome_files.read_records(paths):
+def _source(records: Records) -> str:
+    """Returns where records come from, for messages: their files, or nothing."""
+    return f"{records}: " if isinstance(records, genome_files.Records) else ""
+
+
+def read_windows(records: Records, tiling: Tiling) -> Iterator[Window]:
+    """Yields the windows of every record, in their order."""
+    for name, bases in records:
         yield from windows_of(name, bases, tiling)
 
 
