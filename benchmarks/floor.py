@@ -57,8 +57,13 @@ def read_config(workdir: Path) -> Config:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected the folder of a pretraining run")
     run_config = config.from_dict(json.loads(path.read_text()), source=str(path))
-    if run_config.data.fasta or not run_config.data.synthetic_bases:
-        raise InputError(f"{path}: data.synthetic_bases=0: only a synthetic genome's law is known")
+    data = run_config.data
+    if data.fasta or not data.synthetic_bases or data.synthetic_promoters:
+        raise InputError(
+            f"{path}: data.synthetic_bases={data.synthetic_bases}, data.synthetic_promoters="
+            f"{data.synthetic_promoters}: only the law of a synthetic genome without promoters is "
+            "known"
+        )
     if (run_config.tokens.k, run_config.tokens.stride) != (synthetic_genome.ORDER + 1, 1):
         raise InputError(
             f"{path}: tokens.k={run_config.tokens.k}, tokens.stride={run_config.tokens.stride}: "

@@ -46,6 +46,7 @@ class DataConfig:
     # validation_fraction, else blocks of windows (of a single contig: windows)
     reverse_complement: bool = False  # train windows are read from a strand drawn by their key
     synthetic_bases: int = 0  # > 0: no FASTA, a genome sampled from the embedded 6-mer counts
+    synthetic_promoters: int = 0  # planted in 10,000 of its bases; 0 = none
 
 
 @dataclasses.dataclass

@@ -111,10 +111,18 @@ def input_paths(config: Config, data_dir: Path) -> list[str]:
     _check_input(config)
     if config.data.fasta:
         return config.fasta_paths
-    num_bases, seed = config.data.synthetic_bases, config.seed
-    path = data_dir / f"synthetic_{num_bases}_bases_seed{seed}.fa"
-    synthetic_genome.write_genome(path, num_bases, seed)
+    path, data = data_dir / _synthetic_name(config), config.data
+    synthetic_genome.write_genome(
+        path, data.synthetic_bases, config.seed, promoters=data.synthetic_promoters
+    )
     return [str(path)]
+
+
+def _synthetic_name(config: Config) -> str:
+    """Returns the file name of a synthetic genome."""
+    num_promoters = config.data.synthetic_promoters
+    planted = f"_promoters{num_promoters}" if num_promoters else ""
+    return f"synthetic_{config.data.synthetic_bases}_bases_seed{config.seed}{planted}.fa"
 
 
 def _check_input(config: Config) -> None:
@@ -247,10 +255,13 @@ def is_made_of(summary: dict[str, Any], config: Config) -> bool:
         content = summary.get("content")
         return bool(content) and genome_files.survey(paths, progress=True).content == content
     if config.data.synthetic_bases:  # the seed is among the settings
-        tally = summary["input"]
-        is_synthetic = Path(summary["files"][0]).name.startswith("synthetic")
+        tally, name = summary["input"], Path(summary["files"][0]).name
+        planted, planted_now = (
+            one.partition("_promoters")[2] for one in (name, _synthetic_name(config))
+        )
         num_bases = tally["bases"] + tally["dropped_bases"]
-        return is_synthetic and num_bases == config.data.synthetic_bases
+        is_as_long = num_bases == config.data.synthetic_bases
+        return name.startswith("synthetic") and planted == planted_now and is_as_long
     return True
 
 

@@ -8,13 +8,14 @@ import pytest
 from cmgems_jax.downstream.tasks import synthetic as synthetic_task
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
+from cmgems_jax.windows import synthetic_genome
 
 
 @pytest.fixture(scope="module")
 def rows() -> tuple[list[str], np.ndarray]:
     """Letters and labels of 400 rows whose planted bases are all the consensus's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic_task, "CONSERVED", 1.0)
+        patch.setattr(synthetic_genome, "CONSERVED", 1.0)
         bases_NM, labels_N = synthetic_task.sample(400, np.random.default_rng(0))
     return [vocabulary.decode(bases_M) for bases_M in bases_NM], labels_N
 

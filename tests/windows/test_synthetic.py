@@ -1,12 +1,16 @@
 """The synthetic genome follows the chain of the counts."""
 
+import re
+
 import numpy as np
 import pytest
 
+from cmgems_jax.config import Config, DataConfig
+from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.pmi import table as pmi_table
-from cmgems_jax.windows import synthetic_genome
+from cmgems_jax.windows import dataset, synthetic_genome
 
 
 def random_counts(seed: int = 0) -> np.ndarray:
@@ -105,3 +109,38 @@ def test_the_file_has_all_bases_in_two_or_more_contigs(tmp_path, num_bases):
     lengths = [len(contig.bases) for contig in genome_files.read_contigs([str(path)])]
     assert len(lengths) == max(2, num_bases // 10_000) and sum(lengths) == num_bases
     assert max(lengths) - min(lengths) <= 1
+
+
+def test_promoters_stand_once_in_every_stretch_and_only_where_they_are_asked_for(
+    tmp_path, monkeypatch
+):
+    """All planted bases are the consensus's here, so that each can be found."""
+    monkeypatch.setattr(synthetic_genome, "CONSERVED", 1.0)
+    promoter = re.compile("TATAAAAG.{20,24}TCAGTCT")  # 28 to 32 from start to start
+    for name, promoters in (("none", 0), ("planted", 50)):
+        path = tmp_path / f"{name}.fa"
+        synthetic_genome.write_genome(path, 40_000, seed=1, promoters=promoters)
+        contigs = [
+            vocabulary.decode(contig.bases) for contig in genome_files.read_contigs([str(path)])
+        ]
+        stretches = [
+            contig[start : start + 200]
+            for contig in contigs
+            for start in range(0, len(contig) - 200, 200)
+        ]
+        share = np.mean([promoter.search(stretch) is not None for stretch in stretches])
+        assert share == 1 if promoters else share < 0.01
+
+
+def test_another_number_of_promoters_is_another_data_set(tmp_path):
+    def config(promoters: int) -> Config:
+        data = DataConfig(synthetic_bases=20_000, synthetic_promoters=promoters, num_tokens=16)
+        return Config(data=data)
+
+    folder = dataset.prepare(config(0), tmp_path / "data")
+    with pytest.raises(InputError, match="contents of the input files"):
+        dataset.prepare(config(50), folder)
+    other = dataset.prepare(config(50), tmp_path / "other")
+    assert dataset.prepare(config(50), other) == other
+    with pytest.raises(InputError, match="contents of the input files"):
+        dataset.prepare(config(0), other)

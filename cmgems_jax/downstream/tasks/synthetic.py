@@ -1,9 +1,9 @@
 """A labelled task without a download: a planted core-promoter-like signal in synthetic DNA.
 
 A positive holds a TATA box and, 28 to 32 bases behind its start, an initiator
-(the order and spacing of real core promoters). Of the negatives half hold
-neither and half hold both in the wrong order or too close, so that counts of
-k-mers alone separate at most about three quarters of the rows.
+(the order and spacing of real core promoters; windows/synthetic_genome.py plants the same in
+the demo's genome). Of the negatives half hold neither and half hold both in the wrong order or
+too close, so that counts of k-mers alone separate at most about three quarters of the rows.
 """
 
 from pathlib import Path
@@ -14,12 +14,10 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.windows import synthetic_genome
+from cmgems_jax.windows.synthetic_genome import INITIATOR, SPACING, TATA
 
 NUM_BASES = 60
-SPACING = (28, 32)  # bases from the start of the TATA box to that of the initiator
-CLOSE = (9, 16)  # the same, in negatives that hold both in order
-TATA, INITIATOR = "TATAAAAG", "TCAGTCT"
-CONSERVED = 0.9  # of the planted bases are the consensus's; the others are any base
+CLOSE = (9, 16)  # SPACING of negatives that hold both motifs in order
 _HEADER = "sequence\tlabel\n"
 
 
@@ -32,30 +30,13 @@ def sample(num_rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
     labels_N = np.arange(num_rows, dtype=np.int32) % 2
     for number, bases_M in enumerate(bases_NM):
         if labels_N[number]:
-            _plant(bases_M, TATA, INITIATOR, SPACING, rng)
+            synthetic_genome.plant(bases_M, rng)
         elif number % 4 == 0:
             in_order = rng.random() < 0.5
             pair, spacing = ((TATA, INITIATOR), CLOSE) if in_order else ((INITIATOR, TATA), SPACING)
-            _plant(bases_M, *pair, spacing, rng)
+            synthetic_genome.plant(bases_M, rng, *pair, spacing)
     order_N = rng.permutation(num_rows)
     return bases_NM[order_N], labels_N[order_N]
-
-
-def _plant(
-    bases_M: np.ndarray,
-    first: str,
-    second: str,
-    spacing: tuple[int, int],
-    rng: np.random.Generator,
-) -> None:
-    """Writes two motifs into the sequence, `spacing` bases from start to start."""
-    distance = int(rng.integers(spacing[0], spacing[1] + 1))
-    start = int(rng.integers(0, len(bases_M) - distance - len(second) + 1))
-    for position, motif in ((start, first), (start + distance, second)):
-        codes = vocabulary.encode(motif)
-        others = rng.integers(0, 4, len(codes)).astype(np.uint8)
-        is_kept = rng.random(len(codes)) < CONSERVED
-        bases_M[position : position + len(codes)] = np.where(is_kept, codes, others)
 
 
 def write(folder: Path | str, *, num_train: int, num_test: int, seed: int) -> None:
