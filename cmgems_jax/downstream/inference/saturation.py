@@ -1,6 +1,7 @@
 """All three substitutions of every base of regions: their alleles, a table, and maps."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def write_maps(found: Regions, rows: Iterator[np.void], output: Path) -> list[Pa
             score_M4[allele.position - region.start, [allele.ref, allele.alt]] = 0, row["score"]
     paths = []
     for region, score_M4 in score_of.items():
-        name = f"{region.contig}_{region.start}_{region.end}".replace("/", "_")
+        name = re.sub(r"[^\w.-]", "_", f"{region.contig}_{region.start}_{region.end}")
         paths.append(output.with_name(f"{output.stem}.{name}.png"))
         with outputs.replaced_file(paths[-1]) as partial:
             plot_map(score_M4, region, partial)
