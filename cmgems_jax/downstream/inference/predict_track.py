@@ -40,8 +40,7 @@ def predict_track(
 ) -> Survey:
     """Writes a track of what a classifier predicts along the contigs of a file.
 
-    Memory does not grow with the length of a contig: windows are read, and bins written, as
-    they come.
+    Windows are read, and bins written, as they come: memory does not grow with a contig.
 
     Args:
       classifier: from `classifier.load_classifier`.

@@ -69,8 +69,7 @@ def score_variants(
         digest = pretrained.digest(model)
         inputs = {
             "checkpoint": digest,
-            "classifier": trained
-            and genome_files.sha256(Path(classifier) / classifier_lib.TENSORS),
+            "classifier": _digest(classifier),
             "vcf or bed": genome_files.sha256(found.path),
             "fasta": [Path(fasta).stat().st_size, reference.lengths],
             "flags": {**dataclasses.asdict(settings), "batch_size": None},
@@ -78,12 +77,9 @@ def score_variants(
         columns = vcf.fields(scorer.label_names, settings.strand, model.name)
         with kept_rows.opened(output, scorer.dtype, inputs) as rows:
             _score(scorer, found, rows, settings.batch_size * _CHUNK_BATCHES)
-            provenance = {
-                "Model": model.name, "Step": model.step, "SHA256": digest,
-                "Strand": settings.strand, "Window": scorer.num_bases,
-                "FASTA": Path(fasta).name,
-            }  # fmt: skip
-            _write(found, rows, output, columns, provenance)
+            provenance = {"Model": model.name, "Step": model.step, "SHA256": digest}
+            provenance |= {"Strand": settings.strand, "Window": scorer.num_bases}
+            _write(found, rows, output, columns, provenance | {"FASTA": Path(fasta).name})
             return _print_counts(rows, output)
 
 
