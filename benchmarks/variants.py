@@ -5,8 +5,8 @@
 The synthetic genome is a 5th-order Markov chain, so the exact log ratio of two letters is a sum
 over the six 6-mers that hold the base. New contigs are drawn, a VCF of random substitutions is
 made, and `launch.score_variants`' own path scores it. For a checkpoint that was pretrained on
-the synthetic genome (data.synthetic_bases, with data.synthetic_promoters=0 in place of the demo's);
-for another the rate and memory alone mean anything.
+the synthetic genome (data.synthetic_bases, without data.synthetic_promoters); for another the rate
+and memory alone mean anything.
 """
 
 import resource

@@ -3,7 +3,7 @@
 Its law is known, so the least reachable loss of a model trained on it is known
 too; its k-mer ranks are those of the genome that was counted. Core promoters may be planted
 in it (then the law is another): a TATA box and, 28 to 32 bases behind its start, an
-initiator, the order and spacing of real ones, which the demo's labelled task asks for.
+initiator, the order and spacing of real ones, which launch.make_task's labelled task asks for.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ CONTIG_BASES = 10_000  # a small genome has fewer contigs rather than shorter on
 PROMOTERS_PER = 10_000  # bases, the unit of data.synthetic_promoters
 TATA, INITIATOR = "TATAAAAG", "TCAGTCT"
 SPACING = (28, 32)  # bases from the start of the TATA box to that of the initiator
-CONSERVED = 0.8  # of the planted bases are the consensus's; the others are any base
+CONSERVED = 0.9  # of the planted bases are the consensus's; the others are any base
 FASTA_COLUMNS = 80
 _BASES_AT_ONCE = 1_024
 

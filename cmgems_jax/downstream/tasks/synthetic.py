@@ -1,8 +1,8 @@
 """A labelled task without a download: a planted core-promoter-like signal in synthetic DNA.
 
 A positive holds a TATA box and, 28 to 32 bases behind its start, an initiator
-(the order and spacing of real core promoters; windows/synthetic_genome.py plants the same in
-the demo's genome). Of the negatives half hold neither and half hold both in the wrong order or
+(the order and spacing of real core promoters; `data.synthetic_promoters` plants the same in a
+synthetic genome). Of the negatives half hold neither and half hold both in the wrong order or
 too close, so that counts of k-mers alone separate at most about three quarters of the rows.
 """
 
