@@ -225,21 +225,3 @@ def test_an_unknown_target_ends_the_command_with_status_2():
     command = [sys.executable, "-m", "launch.plan", "--config=configs/demo.py", "--target=v9"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: --target=v9: expected one of")
-
-
-@pytest.mark.parametrize(
-    "name, compiler, kernel",
-    [("v5e:2x2", "libtpu", "splash"), ("h100", "jax_cuda13_plugin", "fmha")],
-)
-def test_the_devices_own_kernel_runs_and_no_scores_are_kept(name, compiler, kernel):
-    """With two heads, and 384 positions that no other size equals."""
-    pytest.importorskip(compiler)
-    config = small_config(8)
-    config.data.num_tokens = config.model.num_positions = 384
-    with jax.numpy_dtype_promotion("standard"):  # flax's LayerNorm relies on it in bfloat16
-        found = plan._compile(config, plan_targets.find(name)).program
-    assert found.kernels() and all(kernel in one for one in found.kernels())
-    squares = [dims for dims in found.buffers() if dims.count(384) > 1]
-    # cuDNN takes the windows as a bias, one for all heads of a row; splash as segments.
-    most = 0 if compiler == "libtpu" else config.batch_size * 384**2
-    assert all(np.prod(dims) <= most for dims in squares)
