@@ -29,7 +29,7 @@ from cmgems_jax.plan import plan
 from cmgems_jax.runtime import command
 from configs import dnabert6, logo6
 
-_ROWS = flags.DEFINE_integer("rows", 256, "Rows of 512 positions a step.", 1)
+_ROWS = flags.DEFINE_integer("rows", 256, "Rows of 512 positions per step.", 1)
 _PARTS = flags.DEFINE_integer("parts", 8, "Parts that a step's rows go through in turn.", 1)
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Timed repeats.", 1)
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps of one repeat.", 1)
@@ -104,7 +104,7 @@ def _sized(config: Config) -> Config:
 
 
 def _in_turn(config: Config, run: Callable[[int], float]) -> dict[str, list[float]]:
-    """Returns seconds a step of both sides; the first turn, which compiles, is left out."""
+    """Returns seconds per step of both sides; the first turn, which compiles, is left out."""
     count, repeats = (1, 2) if _SMOKE.value else (_STEPS.value, _REPEATS.value)
     run(1)
     if not _PYTHON.value:
@@ -116,7 +116,7 @@ def _in_turn(config: Config, run: Callable[[int], float]) -> dict[str, list[floa
         peer,
         ask,
     ):
-        print(f"PyTorch {peer['torch']} on {peer['device']}: {part_rows} rows an update")
+        print(f"PyTorch {peer['torch']} on {peer['device']}: {part_rows} rows per update")
         ask(3)
 
         def torch_step() -> float:

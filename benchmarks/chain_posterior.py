@@ -76,7 +76,7 @@ def hidden_bases(
     Args:
       ids_BL: int32 (B, L), true ids: [CLS], overlapping k-mers, [SEP], [PAD]...
       corrupted_BL: int32 (B, L), the ids that are shown.
-      k: bases a token.
+      k: bases per token.
 
     Returns:
       uint8 (B, N = L-2 + k-1), filled with `vocabulary.PADDING`; bool (B, N),
@@ -217,7 +217,7 @@ def composition_losses(
       corrupted_BL: int32 (B, L), the ids that are shown.
       masked_BL: bool (B, L), the tokens that are scored.
       share_A: float64 (4,), frequencies of A, T, C, G.
-      k: bases a token.
+      k: bases per token.
 
     Returns:
       float64 (B, L), nats; 0 for tokens that are not masked.

@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _readers(training: StoredWindows, config: Config) -> dict[str, Callable[[], float]]:
-    """Returns functions that read random batches and return the windows a second."""
+    """Returns functions that read random batches and return the windows per second."""
     rng = np.random.default_rng(config.seed)
 
     def read(place: Callable[[np.ndarray], object]) -> float:

@@ -1,12 +1,12 @@
-"""Real bases per second with packed rows against one padded row a window, end to end.
+"""Real bases per second with packed rows against one padded row per window, end to end.
 
     python -m benchmarks.packing --config=configs/logo6.py --config.data.fasta=genome.fa.gz \\
         --config.batch_size=8 --config.accumulation_steps=1 --workdir=runs/packing
 
 Prepares the windows in the work folder, then takes steps of either kind in turn, reading
-included; both compute as many positions a step. Reports bases a second, and the share of
+included; both compute as many positions per step. Reports bases per second, and the share of
 real positions over an epoch and in the timed steps; on a CPU that others use too, the
-ratio of bases a second of its own CPU time says more.
+ratio of bases per second of its own CPU time says more.
 """
 
 import dataclasses
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def _report(config: Config, timed: dict[str, list[Timed]], epoch: dict[str, float]) -> None:
-    """Prints and writes bases a second of wall time, and the ratios by this process's CPU time."""
+    """Prints and writes bases per second of wall time, and ratios by this process's CPU time."""
     samples = {f"{kind} a row": [t.bases / t.wall for t in taken] for kind, taken in timed.items()}
     by_cpu = {
         kind: sum(t.bases for t in taken) / sum(t.cpu for t in taken)

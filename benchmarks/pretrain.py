@@ -5,7 +5,7 @@
 
 Ours reads, packs, masks by PMI and trains as launch.pretrain does; PyTorch trains HuggingFace's
 BertForMaskedLM (sdpa, fused AdamW) from a DataLoader whose collator tokenises, masks as
-DNABERT does and pads to the longest window of the batch. As many rows a step;
+DNABERT does and pads to the longest window of the batch. As many rows per step;
 padding is not counted as bases on either side. They take turns.
 """
 
@@ -79,7 +79,7 @@ def main() -> None:
 def _ours(
     config: Config, training: StoredWindows
 ) -> Iterator[tuple[Callable[[int], float], batches.prefetch]]:
-    """Yields a function that runs so many steps and returns real bases a second, and its input."""
+    """Yields a function of a number of steps that returns real bases per second, and its input."""
     state, train, _ = steps.make(config, pmi_table.ranks_for(config, config.fasta_paths))
     packed = packing.pack(training.lengths, config)
 

@@ -13,7 +13,7 @@ from cmgems_jax.windows import packing
 
 
 def full_batch(config: Config) -> packing.Batch:
-    """Returns a step's batch on this process's devices, one full window a row."""
+    """Returns a step's batch on this process's devices, one full window per row."""
     rows = packing.full_rows(config, config.batch_size)
     return packing.Batch(*(parallel.shard(x, config.accumulation_steps) for x in rows))
 

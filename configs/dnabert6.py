@@ -14,6 +14,6 @@ from cmgems_jax.config import Config, ModelConfig
 
 
 def get_config() -> Config:
-    """Returns the recipe: 250 windows a step, which 192 packed rows hold."""
+    """Returns the recipe: 250 windows per step, which 192 packed rows hold."""
     model = ModelConfig(attention_dropout=0.0)
     return Config(num_steps=10_000, batch_size=192, accumulation_steps=24, model=model)

@@ -12,7 +12,7 @@ from cmgems_jax.config import Config, ModelConfig
 
 
 def get_config() -> Config:
-    """Returns the published recipe: 250 windows a step, which 192 packed rows hold."""
+    """Returns the published recipe: 250 windows per step, which 192 packed rows hold."""
     model = ModelConfig(
         num_layers=2, hidden_size=256, num_heads=8, dropout=0.0, attention_dropout=0.0
     )

@@ -34,7 +34,7 @@ def dropout(x: jax.Array, keys_B: jax.Array | None, rate: float, place: int) -> 
 
     Args:
       x: (B, ...).
-      keys_B: one key a row; None = no dropout (evaluation).
+      keys_B: one key per row; None = no dropout (evaluation).
       rate: share dropped, static.
       place: which dropout of the model this is; places draw independently.
     """
@@ -65,7 +65,7 @@ class Layer(nn.Module):
         Args:
           x_BLD: states of the layer below.
           segment_BL: int32; a position attends to those of its own segment.
-          keys_B: one dropout key a row; None = evaluation.
+          keys_B: one dropout key per row; None = evaluation.
           num_queries: static; the first so many positions are asked for: (B, Q, D).
           positions_P: int32, b * L + l; these are asked for: (P, D). Behind the attention
             nothing is computed for the others.
@@ -144,9 +144,9 @@ class Encoder(nn.Module):
 
         Args:
           ids_BL: int32 (B, L), L at most `num_positions`; [PAD] is attended to nowhere.
-          keys_B: one dropout key a row; None = evaluation.
+          keys_B: one dropout key per row; None = evaluation.
           layout: of rows that hold several windows, (B, L): positions restart with
-            every window, and attention stays within it. None = one window a row.
+            every window, and attention stays within it. None = one window per row.
 
         Returns:
           (B, L, D) in the compute dtype.
@@ -211,7 +211,7 @@ class Encoder(nn.Module):
         Args:
           x_BLD: embeddings.
           visible_BL: bool (B, L), False at [PAD].
-          keys_B: one dropout key a row; None = evaluation.
+          keys_B: one dropout key per row; None = evaluation.
           layout: of packed rows, see `__call__`.
         """
         states = []
@@ -243,7 +243,7 @@ def _at(states_BLD: jax.Array, positions_P: jax.Array) -> jax.Array:
 def _keys_at(
     keys_B: jax.Array | None, positions_P: jax.Array, num_positions: int
 ) -> jax.Array | None:
-    """Returns one dropout key a position, made of its row's; None where there is none."""
+    """Returns one dropout key per position, made of its row's; None where there is none."""
     if keys_B is None:
         return None
     row_P, place_P = jnp.divmod(positions_P, num_positions)

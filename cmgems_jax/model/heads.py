@@ -47,7 +47,7 @@ class MaskedLM(nn.Module):
         Args:
           ids_BL: int32 (B, L), corrupted ids.
           positions_P: int32 (P,), where to predict: b * L + l.
-          keys_B: one dropout key a row; None = evaluation.
+          keys_B: one dropout key per row; None = evaluation.
           layout: of packed rows, see `Encoder`.
         """
         states_PD = self.encoder.states_at(ids_BL, positions_P, keys_B, layout)
@@ -85,7 +85,7 @@ class Classifier(nn.Module):
 
         Args:
           ids_BL: int32 (B, L), [CLS] first.
-          keys_B: one dropout key a sequence; None = evaluation.
+          keys_B: one dropout key per sequence; None = evaluation.
         """
         if self.head_kind == FEATURES:
             states = self.encoder.all_states(ids_BL, keys_B)
