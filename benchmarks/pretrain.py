@@ -79,7 +79,7 @@ def main() -> None:
 def _ours(
     config: Config, training: StoredWindows
 ) -> Iterator[tuple[Callable[[int], float], batches.prefetch]]:
-    """Yields a function of a number of steps that returns real bases per second, and its input."""
+    """Yields a function of a number of steps, to real bases per second, and its input."""
     state, train, _ = steps.make(config, pmi_table.ranks_for(config, config.fasta_paths))
     packed = packing.pack(training.lengths, config)
 
