@@ -79,13 +79,23 @@ def _splash(
     kernel = _splash_kernel(q_BLHK.shape[2], padded, interpret)
     behind = ((0, 0), (0, padded - length))
     segment_BL = jnp.pad(segment_BL, behind, constant_values=-1)
-    scaled_BLHK = q_BLHK * jnp.asarray(width**-0.5, q_BLHK.dtype)
+    scale = jnp.asarray(width**-0.5, q_BLHK.dtype)
     heads = (
         jnp.einsum("blhk->bhlk", jnp.pad(x, (*behind, (0, 0), (0, 0))))
-        for x in (scaled_BLHK, k_BLHK, v_BLHK)
+        for x in (_side_by_side(q_BLHK, scale), _side_by_side(k_BLHK), _side_by_side(v_BLHK))
     )
     context_BHLK = jax.vmap(kernel)(*heads, _segment_ids(segment_BL))
     return jnp.einsum("bhlk->blhk", context_BHLK[:, :, :length]).astype(v_BLHK.dtype)
+
+
+def _side_by_side(x_BLHK: jax.Array, scale: jax.Array | int = 1) -> jax.Array:
+    """Returns x times `scale`, computed where the heads of a position lie side by side.
+
+    Else a TPU's compiler scales, and sums the gradients of the projections' biases, where a head
+    takes a row of 128 lanes by itself: an eighth of the attention's cycles (benchmarks/NOTES.md).
+    """
+    x_BLD = x_BLHK.reshape(*x_BLHK.shape[:2], -1) * scale
+    return jax.lax.optimization_barrier(x_BLD).reshape(x_BLHK.shape)
 
 
 def _segment_ids(segment_BL: jax.Array) -> Any:

@@ -42,6 +42,9 @@ def dropout(x: jax.Array, keys_B: jax.Array | None, rate: float, place: int) -> 
         return x
     place_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, place)
     kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(place_keys_B)
+    # By itself: drawn once for both passes, and not within the matrix products around it, whose
+    # code a TPU's compiler then takes three times as long for (benchmarks/NOTES.md).
+    kept = jax.lax.optimization_barrier(kept)
     return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
 
 
