@@ -92,7 +92,7 @@ def evaluation_batches(run_config: Config, workdir: Path) -> Iterator[Masked]:
 
 
 def levels(masked_batches: Iterator[Masked]) -> tuple[dict[str, float], int, float]:
-    """Returns nats per masked token by level, the number of masked tokens, hidden bases per token."""
+    """Returns nats per masked token by level, masked tokens, and hidden bases per token."""
     probability = synthetic_genome.transition(pmi_table.grch38_counts())
     state_share = synthetic_genome.stationary(probability)
     kmer_share = (state_share[:, None] * probability).ravel()
