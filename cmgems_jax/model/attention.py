@@ -216,6 +216,6 @@ def _head_backward(
     # Small factors are transposed, never the scores: a CPU takes four times as long for those.
     values_LK = jnp.matmul(given_QK.T, weights_QL.astype(dtype)).T
     mean_Q = (given_QK * context_QK).sum(axis=1, dtype=jnp.float32)
-    wanted_QL = jnp.matmul(given_QK, v_LK.T, preferred_element_type=jnp.float32)
-    scores_QL = (weights_QL * (wanted_QL - mean_Q[:, None])).astype(dtype)
+    weight_grads_QL = jnp.matmul(given_QK, v_LK.T, preferred_element_type=jnp.float32)
+    scores_QL = (weights_QL * (weight_grads_QL - mean_Q[:, None])).astype(dtype)
     return jnp.matmul(scores_QL, k_LK), jnp.matmul(q_QK.T, scores_QL).T, values_LK

@@ -46,8 +46,8 @@ def measure(attend: Callable[..., jax.Array], dtype: jnp.dtype) -> tuple[float, 
 
     values, gradients = run(attend, qkv, given)
     as_float32 = [x.astype(jnp.float32) for x in qkv]
-    wanted, wanted_gradients = run(plain, as_float32, given.astype(jnp.float32))
-    pairs = [(values, wanted), *zip(gradients, wanted_gradients, strict=True)]
+    expected, expected_gradients = run(plain, as_float32, given.astype(jnp.float32))
+    pairs = [(values, expected), *zip(gradients, expected_gradients, strict=True)]
     error = max(float(abs(x.astype(y.dtype) - y).max() / abs(y).max()) for x, y in pairs)
     others_moved, _ = run(attend, [jnp.where(is_first, x, -x) for x in qkv], given)
     leaks = [jnp.where(is_first, values - others_moved, 0)]

@@ -26,7 +26,7 @@ def compute_dtype(config: ModelConfig) -> jnp.dtype:
 
 
 @jax.named_scope("dropout")
-def dropout(x: jax.Array, keys_B: jax.Array | None, rate: float, place: int) -> jax.Array:
+def dropout(x: jax.Array, keys_B: jax.Array | None, rate: float, site: int) -> jax.Array:
     """Returns x (B, ...) with a share `rate` of each row's values zeroed, the rest scaled.
 
     Each row has its own key, so that what is dropped does not depend on the
@@ -36,12 +36,12 @@ def dropout(x: jax.Array, keys_B: jax.Array | None, rate: float, place: int) -> 
       x: (B, ...).
       keys_B: one key per row; None = no dropout (evaluation).
       rate: share dropped, static.
-      place: which dropout of the model this is; places draw independently.
+      site: which dropout of the model this is; sites draw independently.
     """
     if keys_B is None or rate == 0:
         return x
-    place_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, place)
-    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(place_keys_B)
+    site_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, site)
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(site_keys_B)
     # By itself: drawn once for both passes, and not within the matrix products around it, whose
     # code a TPU's compiler then takes three times as long for (benchmarks/NOTES.md).
     kept = jax.lax.optimization_barrier(kept)
@@ -73,18 +73,18 @@ class Layer(nn.Module):
           positions_P: int32, b * L + l; these are asked for: (P, D). Behind the attention
             nothing is computed for the others.
         """
-        config, dtype, place = self.config, x_BLD.dtype, 4 * self.index
+        config, dtype, site = self.config, x_BLD.dtype, 4 * self.index
         context = self._attention(x_BLD, segment_BL, keys_B, num_queries)
         x = x_BLD[:, :num_queries]
         if positions_P is not None:
             x, context = (_at(states, positions_P) for states in (x, context))
             keys_B = _keys_at(keys_B, positions_P, x_BLD.shape[1])
         context = dense(config.hidden_size, dtype, "attention_output")(context)
-        context = dropout(context, keys_B, config.dropout, place + 1)
+        context = dropout(context, keys_B, config.dropout, site + 1)
         x = layer_norm(dtype, "attention_norm")(x + context)
         inner = nn.gelu(dense(config.feedforward_size, dtype, "intermediate")(x), approximate=False)
         output = dense(config.hidden_size, dtype, "output")(inner)
-        output = dropout(output, keys_B, config.dropout, place + 2)
+        output = dropout(output, keys_B, config.dropout, site + 2)
         return layer_norm(dtype, "output_norm")(x + output)
 
     def _attention(

@@ -35,12 +35,12 @@ def resolve(config: ModelConfig, platform: str | None = None) -> ModelConfig:
     Returns:
       A config whose dtype is not "auto", and whose attention is a way of `attention.attend`.
     """
-    wanted = platform or platform_of()
+    kind = platform or platform_of()
     dtype, way = config.dtype, config.attention
     if dtype == "auto":
-        dtype = "float32" if wanted == "cpu" else "bfloat16"
+        dtype = "float32" if kind == "cpu" else "bfloat16"
     if way in ("auto", "fused"):
-        way = attention.FUSED[wanted]
+        way = attention.FUSED[kind]
         if platform is None and way != attention.BY_HEADS:
             way = _working(way)
     return dataclasses.replace(config, dtype=dtype, attention=way)

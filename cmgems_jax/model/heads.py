@@ -95,8 +95,8 @@ class Classifier(nn.Module):
     def head(self, state_BD: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         """Returns float32 logits (B, C) from the last state at [CLS]."""
         pooled_BD = nn.tanh(self.pooler(state_BD))
-        place = 4 * self.config.num_layers + 1  # behind those of the encoder
-        pooled_BD = bert.dropout(pooled_BD, keys_B, self.config.dropout, place)
+        site = 4 * self.config.num_layers + 1  # behind those of the encoder
+        pooled_BD = bert.dropout(pooled_BD, keys_B, self.config.dropout, site)
         return self.classifier(pooled_BD.astype(jnp.float32))
 
 

@@ -223,9 +223,9 @@ def check_same(output: Path | str, plan: Plan) -> None:
     outputs.write_json(output / "environment.json", run_log.environment())
 
 
-def _evaluation(wanted: Plan) -> dict[str, Any]:
+def _evaluation(plan: Plan) -> dict[str, Any]:
     """Returns the settings of the evaluation that every run of a study shares."""
-    return wanted.evaluation.fixed()
+    return plan.evaluation.fixed()
 
 
 def _known(record: dict[str, Any]) -> dict[str, Any]:
