@@ -125,6 +125,11 @@ def flops_by_hand(config: Config) -> float:
     return 3.0 * (config.batch_size * layers * attention + positions * behind + head)
 
 
+def share_of_peak(config: Config, target: Target, seconds_per_step: float) -> float:
+    """Returns the share of its chips' peak that the matrix products of a step reach."""
+    return flops_by_hand(config) / len(target.devices) / seconds_per_step / target.chip.flops
+
+
 def _shared(config: Config, target: Target, say: Callable[[str], None]) -> Config:
     """Returns the config with as many accumulation steps as the devices allow."""
     num_devices = len(target.devices)
@@ -304,9 +309,9 @@ def _read(
         if costs[name] >= 0.005 * costs["total"]
     )
     rate = config.batch_size * config.window_bases / plan.seconds_per_step
-    peak = flops_by_hand(config) / plan.devices / plan.seconds_per_step / target.chip.flops
+    share = share_of_peak(config, target, plan.seconds_per_step)
     say(
         f"time         {shares}\n"
         f"estimate     {plan.seconds_per_step:.4f} s a step, {rate:,.0f} bases/s, "
-        f"{plan.hours:.2f} hours of {config.num_steps:,} steps, {peak:.0%} of the peak ({source})"
+        f"{plan.hours:.2f} hours of {config.num_steps:,} steps, {share:.0%} of the peak ({source})"
     )
