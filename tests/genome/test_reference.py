@@ -61,6 +61,7 @@ def test_names_are_exact_unless_the_prefix_is_ignored(fasta):
         (b"ACGT\n", "line 1: expected '>'"),
         (b"", "empty"),
     ],
+    ids=["gzip", "ragged", "no_name", "empty"],
 )
 def test_a_file_in_which_no_place_can_be_looked_up_is_refused(tmp_path, content, message):
     path = tmp_path / "x.fa"
