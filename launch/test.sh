@@ -11,4 +11,6 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 "$VENV_PYTHON" -m ruff check
 "$VENV_PYTHON" -m ruff format --check
 # Two processes, a file never split between them: most of the time goes into compiling.
-"$VENV_PYTHON" -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder "$@"
+# A process that dies fails the run: with another in its place, pytest-xdist waits for ever.
+"$VENV_PYTHON" -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder \
+  --max-worker-restart=0 "$@"
