@@ -3,7 +3,7 @@
     python -m benchmarks.plan_table --targets=v5e:2x2,h100 --models=LOGO --tokens=512
 
 in the environment of requirements-plan.txt. Compiles the train and the evaluation program of
-192 rows a step for every combination, runs none, and prints a line of a Markdown table for each
+192 rows per step for every combination, runs none, and prints a line of a Markdown table for each
 (docs/scaling.md). results/plan_table.json keeps them; later calls add to it.
 """
 
@@ -13,34 +13,22 @@ import json
 import jax
 from absl import flags
 
-from benchmarks import result
+from benchmarks import result, rows
 from cmgems_jax.config import Config
 from cmgems_jax.plan import plan
 from cmgems_jax.plan import targets as plan_targets
 from cmgems_jax.runtime import command
-from configs import dnabert6, logo6
 
 _TARGETS = flags.DEFINE_list("targets", ["v5e:2x2", "h100"], "As of launch.plan.")
 _MODELS = flags.DEFINE_list("models", ["LOGO", "DNABERT-6", "24 x 1024"], "Which of the three.")
-_TOKENS = flags.DEFINE_list("tokens", ["512", "2048"], "Positions a row.")
+_TOKENS = flags.DEFINE_list("tokens", ["512", "2048"], "Positions per row.")
 _REMATS = flags.DEFINE_list("remats", ["none"], "model.remat: none, dots, full.")
 _ROWS = flags.DEFINE_integer("rows", 32, "Rows of 512 positions that a device takes at a time.", 1)
 _SEARCHES = flags.DEFINE_integer("searches", 0, "Of launch.plan.", 0)
 _HEADS = (
     *("target", "model", "positions", "remat", "rows at a time", "GB of a device", "fits"),
-    *("most rows", "s a step", "share of the peak", "hours of 10,000 steps", "compiled in"),
+    *("most rows", "s per step", "share of the peak", "hours of 10,000 steps", "compiled in"),
 )
-
-
-def large() -> Config:
-    """Returns BERT-large's sizes."""
-    config = dnabert6.get_config()
-    config.model.num_layers, config.model.hidden_size = 24, 1_024
-    config.model.num_heads, config.model.feedforward_size = 16, 4_096
-    return config
-
-
-_CONFIGS = {"LOGO": logo6.get_config, "DNABERT-6": dnabert6.get_config, "24 x 1024": large}
 
 
 def main() -> None:
@@ -57,15 +45,15 @@ def main() -> None:
 
 def _add(target: plan_targets.Target, model: str, tokens: int, remat: str) -> None:
     """Compiles one combination, prints its line and keeps it."""
-    config = sized(_CONFIGS[model](), len(target.devices), tokens, remat)
+    config = sized(rows.PRESETS[model](), len(target.devices), tokens, remat)
     made = plan.make(config, target, searches=_SEARCHES.value, say=lambda _: None)
-    rows = config.batch_size // (made.devices * config.accumulation_steps)
+    at_a_time = config.batch_size // (made.devices * config.accumulation_steps)
     seconds, share = made.seconds_per_step, None
     if seconds:
         share = plan.share_of_peak(config, target, seconds)
     used = sum(size for what, size in made.memory.items() if what != "device_bytes")
     cells = (
-        *(target.name, model, f"{tokens:,}", remat, rows, f"{used / 1e9:.2f}"),
+        *(target.name, model, f"{tokens:,}", remat, at_a_time, f"{used / 1e9:.2f}"),
         *("yes" if made.fits else "no", made.largest_batch_size or ""),
         *((f"{seconds:.3g}", f"{share:.0%}", f"{made.hours:.3g}") if seconds else ("", "", "")),
         f"{made.compile_seconds:.0f} s",
@@ -73,7 +61,7 @@ def _add(target: plan_targets.Target, model: str, tokens: int, remat: str) -> No
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
     path = result.FOLDER / "plan_table.json"
     table = json.loads(path.read_text()) if path.exists() else {}
-    name = f"{target.name}, {model}, {tokens}, {remat}, {rows} rows"
+    name = f"{target.name}, {model}, {tokens}, {remat}, {at_a_time} rows"
     table[name] = dataclasses.asdict(made) | {"share_of_peak": share}
     path.write_text(json.dumps(dict(sorted(table.items())), indent=1) + "\n")
 

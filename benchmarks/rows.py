@@ -10,6 +10,18 @@ from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pretraining import steps
 from cmgems_jax.runtime import parallel
 from cmgems_jax.windows import packing
+from configs import dnabert6, logo6
+
+
+def large() -> Config:
+    """Returns BERT-large's sizes."""
+    config = dnabert6.get_config()
+    config.model.num_layers, config.model.hidden_size = 24, 1_024
+    config.model.num_heads, config.model.feedforward_size = 16, 4_096
+    return config
+
+
+PRESETS = {"LOGO": logo6.get_config, "DNABERT-6": dnabert6.get_config, "24 x 1024": large}
 
 
 def full_batch(config: Config) -> packing.Batch:

@@ -20,7 +20,6 @@ from cmgems_jax.config import Config
 from cmgems_jax.plan import plan
 from cmgems_jax.pretraining import steps
 from cmgems_jax.runtime import command
-from configs import dnabert6, logo6
 
 _ROWS = flags.DEFINE_list("rows", ["8", "32"], "Rows a step on a device.")
 _TOKENS = flags.DEFINE_list("tokens", ["128", "512", "2048"], "Positions a row.")
@@ -59,23 +58,12 @@ class Found(NamedTuple):
     flops_by_hand: float
 
 
-def large() -> Config:
-    """Returns BERT-large's sizes."""
-    config = dnabert6.get_config()
-    config.model.num_layers, config.model.hidden_size = 24, 1_024
-    config.model.num_heads, config.model.feedforward_size = 16, 4_096
-    return config
-
-
-_CONFIGS = {"LOGO": logo6.get_config, "DNABERT-6": dnabert6.get_config, "24 x 1024": large}
-
-
 def main() -> None:
     """Prints both tables."""
     sizes: dict[tuple[str, int], dict[int, Found]] = {}
     heads = ("model", "positions", "rows", "parameters", "state MB", "step MB", "GFLOP", "by hand")
     print("".join(f"{head:>12}" for head in heads))
-    for model, get_config in _CONFIGS.items():
+    for model, get_config in rows.PRESETS.items():
         for tokens in command.integers("tokens", _TOKENS.value):
             for number in command.integers("rows", _ROWS.value):
                 config = get_config()
