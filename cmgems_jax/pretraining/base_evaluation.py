@@ -7,6 +7,7 @@ the model. Axes: W windows, B rows of a batch, N bases, S runs of a window, H hi
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from cmgems_jax.genome import vocabulary
 from cmgems_jax.model import base_probabilities, heads
 from cmgems_jax.pretraining import flank_table
 from cmgems_jax.runtime import parallel, run_log
-from cmgems_jax.windows import batches
+from cmgems_jax.windows import batches, dataset
 from cmgems_jax.windows.files import StoredWindows
 
 NAMES = ("nats_per_base", "nats_per_base_k")  # one base hidden, and k
@@ -136,6 +137,21 @@ def true_letters(
     letter_BH = xp.take_along_axis(bases_BN, xp.maximum(hidden_BH, 0), axis=1)
     letter_BH = xp.minimum(letter_BH, 3).astype(np.int32)
     return xp.take_along_axis(value_BHA, letter_BH[..., None], axis=2)[..., 0]
+
+
+def of_windows(
+    config: Config, folder: Path, validation: StoredWindows, clock: run_log.Clock
+) -> tuple[Callable[[dict], dict[str, float]] | None, dict | None]:
+    """Returns parameters -> nats per base, and in process 0 its marks; None without evaluations.
+
+    `folder` is the data set's, whose 6-mers the marks are made of.
+    """
+    if not config.eval_every:
+        return None, None
+    with clock("data"):
+        hidden = of_run(config, validation)
+        marks = parallel.in_first(lambda: hidden.marks(dataset.train_sixmers(folder)))
+    return evaluator(config, hidden, clock), marks
 
 
 def evaluator(

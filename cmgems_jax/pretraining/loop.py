@@ -92,19 +92,9 @@ def pretrain(
     progress.model(state, config)
     progress.packing(packed)
     with contextlib.ExitStack() as stack:
-
-        def take_folder() -> tuple[ocp.CheckpointManager, TrainState, dict]:
-            """Returns what process 0 alone reads and writes with, and where to begin."""
-            faults.check_disk(workdir, state, config)
-            stack.enter_context(run_lock.held(workdir))
-            manager = stack.enter_context(checkpoints.opened(workdir, config))
-            begin = checkpoints.restore_latest(manager, state, resume=resume, fallback=fallback)
-            if source is None:
-                return manager, *begin
-            params = warm_start.params(source, parallel.to_host(state.params), config)
-            return manager, state.replace(params=parallel.replicate(params)), {}
-
-        manager, state, clock_before = parallel.in_first(take_folder) or (None, state, {})
+        take = functools.partial(_take_folder, stack, config, workdir, state, source)
+        taken = parallel.in_first(lambda: take(resume=resume, fallback=fallback))
+        manager, state, clock_before = taken or (None, state, {})
         state = parallel.of_first(state)
         if int(state.step) == config.num_steps:
             print(f"nothing to do: all {config.num_steps:,} steps in {workdir} are done")
@@ -112,7 +102,8 @@ def pretrain(
         clock.add(clock_before)
         log = stack.enter_context(_opened_log(workdir, config, ranks_V, int(state.step)))
         evaluator = _evaluator(config, evaluate, validation, clock)
-        by_base = _base_evaluator(config, workdir, validation, clock)
+        folder = config.data_dir(workdir)
+        by_base = base_evaluation.of_windows(config, folder, validation, clock)
         run = _Run(config, training, packed, log, clock, manager, train, evaluator, *by_base)
         state = _train(run, state)
         progress.summary(log, config, state, clock)
@@ -121,6 +112,27 @@ def pretrain(
     last = workdir / checkpoints.FOLDER / str(config.num_steps)
     print(f"checkpoint: {last}\ncurves: {workdir / 'curves.png'}", flush=True)
     return state
+
+
+def _take_folder(
+    stack: contextlib.ExitStack,
+    config: Config,
+    workdir: Path,
+    state: TrainState,
+    source: pretrained.Pretrained | None,
+    *,
+    resume: str,
+    fallback: bool,
+) -> tuple[ocp.CheckpointManager, TrainState, dict]:
+    """Returns what process 0 alone reads and writes with, where to begin, and the clock then."""
+    faults.check_disk(workdir, state, config)
+    stack.enter_context(run_lock.held(workdir))
+    manager = stack.enter_context(checkpoints.opened(workdir, config))
+    begin = checkpoints.restore_latest(manager, state, resume=resume, fallback=fallback)
+    if source is None:
+        return manager, *begin
+    params = warm_start.params(source, parallel.to_host(state.params), config)
+    return manager, state.replace(params=parallel.replicate(params)), {}
 
 
 def _windows(config: Config, workdir: Path) -> tuple[StoredWindows, StoredWindows]:
@@ -265,19 +277,6 @@ def _evaluator(
         return progress.add(jax.device_get(parts))
 
     return sums
-
-
-def _base_evaluator(
-    config: Config, workdir: Path, validation: StoredWindows, clock: run_log.Clock
-) -> tuple[Callable | None, dict | None]:
-    """Returns parameters -> nats per base, and its marks; None where nothing is evaluated."""
-    if not config.eval_every:
-        return None, None
-    with clock("data"):
-        hidden = base_evaluation.of_run(config, validation)
-        folder = config.data_dir(workdir)
-        marks = parallel.in_first(lambda: hidden.marks(dataset.train_sixmers(folder)))
-    return base_evaluation.evaluator(config, hidden, clock), marks
 
 
 def _evaluate(run: _Run, state: TrainState, step: int) -> TrainState:

@@ -66,11 +66,9 @@ def train_step(
     """
     train_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), _TRAIN_KEY)
     step_key = jax.random.fold_in(train_key, state.step)
-    hard = curriculum.is_hard(
-        state.curriculum, jax.random.fold_in(step_key, _STAGE_KEY), state.step, config=config
-    )
+    stage_key = jax.random.fold_in(step_key, _STAGE_KEY)
+    hard = curriculum.is_hard(state.curriculum, stage_key, state.step, config=config)
     budget = curriculum.budget(state.curriculum, hard, config)
-    num_parts, num_rows = batch.index.shape[:2]
     flat = _on_drawn_strands(step_key, masked_rows.merge_axes(batch), config)
     masked = masked_rows.mask_batch(
         jax.random.fold_in(step_key, _MASK_KEY),
@@ -84,13 +82,12 @@ def train_step(
         objective=config.masking.objective,
     )
     rows = masked_rows.lay_in_rows(masked)
-    parts = (rows, _dropout_keys(step_key, flat.index, config))
-    sums_of = losses.token_sums
+    sums_of, parts = losses.token_sums, (rows, _dropout_keys(step_key, flat.index, config))
     if config.masking.objective == "base":
         sums_of, parts = losses.base_sums, (*parts, flat.bases, masked)
-    room = masked_rows.max_predictions(config, num_rows)
-    loss_sums = functools.partial(sums_of, model=model, max_predictions=room)
-    (loss, (right, terms)), grads = _accumulated(loss_sums, state.params, parts, num_parts)
+    most = masked_rows.max_predictions(config, batch.index.shape[1])
+    loss_sums = functools.partial(sums_of, model=model, max_predictions=most)
+    (loss, (right, terms)), grads = _accumulated(loss_sums, state.params, parts, len(batch.index))
     sums = masked_rows.mask_sums(flat, masked, config)
     sums |= {
         "loss_sum": loss,
