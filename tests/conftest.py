@@ -52,6 +52,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.stem, len(SLOWEST)))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_programs_are_left():
+    """Frees a file's compiled programs, which jax keeps for the life of the process.
+
+    Each is a few hundred mappings of memory; a process that reaches Linux's 65,530 crashes.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def genome(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small genome of several contigs."""
