@@ -73,6 +73,15 @@ def test_probabilities_are_those_that_the_command_writes(classifier_folder, fast
     assert model.embed(SEQUENCE).shape == (1, 16)
 
 
+def test_the_same_call_again_compiles_nothing(classifier_folder, caplog):
+    model = cm.load(classifier_folder)
+    for ask in (model.embed, model.predict):
+        ask(SEQUENCE)
+        with jax.log_compiles():
+            ask(SEQUENCE[::-1])
+    assert not [text for text in caplog.messages if text.startswith("Compiling")]
+
+
 def test_logits_are_the_networks_with_every_kmer_masked_that_touches_a_hidden_base(model, unbroken):
     ids_L = vocabulary.model_ids(vocabulary.encode(SEQUENCE), 3)
     network = heads.MaskedLM(model.config.model, model.config.tokens)

@@ -12,6 +12,7 @@ from cmgems_jax.downstream.inference.sliding import Tiling
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.genome.files import Records
+from cmgems_jax.runtime import parallel
 
 
 def random_bases(num: int, seed: int = 0) -> np.ndarray:
@@ -150,7 +151,7 @@ def run(windows, tiling: Tiling, batch_size: int = 6) -> list:
     """Returns all windows with their outputs."""
     return list(
         sliding.run_windows(
-            iter(windows), base_sum, {"shift": np.int32(7)}, tiling,
+            iter(windows), parallel.rows_program(base_sum, {"shift": np.int32(7)}), tiling,
             batch_size=batch_size, num_windows=len(windows), description="test",
         )
     )  # fmt: skip
@@ -186,7 +187,7 @@ def test_windows_are_read_as_they_are_needed_not_all_at_once():
             yield next(sliding.windows_of("x", random_bases(20), tiling))
 
     found = sliding.run_windows(
-        endless(), base_sum, {"shift": np.int32(0)}, tiling,
+        endless(), parallel.rows_program(base_sum, {"shift": np.int32(0)}), tiling,
         batch_size=4, num_windows=1, description="test",
     )  # fmt: skip
     next(found)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ class TrainedClassifier:
     strand: str = "forward"  # of `vocabulary.STRANDS`, from which it is meant to read
     head: str = heads.CLS  # or heads.FEATURES
     labels: str = task_labels.CLASSES  # of labels.KINDS; numbers are in the labels' own units
+    programs: dict[str, Callable] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )  # by strand, see `predict.program`
 
     @property
     def network(self) -> heads.Classifier:

@@ -30,7 +30,7 @@ from cmgems_jax.genome import input_files, vocabulary
 from cmgems_jax.model import bert, strands
 from cmgems_jax.pretraining import pretrained
 from cmgems_jax.pretraining.pretrained import Pretrained
-from cmgems_jax.runtime import outputs
+from cmgems_jax.runtime import outputs, parallel
 
 POOLINGS = ("mean", "cls", "tokens")
 SUFFIXES = (".npz", ".parquet")
@@ -45,6 +45,9 @@ class Embedder:
     params: dict  # of bert.Encoder
     max_tokens: int  # positions of a window at most, [CLS] and [SEP] included
     strand: str = "forward"  # of `vocabulary.STRANDS`, from which it is meant to read
+    programs: dict[tuple[str, str], Callable] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )  # by pooling and strand, see `program`
 
 
 def load_embedder(path: Path | str) -> Embedder:
@@ -145,8 +148,7 @@ def run(
     survey = sliding.survey(records, tiling, needs_known=pooling == "mean")
     windows = sliding.run_windows(
         sliding.read_windows(records, tiling),
-        _function(config, pooling, strand),
-        embedder.params,
+        program(embedder, pooling, strand),
         tiling,
         batch_size=batch_size,
         num_windows=survey.num_windows,
@@ -154,6 +156,14 @@ def run(
         chunk_batches=_TOKEN_CHUNK if pooling == "tokens" else sliding.CHUNK_BATCHES,
     )
     return windows, tiling, survey
+
+
+def program(embedder: Embedder, pooling: str, strand: str) -> Callable[..., tuple]:
+    """Returns `(bases_BN, owned_B2) -> outputs` of `_function`, which compiles a shape once."""
+    if (pooling, strand) not in embedder.programs:
+        function = _function(embedder.config, pooling, strand)
+        embedder.programs[pooling, strand] = parallel.rows_program(function, embedder.params)
+    return embedder.programs[pooling, strand]
 
 
 def _function(config: Config, pooling: str, strand: str) -> Callable[..., tuple[jax.Array, ...]]:

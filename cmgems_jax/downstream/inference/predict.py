@@ -14,7 +14,7 @@ from cmgems_jax.downstream.inference.sliding import Records, Survey, Tiling, Win
 from cmgems_jax.downstream.tasks import labels
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
-from cmgems_jax.runtime import outputs
+from cmgems_jax.runtime import outputs, parallel
 
 
 def logits_function(
@@ -41,6 +41,16 @@ def predictions_function(
     """Returns `(params, bases_BN) -> float32 (B, C)`: probabilities, or numbers in their units."""
     logits, read = logits_function(classifier, strand), _READ[classifier.labels]
     return lambda params, bases_BN: read(logits(params, bases_BN))
+
+
+def program(classifier: TrainedClassifier, strand: str) -> Callable[..., tuple]:
+    """Returns `(bases_BN, owned_B2) -> (predictions (B, C),)`, which compiles a shape once."""
+    if strand not in classifier.programs:
+        function = predictions_function(classifier, strand)
+        classifier.programs[strand] = parallel.rows_program(
+            lambda params, bases_BN, owned_B2: (function(params, bases_BN),), classifier.params
+        )
+    return classifier.programs[strand]
 
 
 def predict(
@@ -111,11 +121,9 @@ def run(
     config, strand = classifier.config, strand or classifier.strand
     tiling = sliding.make_tiling(config.tokens, classifier.max_tokens, window, stride, strand)
     survey = sliding.survey(records, tiling)
-    function = predictions_function(classifier, strand)
     windows = sliding.run_windows(
         sliding.read_windows(records, tiling),
-        lambda params, bases_BN, owned_B2: (function(params, bases_BN),),
-        classifier.params,
+        program(classifier, strand),
         tiling,
         batch_size=batch_size,
         num_windows=survey.num_windows,

@@ -68,14 +68,12 @@ def predict_track(
     tiling = sliding.make_tiling(
         classifier.config.tokens, classifier.max_tokens, window, stride, strand
     )
-    function = predict.predictions_function(classifier, strand)
     start_s = time.perf_counter()
     with reference_lib.opened(paths[0]) as reference:
         survey = survey_contigs(reference, tiling)
         windows = sliding.run_windows(
             contig_windows(reference, tiling),
-            lambda params, bases_BN, owned_B2: (function(params, bases_BN),),
-            classifier.params,
+            predict.program(classifier, strand),
             tiling,
             batch_size=batch_size,
             num_windows=survey.num_windows,

@@ -8,7 +8,6 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-import jax
 import numpy as np
 
 from cmgems_jax import terminal
@@ -207,8 +206,7 @@ def read_windows(records: Records, tiling: Tiling) -> Iterator[Window]:
 
 def run_windows(
     windows: Iterator[Window],
-    function: Callable[..., tuple[jax.Array, ...]],
-    params: dict,
+    program: Callable[..., tuple[np.ndarray, ...]],
     tiling: Tiling,
     *,
     batch_size: int,
@@ -223,10 +221,9 @@ def run_windows(
 
     Args:
       windows: to run.
-      function: `(params, bases_BN, owned_B2) -> outputs`, each (B, ...); bases are
-        uint8 with `vocabulary.PADDING` behind, owned is int32, the range of k-mers
-        that belong to the window.
-      params: of the model.
+      program: `(bases_BN, owned_B2) -> outputs`, each (B, ...), of `parallel.rows_program`;
+        bases are uint8 with `vocabulary.PADDING` behind, owned is int32, the range of
+        k-mers that belong to the window.
       tiling: how the windows were cut.
       batch_size: windows per batch, rounded up to a multiple of the local devices.
       num_windows: for the progress bar.
@@ -234,7 +231,6 @@ def run_windows(
       chunk_batches: batches whose windows are sorted together, and whose outputs are
         in memory at a time.
     """
-    program = parallel.rows_program(function, params)
     batch_size = parallel.whole_batch(batch_size)
     with terminal.bar(total=num_windows, unit="windows", desc=description) as bar:
         while chunk := list(itertools.islice(windows, chunk_batches * batch_size)):
