@@ -58,11 +58,10 @@ def read_config(workdir: Path) -> Config:
         raise InputError(f"{path}: no such file; expected the folder of a pretraining run")
     run_config = config.from_dict(json.loads(path.read_text()), source=str(path))
     data = run_config.data
-    if data.fasta or not data.synthetic_bases or data.synthetic_promoters:
+    if data.fasta or not data.synthetic_bases or data.synthetic_repeats:
         raise InputError(
-            f"{path}: data.synthetic_bases={data.synthetic_bases}, data.synthetic_promoters="
-            f"{data.synthetic_promoters}: only the law of a synthetic genome without promoters is "
-            "known"
+            f"{path}: data.synthetic_bases={data.synthetic_bases}, data.synthetic_repeats="
+            f"{data.synthetic_repeats}: only the law of a synthetic genome without repeats is known"
         )
     if (run_config.tokens.k, run_config.tokens.stride) != (synthetic_genome.ORDER + 1, 1):
         raise InputError(

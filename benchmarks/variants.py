@@ -5,7 +5,7 @@
 The synthetic genome is a 5th-order Markov chain, so the exact log ratio of two letters is a sum
 over the six 6-mers that hold the base. New contigs are drawn, a VCF of random substitutions is
 made, and `launch.score_variants`' own path scores it. For a checkpoint that was pretrained on
-the synthetic genome (data.synthetic_bases, without data.synthetic_promoters); for another the rate
+the synthetic genome (data.synthetic_bases, without data.synthetic_repeats); for another the rate
 and memory alone mean anything.
 """
 

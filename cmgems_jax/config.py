@@ -27,7 +27,10 @@ STRATEGIES = (
     "random_spans",
 )
 CURRICULA = ("cm_gems", "cm_step", "hard_to_easy", "fixed")
-RENAMED = {"data.windows_a_row": "windows_per_row"}  # fields of earlier runs' config.json
+RENAMED = {  # fields of earlier runs' config.json
+    "data.windows_a_row": "windows_per_row",
+    "data.synthetic_promoters": "synthetic_repeats",  # 0 in both: none
+}
 RECIPES = Path(__file__).parents[1] / "configs"  # beside the package, in a wheel too
 
 
@@ -46,7 +49,7 @@ class DataConfig:
     # validation_fraction, else blocks of windows (of a single contig: windows)
     reverse_complement: bool = False  # train windows are read from a strand drawn by their key
     synthetic_bases: int = 0  # > 0: no FASTA, a genome sampled from the embedded 6-mer counts
-    synthetic_promoters: int = 0  # planted in 10,000 of its bases; 0 = none
+    synthetic_repeats: float = 0.0  # share of its bases that are copies of a repeat, 0 to 0.5
 
 
 @dataclasses.dataclass

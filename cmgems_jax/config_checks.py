@@ -98,7 +98,7 @@ _RANGES = {
     "data.windows_per_row": (1, 32),
     "data.validation_fraction": (0.001, 0.9),
     "data.synthetic_bases": (0, 2**31 - 1),
-    "data.synthetic_promoters": (0, 200),
+    "data.synthetic_repeats": (0, 0.5),
     "tokens.k": (vocabulary.MIN_K, vocabulary.MAX_K),
     "tokens.stride": (1, vocabulary.MAX_K),
     "pmi.min_count": (2, _ANY),

@@ -1,8 +1,8 @@
 """The whole of CM-GEMS in minutes on two CPU cores, without a download.
 
-A synthetic genome is drawn from the embedded GRCh38 6-mer counts (a 5th-order
-Markov chain); a model of 2 layers x 128 is pretrained on it under `cm_gems`,
-with structured initial values and a relative threshold.
+A synthetic genome is drawn from the embedded GRCh38 6-mer counts (a 5th-order Markov chain), and
+a quarter of it overwritten with diverged copies of one repeat; a model of 2 layers x 128 is
+pretrained on it under `cm_gems`, with structured initial values and a relative threshold.
 
     python -m launch.pretrain --config=configs/demo.py --workdir=runs/demo
 
@@ -21,7 +21,7 @@ def get_config() -> Config:
         eval_every=150,
         eval_windows=512,
         checkpoint_every=250,
-        data=DataConfig(synthetic_bases=4_000_000, num_tokens=64),
+        data=DataConfig(synthetic_bases=4_000_000, synthetic_repeats=0.25, num_tokens=64),
         curriculum=CurriculumConfig(threshold=0.42, threshold_kind="relative"),
         model=ModelConfig(
             num_layers=2,

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Pretrains a small model with CM-GEMS on a synthetic genome and fine-tunes it on a small labelled
-# task: no download, a few minutes on 2 cores.
+# Pretrains a small model with CM-GEMS on a synthetic genome, of which a quarter is copies of a repeat,
+# and asks with twenty labelled rows per class which sequences hold a piece of it: no download, a few
+# minutes on 2 cores.
 #
 #   bash launch/demo.sh [folder, runs/demo by default]
 set -euo pipefail
@@ -18,12 +19,30 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 "$VENV_PYTHON" -m launch.pretrain --config=configs/demo.py --workdir="$workdir"
 
 echo
-echo "A labelled task with a planted promoter-like signal, and what the model makes of it:"
+echo "A labelled task: which sequences hold a piece of the repeat, which its letters shuffled?"
 "$VENV_PYTHON" -m launch.make_task --output="$workdir/task"
-"$VENV_PYTHON" -m launch.evaluate --checkpoint="$workdir" --tasks="$workdir/task" \
-  --shots=200 --draws=2 --output="$workdir/evaluation"
+"$VENV_PYTHON" -m launch.evaluate --checkpoint="$workdir" --tasks="$workdir/task" --mode=probe \
+  --metric=mcc --shots=20 --draws=5 --output="$workdir/evaluation"
 
 "$VENV_PYTHON" -m launch.report --input="$workdir" --output="$workdir/report.html"
+
+"$VENV_PYTHON" - "$workdir" "$(((SECONDS + 30) / 60))" <<'PYTHON'
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+workdir, minutes = Path(sys.argv[1]), sys.argv[2]
+table = pd.read_csv(workdir / "evaluation" / "summary.csv").sort_values("mcc", ascending=False)
+lines = {
+    "pretrained": table.model == workdir.resolve().name,
+    "untrained": table.model == "untrained",
+    "k-mers": table.model.str.startswith("k-mer "),
+}
+best = {name: table[rows].iloc[0] for name, rows in lines.items()}
+scores = [f"{name} {r.mcc:.2f} [{r.mcc_low:.2f}, {r.mcc_high:.2f}]" for name, r in best.items()]
+print(f"\nafter {minutes} minutes: {', '.join(scores)} (MCC, five draws, 95 % intervals)")
+PYTHON
 
 cat <<END
 

@@ -1,10 +1,10 @@
-"""Makes a small labelled task of synthetic DNA with a planted core-promoter-like signal.
+"""Makes a small labelled task: which sequences hold a piece of the synthetic genome's repeat?
 
     python -m launch.make_task --output=runs/task
     python -m launch.evaluate --tasks=runs/task --checkpoint=runs/demo --output=runs/evaluation
 
-Writes train.tsv and test.tsv (columns sequence, label). Counts of k-mers alone
-cannot tell all rows apart: see cmgems_jax/downstream/tasks/synthetic.py.
+Writes train.tsv and test.tsv (columns sequence, label). The repeat is the one that
+data.synthetic_repeats plants: see cmgems_jax/downstream/tasks/synthetic.py.
 """
 
 from pathlib import Path

@@ -113,15 +113,15 @@ def input_paths(config: Config, data_dir: Path) -> list[str]:
         return config.fasta_paths
     path, data = data_dir / _synthetic_name(config), config.data
     synthetic_genome.write_genome(
-        path, data.synthetic_bases, config.seed, promoters=data.synthetic_promoters
+        path, data.synthetic_bases, config.seed, repeats=data.synthetic_repeats
     )
     return [str(path)]
 
 
 def _synthetic_name(config: Config) -> str:
     """Returns the file name of a synthetic genome."""
-    num_promoters = config.data.synthetic_promoters
-    planted = f"_promoters{num_promoters}" if num_promoters else ""
+    repeats = config.data.synthetic_repeats
+    planted = f"_repeats{repeats:g}" if repeats else ""
     return f"synthetic_{config.data.synthetic_bases}_bases_seed{config.seed}{planted}.fa"
 
 
@@ -257,7 +257,7 @@ def is_made_of(summary: dict[str, Any], config: Config) -> bool:
     if config.data.synthetic_bases:  # the seed is among the settings
         tally, name = summary["input"], Path(summary["files"][0]).name
         planted, planted_now = (
-            one.partition("_promoters")[2] for one in (name, _synthetic_name(config))
+            one.partition("_repeats")[2] for one in (name, _synthetic_name(config))
         )
         num_bases = tally["bases"] + tally["dropped_bases"]
         is_as_long = num_bases == config.data.synthetic_bases

@@ -1,11 +1,12 @@
 """A genome without a download: a 5th-order Markov chain by 6-mer counts.
 
 Its law is known, so the least reachable loss of a model trained on it is known
-too; its k-mer ranks are those of the genome that was counted. Core promoters may be planted
-in it (then the law is another): a TATA box and, 28 to 32 bases behind its start, an
-initiator, the order and spacing of real ones, which launch.make_task's labelled task asks for.
+too; its k-mer ranks are those of the genome that was counted. Copies of a repeat may be planted
+in it (then the law is another), as a tenth of the human genome are copies of Alu; the labelled
+task of launch.make_task asks where such copies are.
 """
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,9 @@ ORDER = 5  # bases that the next one depends on: what 6-mer counts can tell
 NUM_STATES = 4**ORDER
 MAX_CONTIGS = 256  # sampled side by side
 CONTIG_BASES = 10_000  # a small genome has fewer contigs rather than shorter ones
-PROMOTERS_PER = 10_000  # bases, the unit of data.synthetic_promoters
-TATA, INITIATOR = "TATAAAAG", "TCAGTCT"
-SPACING = (28, 32)  # bases from the start of the TATA box to that of the initiator
-CONSERVED = 0.9  # of the planted bases are the consensus's; the others are any base
+REPEAT_BASES = 600  # of the repeat
+COPY_BASES = (100, 300)  # of a copy, which is of a piece of the repeat
+DIVERGED = 0.15  # of a copy's bases are any base, whatever the repeat's
 FASTA_COLUMNS = 80
 _BASES_AT_ONCE = 1_024
 
@@ -76,38 +76,46 @@ def sample_contigs(
     return np.ascontiguousarray(base_NC[:num_bases].T)
 
 
-def plant(
-    bases_M: np.ndarray,
-    rng: np.random.Generator,
-    first: str = TATA,
-    second: str = INITIATOR,
-    spacing: tuple[int, int] = SPACING,
-) -> None:
-    """Writes two motifs anywhere into uint8 (M,) bases, `spacing` bases from start to start."""
-    distance = int(rng.integers(spacing[0], spacing[1] + 1))
-    start = int(rng.integers(0, len(bases_M) - distance - len(second) + 1))
-    for position, motif in ((start, first), (start + distance, second)):
-        codes = vocabulary.encode(motif)
-        others = rng.integers(0, 4, len(codes)).astype(np.uint8)
-        is_kept = rng.random(len(codes)) < CONSERVED
-        bases_M[position : position + len(codes)] = np.where(is_kept, codes, others)
+@functools.cache
+def repeat() -> np.ndarray:
+    """Returns the repeat, uint8 (REPEAT_BASES,): one of the chain, the same in all genomes."""
+    counts, rng = pmi_table.grch38_counts(), np.random.default_rng(0)
+    return sample_contigs(counts, 1, REPEAT_BASES, rng)[0]
 
 
-def write_genome(path: Path | str, num_bases: int, seed: int, *, promoters: int = 0) -> None:
+def repeat_copy(num_bases: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns a diverged copy of a piece of the repeat, uint8 (num_bases,)."""
+    start = int(rng.integers(0, REPEAT_BASES - num_bases + 1))
+    drawn_M = rng.integers(0, 4, num_bases).astype(np.uint8)
+    is_drawn_M = rng.random(num_bases) < DIVERGED
+    return np.where(is_drawn_M, drawn_M, repeat()[start : start + num_bases])
+
+
+def plant(bases_M: np.ndarray, share: float, rng: np.random.Generator) -> None:
+    """Writes copies of the repeat over a share of uint8 (M,) bases, one per equal stretch."""
+    shortest, longest = COPY_BASES
+    stretch = max(longest, round((shortest + longest) / 2 / share))
+    for start in range(0, len(bases_M) - stretch + 1, stretch):
+        num_bases = int(rng.integers(shortest, longest + 1))
+        first = start + int(rng.integers(0, stretch - num_bases + 1))
+        bases_M[first : first + num_bases] = repeat_copy(num_bases, rng)
+
+
+def write_genome(path: Path | str, num_bases: int, seed: int, *, repeats: float = 0.0) -> None:
     """Writes a FASTA file by GRCh38's 6-mer counts; a file of that genome is left alone.
 
-    The first header names seed, size and promoters, by which the file is recognised. The
+    The first header names seed, size and repeats, by which the file is recognised. The
     contigs have equal length, to one base; the same seed gives the same file.
 
     Args:
       path: of the file.
       num_bases: of all contigs.
       seed: of the chain and of what is planted.
-      promoters: planted in `PROMOTERS_PER` bases, each in its own equal stretch of them.
+      repeats: share of the bases that are copies of `repeat()`.
     """
     path = Path(path)
     num_contigs = min(MAX_CONTIGS, max(2, num_bases // CONTIG_BASES))
-    planted = f", {promoters} promoters in {PROMOTERS_PER:,} bases" if promoters else ""
+    planted = f", {repeats:g} of it copies of a repeat" if repeats else ""
     chain = f"5th-order chain of GRCh38's 6-mers{planted}"
     headers = [
         f">synthetic_{index + 1} seed={seed} bases={num_bases} {chain}\n"
@@ -118,11 +126,9 @@ def write_genome(path: Path | str, num_bases: int, seed: int, *, promoters: int 
     shortest, num_longer = divmod(num_bases, num_contigs)
     rng = np.random.default_rng((seed, num_bases))
     contigs = sample_contigs(pmi_table.grch38_counts(), num_contigs, shortest + 1, rng)
-    if promoters:
-        width = PROMOTERS_PER // promoters
+    if repeats:
         for bases_N in contigs:
-            for start in range(0, len(bases_N) - width, width):
-                plant(bases_N[start : start + width], rng)
+            plant(bases_N, repeats, rng)
     path.parent.mkdir(parents=True, exist_ok=True)
     with outputs.replaced_file(path) as partial, partial.open("wb") as file:
         for index, (header, bases) in enumerate(zip(headers, contigs, strict=True)):

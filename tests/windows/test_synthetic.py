@@ -1,7 +1,5 @@
 """The synthetic genome follows the chain of the counts."""
 
-import re
-
 import numpy as np
 import pytest
 
@@ -111,36 +109,43 @@ def test_the_file_has_all_bases_in_two_or_more_contigs(tmp_path, num_bases):
     assert max(lengths) - min(lengths) <= 1
 
 
-def test_promoters_stand_once_in_every_stretch_and_only_where_they_are_asked_for(
-    tmp_path, monkeypatch
-):
-    """All planted bases are the consensus's here, so that each can be found."""
-    monkeypatch.setattr(synthetic_genome, "CONSERVED", 1.0)
-    promoter = re.compile("TATAAAAG.{20,24}TCAGTCT")  # 28 to 32 from start to start
-    for name, promoters in (("none", 0), ("planted", 50)):
-        path = tmp_path / f"{name}.fa"
-        synthetic_genome.write_genome(path, 40_000, seed=1, promoters=promoters)
-        contigs = [
-            vocabulary.decode(contig.bases) for contig in genome_files.read_contigs([str(path)])
-        ]
-        stretches = [
-            contig[start : start + 200]
-            for contig in contigs
-            for start in range(0, len(contig) - 200, 200)
-        ]
-        share = np.mean([promoter.search(stretch) is not None for stretch in stretches])
-        assert share == 1 if promoters else share < 0.01
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
+def test_copies_of_the_repeat_make_up_the_share_that_is_asked_for(tmp_path, monkeypatch, share):
+    """All their bases are the repeat's here, so that each can be found by its 20-mers."""
+    monkeypatch.setattr(synthetic_genome, "DIVERGED", 0.0)
+    synthetic_genome.write_genome(tmp_path / "x.fa", 200_000, seed=1, repeats=share)
+    repeat = vocabulary.decode(synthetic_genome.repeat())
+    known = {repeat[start : start + 20] for start in range(len(repeat) - 19)}
+    covered = total = 0
+    for contig in genome_files.read_contigs([str(tmp_path / "x.fa")]):
+        text, is_copied_M = vocabulary.decode(contig.bases), np.zeros(len(contig.bases), bool)
+        for start in range(len(text) - 19):
+            if text[start : start + 20] in known:
+                is_copied_M[start : start + 20] = True
+        covered, total = covered + is_copied_M.sum(), total + len(text)
+    assert covered / total == pytest.approx(share, abs=0.02)
 
 
-def test_another_number_of_promoters_is_another_data_set(tmp_path):
-    def config(promoters: int) -> Config:
-        data = DataConfig(synthetic_bases=20_000, synthetic_promoters=promoters, num_tokens=16)
+def test_copies_differ_from_the_repeat_in_one_base_of_nine():
+    """15 % are any base, of which a quarter are the repeat's by chance."""
+    rng = np.random.default_rng(0)
+    whole = synthetic_genome.REPEAT_BASES
+    differing = [
+        (synthetic_genome.repeat_copy(whole, rng) != synthetic_genome.repeat()).mean()
+        for _ in range(50)
+    ]
+    assert np.mean(differing) == pytest.approx(0.75 * 0.15, abs=0.01)
+
+
+def test_another_share_of_repeats_is_another_data_set(tmp_path):
+    def config(repeats: float) -> Config:
+        data = DataConfig(synthetic_bases=20_000, synthetic_repeats=repeats, num_tokens=16)
         return Config(data=data)
 
     folder = dataset.prepare(config(0), tmp_path / "data")
     with pytest.raises(InputError, match="contents of the input files"):
-        dataset.prepare(config(50), folder)
-    other = dataset.prepare(config(50), tmp_path / "other")
-    assert dataset.prepare(config(50), other) == other
+        dataset.prepare(config(0.25), folder)
+    other = dataset.prepare(config(0.25), tmp_path / "other")
+    assert dataset.prepare(config(0.25), other) == other
     with pytest.raises(InputError, match="contents of the input files"):
         dataset.prepare(config(0), other)

@@ -1,9 +1,8 @@
-"""A labelled task without a download: a planted core-promoter-like signal in synthetic DNA.
+"""A labelled task without a download: pieces of a repeat in synthetic DNA.
 
-A positive holds a TATA box and, 28 to 32 bases behind its start, an initiator
-(the order and spacing of real core promoters; `data.synthetic_promoters` plants the same in a
-synthetic genome). Of the negatives half hold neither and half hold both in the wrong order or
-too close, so that counts of k-mers alone separate at most about three quarters of the rows.
+A positive holds a diverged copy of a piece of the repeat that `data.synthetic_repeats` plants in
+a synthetic genome; a negative the letters of such a copy, shuffled. Both have the same bases,
+and a few labelled rows show few of the repeat's k-mers: who has read the genome knows them all.
 """
 
 from pathlib import Path
@@ -14,10 +13,9 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.windows import synthetic_genome
-from cmgems_jax.windows.synthetic_genome import INITIATOR, SPACING, TATA
 
 NUM_BASES = 60
-CLOSE = (9, 16)  # SPACING of negatives that hold both motifs in order
+PIECE_BASES = 40  # of them are the copy's
 _HEADER = "sequence\tlabel\n"
 
 
@@ -28,13 +26,10 @@ def sample(num_rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
     """
     bases_NM = synthetic_genome.sample_contigs(pmi_table.grch38_counts(), num_rows, NUM_BASES, rng)
     labels_N = np.arange(num_rows, dtype=np.int32) % 2
-    for number, bases_M in enumerate(bases_NM):
-        if labels_N[number]:
-            synthetic_genome.plant(bases_M, rng)
-        elif number % 4 == 0:
-            in_order = rng.random() < 0.5
-            pair, spacing = ((TATA, INITIATOR), CLOSE) if in_order else ((INITIATOR, TATA), SPACING)
-            synthetic_genome.plant(bases_M, rng, *pair, spacing)
+    for bases_M, label in zip(bases_NM, labels_N, strict=True):
+        copy_M = synthetic_genome.repeat_copy(PIECE_BASES, rng)
+        start = int(rng.integers(0, NUM_BASES - PIECE_BASES + 1))
+        bases_M[start : start + PIECE_BASES] = copy_M if label else rng.permutation(copy_M)
     order_N = rng.permutation(num_rows)
     return bases_NM[order_N], labels_N[order_N]
 
