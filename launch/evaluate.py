@@ -3,11 +3,9 @@
     python -m launch.evaluate --checkpoint=runs/a,runs/b --data_dir=data --output=runs/fewshot
     python -m launch.evaluate --suite=gue --checkpoint=runs/a --data_dir=data --output=runs/gue
 
-Fine-tuned and probed, beside the untrained model, k-mer logistic regression and the majority class,
-on the same draws. A stopped suite resumes. Writes results.csv, summary.csv, report.md, results.png.
+Fine-tuned and probed, on the same draws as the untrained model, k-mer regression and the majority
+class. A stopped suite resumes. Writes results.csv, summary.csv, report.md and results.png.
 """
-
-from pathlib import Path
 
 from absl import flags
 
@@ -27,6 +25,7 @@ _HEAD = flags.DEFINE_list("head", [], "features (own tasks' default), cls (publi
 _SEED = flags.DEFINE_integer("seed", _INIT.seed, "Seed of draws and training.", lower_bound=0)
 _TASK_FLAGS = command.define_task_flags(_INIT)
 _PEAK_LR = flags.DEFINE_float("peak_lr", None, "Of fine-tuning, for the recipe's.", 0)
+_FEATURES = flags.DEFINE_multi_string("features", [], "NAME=FILE.npz: others' embeddings.")
 _TEST_ROWS = flags.DEFINE_integer("test_rows", _INIT.test_rows, "Predicted rows; 0 = all.", 0)
 _AT_ONCE = flags.DEFINE_integer("draws_at_once", None, "Fine-tuned side by side; default: all.", 1)
 _BASELINES = flags.DEFINE_bool("baselines", _INIT.baselines, "Beside untrained, k-mers, majority.")
@@ -47,13 +46,14 @@ def main() -> None:
         num_draws=_DRAWS.value or (_INIT.num_draws if _SUITE.value == "fewshot" else 1),
         seed=_SEED.value,
         peak_lr=_PEAK_LR.value,
+        features=tuple(_FEATURES.value),
         test_rows=_TEST_ROWS.value,
         draws_at_once=_AT_ONCE.value,
         baselines=_BASELINES.value,
         **_TASK_FLAGS(),
     )
-    compile_cache.use_of(Path(_CHECKPOINT.value[0]))
-    evaluate.evaluate(_CHECKPOINT.value, Path(_DATA_DIR.value), Path(_OUTPUT.value), settings)
+    compile_cache.use_of(_CHECKPOINT.value[0])
+    evaluate.evaluate(_CHECKPOINT.value, _DATA_DIR.value, _OUTPUT.value, settings)
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def test_a_published_task_is_fine_tuned_as_published_unless_a_head_is_asked_for(
         (("features",), ["finetune, features head"] * 2),
     ):
         chosen = settings(inputs[1], modes=("finetune",), heads=heads, baselines=False)
-        lines = methods.compared(models, chosen)
+        lines = methods.compared(models, [], chosen)
         asked = [methods.of_task(lines, task, chosen) for task in (published, own)]
         assert [[line.mode for line in of_task] for of_task in asked] == [[e] for e in expected]
 
@@ -192,7 +192,7 @@ def test_settings_without_results_bind_nobody(inputs, tmp_path):
     models = evaluate._load([inputs[0]])
     for num_draws in (2, 3):
         chosen = settings(inputs[1], num_draws=num_draws)
-        suite.check_same(tmp_path, chosen, [inputs[0]], models, {})
+        suite.check_same(tmp_path, chosen, [inputs[0]], models, [], {})
     assert json.loads((tmp_path / "suite.json").read_text())["num_draws"] == 3
 
 

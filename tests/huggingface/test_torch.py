@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 
 from cmgems_jax.config import Config, DataConfig, ModelConfig
+from cmgems_jax.downstream.evaluation import given_features
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier, save_classifier
 from cmgems_jax.downstream.inference import embed
+from cmgems_jax.downstream.tasks import files as task_files
+from cmgems_jax.downstream.tasks import synthetic as synthetic_task
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.huggingface import export
@@ -217,19 +220,47 @@ def test_fill_mask_answers_kmers_and_torch_can_fine_tune(asked):
     assert facts["losses"][-1] < 0.97 * facts["losses"][0]
 
 
+def run_with_torch(*arguments: object) -> str:
+    """Runs a command of ours with the first torch beside our packages; returns its output."""
+    where = "import os, torch; print(os.path.dirname(os.path.dirname(torch.__file__)))"
+    site = subprocess.run([PYTHONS[0], "-c", where], check=True, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": site.stdout.strip(), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", *map(str, arguments)]
+    result = subprocess.run(
+        command, cwd=ROOT, timeout=300, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_another_models_features_are_means_over_its_tokens_and_stand_in_a_table(tmp_path):
+    """Beside a run of ours; float32 sums of up to 40 states of size 1, padded or not."""
+    task, folder = tmp_path / "task", tmp_path / "peer"
+    synthetic_task.write(task, num_train=20, num_test=20, seed=0)
+    with (task / "test.tsv").open("a") as file:
+        file.write("ACGTTN" * 3 + "AC\t0\n" + "ACGTTA" * 60 + "\t1\n")  # short; longer than it sees
+    rows = [task_files.read_examples(task / f"{split}.tsv") for split in ("train", "test")]
+    texts = [vocabulary.decode(bases_M) for one in rows for bases_M in one.bases_NM]
+    folder.mkdir()
+    (folder / "sequences.json").write_text(json.dumps(texts))
+    run_torch(PYTHONS[0], "peer", folder)
+    file = tmp_path / "peer.npz"
+    said = run_with_torch(
+        "launch.hf_features", f"--model={folder / 'model'}", f"--tasks={task}", f"--output={file}",
+        "--batch_size=8",
+    )  # fmt: skip
+    assert "1 sequences fill all 40 positions" in said and "42 sequences, 32 features" in said
+    found = given_features.read(f"peer={file}")
+    vectors = json.loads((folder / "vectors.json").read_text())
+    ours = found.features_NF[[found.row_of[text] for text in texts]]
+    assert ours.std(axis=0).min() > 0.01
+    np.testing.assert_allclose(ours, vectors, atol=1e-5)
+
+
 def test_an_old_checkpoint_in_another_order_imports_with_the_same_logits(tmp_path):
     """pytorch_model.bin, gamma and beta, decoder copies and pooler; k-mers in A C G T order."""
     run_torch(PYTHONS[0], "make", tmp_path / "old")
-    where = "import os, torch; print(os.path.dirname(os.path.dirname(torch.__file__)))"
-    site = subprocess.run([PYTHONS[0], "-c", where], check=True, capture_output=True, text=True)
-    subprocess.run(
-        [sys.executable, "-m", "launch.import_hf"]
-        + [f"--path={tmp_path / 'old'}", f"--output={tmp_path / 'run'}"],
-        check=True,
-        cwd=ROOT,
-        timeout=300,
-        env=os.environ | {"PYTHONPATH": site.stdout.strip()},
-    )
+    run_with_torch("launch.import_hf", f"--path={tmp_path / 'old'}", f"--output={tmp_path / 'run'}")
     loaded = pretrained.load_masked_lm(tmp_path / "run")
     expected = np.load(tmp_path / "old" / "expected.npz")
     tokens = vocabulary.tokens(4)

@@ -2,6 +2,7 @@
 
     python torch_side.py ask FOLDER     # FOLDER/{masked_lm,classifier,cases.json}
     python torch_side.py make FOLDER    # an old-style checkpoint with DNABERT's vocabulary
+    python torch_side.py peer FOLDER    # a Nucleotide Transformer with random weights
 
 Needs torch and transformers only, nothing of the package.
 """
@@ -141,5 +142,33 @@ def make(folder: Path) -> None:
     np.savez(folder / "expected.npz", logits=said, words=words, kmers=kmers)
 
 
+def peer(folder: Path) -> None:
+    """Saves a random EsmForMaskedLM over 6-mers without overlap, and what it makes of sequences."""
+    sequences = json.loads((folder / "sequences.json").read_text())
+    kmers = map("".join, itertools.product("ATCG", repeat=6))
+    names = ["<unk>", "<pad>", "<mask>", "<cls>", *kmers, *"ATCGN"]
+    (folder / "vocab.txt").write_text("\n".join(names))
+    kinds = dict(zip(("unk_token", "pad_token", "mask_token", "cls_token"), names, strict=False))
+    tokenizer = transformers.EsmTokenizer(
+        str(folder / "vocab.txt"), **kinds, eos_token=None, model_max_length=40
+    )
+    config = transformers.EsmConfig(
+        vocab_size=len(names), mask_token_id=2, pad_token_id=1, hidden_size=32,
+        num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=42, position_embedding_type="rotary",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.EsmForMaskedLM(config).eval()
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    vectors = []
+    with torch.no_grad():
+        for text in sequences:  # one at a time, so that nothing is padded
+            ids = tokenizer(text, return_tensors="pt", truncation=True)["input_ids"]
+            (states,) = model.esm(input_ids=ids).last_hidden_state
+            vectors.append(states[1:].mean(dim=0).tolist())  # all but <cls>
+    (folder / "vectors.json").write_text(json.dumps(vectors))
+
+
 if __name__ == "__main__":
-    {"ask": ask, "make": make}[sys.argv[1]](Path(sys.argv[2]))
+    {"ask": ask, "make": make, "peer": peer}[sys.argv[1]](Path(sys.argv[2]))

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cmgems_jax.downstream.evaluation import methods, report, resampled, statistics, suite
+from cmgems_jax.downstream.evaluation import (
+    given_features,
+    methods,
+    report,
+    resampled,
+    statistics,
+    suite,
+)
+from cmgems_jax.downstream.evaluation.given_features import GivenFeatures
 from cmgems_jax.downstream.evaluation.methods import Method
 from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.downstream.finetuning import position_limit
@@ -55,13 +63,15 @@ def evaluate(
     checkpoints = list(map(Path, input_files.listed(checkpoints)))
     chosen = _choose(data_dir, settings)
     models = _load(checkpoints)
-    units, new_notes = _load_tasks(chosen, data_dir, models, settings)
+    given = [given_features.read(argument) for argument in settings.features]
+    _check_names([*(model.name for model in models), *(one.name for one in given)])
+    units, new_notes = _load_tasks(chosen, data_dir, models, given, settings)
     with run_lock.held(output):
-        suite.check_same(output, settings, checkpoints, models, units)
+        suite.check_same(output, settings, checkpoints, models, given, units)
         path = output / "results.csv"
         results = report.read_table(path) if path.exists() else pd.DataFrame()
         notes = report.read_notes(output) | new_notes
-        lines, said = methods.compared(models, settings), []
+        lines, said = methods.compared(models, given, settings), []
         for number, (name, (data, shots)) in enumerate(units.items(), 1):
             draws_DN = _draw(data, shots, output, settings)
             print(f"{number}/{len(units)} {name}", flush=True)
@@ -107,20 +117,25 @@ def _load(checkpoints: Sequence[Path]) -> list[Pretrained]:
     for number, model in enumerate(models):
         if names.count(model.name) > 1:
             models[number] = dataclasses.replace(model, name=f"{model.name}_{number + 1}")
-    names = [pretrained.UNTRAINED, *(model.name for model in models)]
+    return models
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raises `InputError` where two lines of the tables would have the same name."""
+    names = [pretrained.UNTRAINED, *names]
     clash = next((name for name in names if names.count(name) > 1), None)
     if clash:
         raise InputError(
-            f"--checkpoint: two lines of the tables would be called {clash!r}; rename one of the "
-            "runs' folders"
+            f"--checkpoint, --features: two lines of the tables would be called {clash!r}; rename "
+            "one of the runs' folders, or of the features"
         )
-    return models
 
 
 def _load_tasks(
     chosen: Sequence[Task],
     data_dir: Path,
     models: Sequence[Pretrained],
+    given: Sequence[GivenFeatures],
     settings: EvaluationSettings,
 ) -> tuple[dict[str, tuple[TaskData, int]], dict[str, list[str]]]:
     """Returns rows and shots by unit, and notes; without so many shots the notes alone.
@@ -134,6 +149,9 @@ def _load_tasks(
         try:
             data = _load_task(task, data_dir, shots, models, settings)
             units[name], notes[name] = (data, shots), data.notes
+            for one in given:  # a row that lacks costs nothing now, and hours later
+                one.of(data.train.take(np.unique(_draw_rows(data, shots, settings))))
+                one.of(data.test)
         except tasks.TooFewRows as error:
             notes[name] = [f"left out: {error}"]
         for note in notes[name]:
@@ -167,11 +185,18 @@ def _load_task(
     return data
 
 
-def _draw(data: TaskData, shots: int, output: Path, settings: EvaluationSettings) -> np.ndarray:
-    """Returns the training rows of every draw, and writes which they are."""
+def _draw_rows(data: TaskData, shots: int, settings: EvaluationSettings) -> np.ndarray:
+    """Returns the training rows of every draw, int32 (D, n)."""
     if shots == methods.ALL_ROWS:
         return np.tile(np.arange(len(data.train.labels_N), dtype=np.int32), (settings.num_draws, 1))
-    draws_DN = tasks.draw_shots(data.train.labels_N, shots, settings.num_draws, settings.seed)
+    return tasks.draw_shots(data.train.labels_N, shots, settings.num_draws, settings.seed)
+
+
+def _draw(data: TaskData, shots: int, output: Path, settings: EvaluationSettings) -> np.ndarray:
+    """Returns the training rows of every draw, and writes which they are."""
+    draws_DN = _draw_rows(data, shots, settings)
+    if shots == methods.ALL_ROWS:
+        return draws_DN
     folder = output / "draws"
     folder.mkdir(exist_ok=True)
     tasks.write_manifest(

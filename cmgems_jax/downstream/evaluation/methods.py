@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cmgems_jax.downstream.evaluation import baselines as kmer_baselines
+from cmgems_jax.downstream.evaluation.given_features import GivenFeatures
 from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.downstream.finetuning import loop as finetuning_loop
 from cmgems_jax.downstream.finetuning import probe, recipes
@@ -20,6 +21,7 @@ from cmgems_jax.model import heads
 from cmgems_jax.pretraining import pretrained
 from cmgems_jax.pretraining.pretrained import Pretrained
 
+PROBE = "probe"
 BASELINE = "baseline"  # the mode of what is no transformer
 MAJORITY = "majority class"
 ALL_ROWS = 0  # shots of a suite that trains on every row
@@ -43,8 +45,10 @@ class Method:
     kinds: tuple[str, ...] = labels.KINDS  # of the labels that it can predict
 
 
-def compared(models: Sequence[Pretrained], settings: EvaluationSettings) -> list[Method]:
-    """Returns the lines of the tables: the models, the first one untrained, the baselines.
+def compared(
+    models: Sequence[Pretrained], given: Sequence[GivenFeatures], settings: EvaluationSettings
+) -> list[Method]:
+    """Returns the lines of the tables: models, the first one untrained, others', baselines.
 
     Fine-tuning is a mode of its own name for each kind of head and each learning rate that is
     not the recipe's; "finetune" alone is the published recipe over [CLS].
@@ -57,8 +61,9 @@ def compared(models: Sequence[Pretrained], settings: EvaluationSettings) -> list
                 run = functools.partial(_finetune, model, settings, head)
                 at_once = settings.draws_at_once
                 lines.append(Method(model.name, _mode(head, settings), run, at_once, head))
-        if "probe" in settings.modes:
-            lines.append(Method(model.name, "probe", _Probe(model, settings)))
+        if PROBE in settings.modes:
+            lines.append(Method(model.name, PROBE, _Probe(model, settings)))
+    lines += [Method(one.name, PROBE, one.probabilities) for one in given]
     if not settings.baselines:
         return lines
     for name, k in (("k chosen", None), (f"k={SIMPLE_K}", SIMPLE_K)):
@@ -94,7 +99,7 @@ def check_memory(
     num_strata = len(np.unique(labels.strata(data.train.labels_N)))
     each = min(num_train, shots * num_strata) if shots else num_train
     needed = {}
-    if "probe" in settings.modes:
+    if PROBE in settings.modes:
         num_rows = min(num_train, each * settings.num_draws) + each + len(data.test.labels_N)
         size = max(heads.num_features(model.config.model) for model in models)
         needed["probe features"] = (num_rows, 4 * num_rows * size)

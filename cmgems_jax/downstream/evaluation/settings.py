@@ -7,7 +7,9 @@ from cmgems_jax.downstream.tasks.settings import TaskSettings
 
 MODES = ("finetune", "probe")
 # More of these may be added to a folder of results.
-ADDABLE = frozenset({"tasks", "shots", "modes", "heads", "peak_lr", "baselines", "draws_at_once"})
+ADDABLE = frozenset(
+    {"tasks", "shots", "modes", "heads", "peak_lr", "baselines", "draws_at_once", "features"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,7 @@ class EvaluationSettings(TaskSettings):
     peak_lr: float | None = None  # of fine-tuning, in place of the recipes'
     draws_at_once: int | None = None  # fine-tuned side by side; None = all
     baselines: bool = True  # beside the models: one untrained, k-mer regression, majority
+    features: tuple[str, ...] = ()  # NAME=FILE, others' embeddings; see `given_features.read`
     test_rows: int = 0  # at most so many rows of test are predicted; 0 = all
 
     def fixed(self) -> dict[str, Any]:

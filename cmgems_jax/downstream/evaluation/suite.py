@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cmgems_jax.downstream.evaluation.given_features import GivenFeatures
 from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.downstream.tasks import tasks
 from cmgems_jax.downstream.tasks.tasks import TaskData
@@ -19,6 +20,7 @@ def check_same(
     settings: EvaluationSettings,
     checkpoints: Sequence[Path],
     models: Sequence[Pretrained],
+    given: Sequence[GivenFeatures],
     units: dict[str, tuple[TaskData, int]],
 ) -> None:
     """Writes suite.json, or refuses results of other settings, models or rows.
@@ -32,6 +34,7 @@ def check_same(
         {"name": model.name, "step": model.step, "sha256": pretrained.digest(model)}
         for model in models
     ]
+    now["features"] = {one.name: {"path": str(one.path), "sha256": one.sha256} for one in given}
     now["tasks"] = {
         name: {"folder": str(Path(data.train.path).resolve().parent), "sha256": tasks.digest(data)}
         for name, (data, _) in units.items()
@@ -39,19 +42,21 @@ def check_same(
     if path.exists() and (output / "results.csv").exists():
         before = EvaluationSettings().fixed() | json.loads(path.read_text())
         _refuse_others(output, before, now)
-        now["tasks"] = before.get("tasks", {}) | now["tasks"]
+        for kept in ("features", "tasks"):
+            now[kept] = before.get(kept, {}) | now[kept]
     outputs.write_json(path, now)
     outputs.write_json(output / "environment.json", run_log.environment())
 
 
 def _refuse_others(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises `InputError` with a table of what differs."""
-    locations = {"tasks", "checkpoints" if "models" in before else "models"}
+    locations = {"features", "tasks", "checkpoints" if "models" in before else "models"}
     pairs = {name: (before[name], now[name]) for name in now.keys() - locations}
-    known = before.get("tasks", {})
-    for unit in now["tasks"].keys() & known.keys():
-        if known[unit]["sha256"] != now["tasks"][unit]["sha256"]:
-            pairs[f"rows of {unit}"] = (known[unit], now["tasks"][unit])
+    for kept, what in (("tasks", "rows"), ("features", "features")):
+        known = before.get(kept, {})
+        for name in now[kept].keys() & known.keys():
+            if known[name]["sha256"] != now[kept][name]["sha256"]:
+                pairs[f"{what} of {name}"] = (known[name], now[kept][name])
     rows = [
         f"  {name}: {old!r} before, {new!r} now"
         for name, (old, new) in sorted(pairs.items())

@@ -56,7 +56,7 @@ def read(
     Raises:
       InputError: a missing file, a bad row, or labels that do not fit.
     """
-    files, others = _files(Path(folder))
+    files, others = split_files(Path(folder))
     rows: dict[str, TextRows] = {}
     read_file = functools.partial(
         task_files.read_examples,
@@ -78,7 +78,7 @@ def read(
     return splits, kind, label_names, others
 
 
-def _files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
+def split_files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """Returns the files of every split, train_10 before train_100 before train, and the others."""
     by_size: dict[str, dict[float, Path]] = {split: {} for split in SPLITS}
     others = []
