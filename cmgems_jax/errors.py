@@ -1,4 +1,4 @@
-"""What the user is told: errors that they can mend, and notes."""
+"""Messages to the user: errors that they can mend, and notes."""
 
 import difflib
 import functools
@@ -22,7 +22,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on: numbers that are not finite, a checkpoint that cannot be written.
+    """Training cannot continue: numbers that are not finite, a checkpoint that cannot be written.
 
     Commands print the message behind `error: ` and exit with status 1; what was
     saved before stays.

@@ -23,18 +23,18 @@ def bases(sequences: Sequences, k: int = 1) -> list[np.ndarray]:
 def records(sequences: Sequences, k: int) -> list[tuple[str, np.ndarray]]:
     """Returns (name, base codes) of sequences of at least k bases each; numbers are names too."""
     if isinstance(sequences, os.PathLike) or _is_file(sequences):
-        found = list(genome_files.read_records(sequences))
+        named = list(genome_files.read_records(sequences))
     else:
         listed = [sequences] if isinstance(sequences, str) else list(sequences)
         if not listed:
             raise InputError("no sequence: expected one or more, or the path of a FASTA file")
-        found = [(str(number), _encode(one, number)) for number, one in enumerate(listed)]
-    for name, bases_M in found:
+        named = [(str(number), _encode(one, number)) for number, one in enumerate(listed)]
+    for name, bases_M in named:
         if len(bases_M) < k:
             raise InputError(
                 f"sequence '{name}': {len(bases_M)} bases; expected at least {k}, one k-mer"
             )
-    return found
+    return named
 
 
 def _is_file(sequences: Sequences) -> bool:

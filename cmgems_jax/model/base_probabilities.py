@@ -42,7 +42,7 @@ def letter_log_probabilities(logits_PV: jax.Array, k: int) -> jax.Array:
 
 
 def _letters(log_PX: jax.Array, length: int) -> list[jax.Array]:
-    """Returns the log weights of the letters at each place, (P, A), from those of all words."""
+    """Returns the log weights of the letters at each position, (P, A), from those of all words."""
     if length == 1:
         return [log_PX]
     half = length // 2  # the first base is most significant; each half has few words
@@ -85,9 +85,9 @@ def mean_over_tokens(log_values_PK: jax.Array, masked_BT: jax.Array, stride: int
       covers the base, NaN where P has no room for one that does.
     """
     k, trailing = log_values_PK.shape[1], log_values_PK.shape[2:]
-    place_BT = jnp.cumsum(masked_BT.ravel(), dtype=jnp.int32).reshape(masked_BT.shape) - 1
-    place_BT = jnp.where(masked_BT, place_BT, log_values_PK.shape[0])  # out of bounds: no gradient
-    values_BTK = log_values_PK.at[place_BT].get(mode="fill", fill_value=jnp.nan)
+    slot_BT = jnp.cumsum(masked_BT.ravel(), dtype=jnp.int32).reshape(masked_BT.shape) - 1
+    slot_BT = jnp.where(masked_BT, slot_BT, log_values_PK.shape[0])  # out of bounds: no gradient
+    values_BTK = log_values_PK.at[slot_BT].get(mode="fill", fill_value=jnp.nan)
     masked_BTK = jnp.broadcast_to(
         masked_BT.reshape(*masked_BT.shape, *[1] * (1 + len(trailing))), values_BTK.shape
     )
@@ -135,8 +135,8 @@ def log_posterior(
     k, stride = model.tokens.k, model.tokens.stride
     num_rows, num_bases = bases_BN.shape
     row_B1 = jnp.arange(num_rows)[:, None]
-    asked_BH = jnp.where(hidden_BH < 0, num_bases, hidden_BH)  # out of bounds: dropped
-    hidden_BN = jnp.zeros(bases_BN.shape, bool).at[row_B1, asked_BH].set(True, mode="drop")
+    base_BH = jnp.where(hidden_BH < 0, num_bases, hidden_BH)  # out of bounds: dropped
+    hidden_BN = jnp.zeros(bases_BN.shape, bool).at[row_B1, base_BH].set(True, mode="drop")
 
     ids_BL = vocabulary.model_ids(bases_BN, k, stride)
     masked_BT = touching(hidden_BN, k, stride)
@@ -149,8 +149,8 @@ def log_posterior(
         {"params": params}, jnp.where(masked_BL, vocabulary.MASK, ids_BL), positions_P
     )
     log_mean_BNA = mean_over_tokens(letter_log_probabilities(logits_PV, k), masked_BT, stride)
-    found_BHA = log_mean_BNA.at[row_B1, asked_BH].get(mode="fill", fill_value=jnp.nan)
-    return jnp.where(found_BHA <= _NOTHING / 2, jnp.nan, found_BHA)
+    posterior_BHA = log_mean_BNA.at[row_B1, base_BH].get(mode="fill", fill_value=jnp.nan)
+    return jnp.where(posterior_BHA <= _NOTHING / 2, jnp.nan, posterior_BHA)
 
 
 def program(

@@ -3,7 +3,7 @@
 Post-LayerNorm, exact gelu, learned positions (Devlin et al. 2019;
 sizes of DNABERT, Ji et al. 2021, and LOGO, Yang et al. 2022). Parameter names
 map one to one to HuggingFace's BertForMaskedLM and BertForSequenceClassification.
-Axes: B rows of the batch, L tokens, Q tokens whose states are wanted, D hidden, H heads, K head
+Axes: B rows of the batch, L tokens, Q tokens whose states are returned, D hidden, H heads, K head
 width, P predicted positions of the whole batch.
 """
 
@@ -249,8 +249,8 @@ def _keys_at(
     """Returns one dropout key per position, made of its row's; None where there is none."""
     if keys_B is None:
         return None
-    row_P, place_P = jnp.divmod(positions_P, num_positions)
-    return jax.vmap(jax.random.fold_in)(keys_B[row_P], place_P)
+    row_P, position_P = jnp.divmod(positions_P, num_positions)
+    return jax.vmap(jax.random.fold_in)(keys_B[row_P], position_P)
 
 
 def dense(size: int, dtype: jnp.dtype, name: str | None) -> nn.Dense:

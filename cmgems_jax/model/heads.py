@@ -120,10 +120,10 @@ def pooled_features(states: Sequence[jax.Array], ids_BL: jax.Array) -> jax.Array
         / jnp.maximum(count_B1, 1).astype(jnp.float32)
         for states_BLD in states
     ]
-    # By its place: the gradient of a maximum divides by how often it is met again, which is
+    # By its position: the gradient of a maximum divides by how often it is met again, which is
     # never where XLA computes the states a second time and rounds them otherwise.
-    place_B1D = jnp.where(is_kmer_BL1, states[-1], -jnp.inf).argmax(axis=1, keepdims=True)
-    largest_BD = jnp.take_along_axis(states[-1], place_B1D, axis=1)[:, 0]
+    argmax_B1D = jnp.where(is_kmer_BL1, states[-1], -jnp.inf).argmax(axis=1, keepdims=True)
+    largest_BD = jnp.take_along_axis(states[-1], argmax_B1D, axis=1)[:, 0]
     last_BF = jnp.concatenate([largest_BD, states[-1][:, 0]], axis=1)
     return jnp.concatenate([*pooled, jnp.where(count_B1 > 0, last_BF, 0)], axis=1)
 

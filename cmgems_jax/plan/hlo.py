@@ -53,10 +53,10 @@ class Instruction:
     def operands(self) -> list[str]:
         """Names of its operands."""
         depth, end = 1, len(self.rest)
-        for place, letter in enumerate(self.rest):
+        for index, letter in enumerate(self.rest):
             depth += {"(": 1, ")": -1}.get(letter, 0)
             if not depth:
-                end = place
+                end = index
                 break
         return re.findall(r"%([\w.\-]+)", self.rest[:end])
 
@@ -78,8 +78,8 @@ class Program:
             if header := _HEADER.match(line):
                 lines = self.computations.setdefault(header.group(2), [])
                 self.entry = header.group(2) if header.group(1) else self.entry
-            elif found := _LINE.match(line):
-                lines.append(Instruction(*found.groups()))
+            elif match := _LINE.match(line):
+                lines.append(Instruction(*match.groups()))
         self.results = {one.name: one.result for one in self._all()}
 
     def _all(self) -> Iterator[Instruction]:
@@ -130,8 +130,8 @@ class Program:
 
     def cycles(self) -> dict[str, int] | None:
         """Returns a TPU's cycles by part and in `total`; None where none are noted."""
-        found = self._by_part(lambda one: one.cycles)
-        return {name: round(value) for name, value in found.items()} if found["total"] else None
+        cycles = self._by_part(lambda one: one.cycles)
+        return {name: round(value) for name, value in cycles.items()} if cycles["total"] else None
 
     def seconds(self, flops: float, bytes_per_s: float) -> dict[str, float]:
         """Returns seconds by part and in `total`, each instruction at the rate that bounds it.

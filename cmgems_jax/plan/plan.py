@@ -133,18 +133,18 @@ def share_of_peak(config: Config, target: Target, seconds_per_step: float) -> fl
 def _shared(config: Config, target: Target, say: Callable[[str], None]) -> Config:
     """Returns the config with as many accumulation steps as the devices allow."""
     num_devices = len(target.devices)
-    wanted, size = config.accumulation_steps, config.batch_size
+    num_parts, size = config.accumulation_steps, config.batch_size
     if size % num_devices:
         raise InputError(
             f"batch_size={size}: expected a multiple of the {num_devices} devices of "
             f"--target={target.name}"
         )
-    parts = next(n for n in range(wanted, 0, -1) if size % (num_devices * n) == 0)
+    parts = next(n for n in range(num_parts, 0, -1) if size % (num_devices * n) == 0)
     device = target.devices[0]
     say(
         f"target       {target.name}: {num_devices} x {device.device_kind}; {size} rows of "
         f"{config.data.num_tokens} positions a step, {size // (num_devices * parts)} at a time "
-        f"on each (accumulation_steps={parts}{'' if parts == wanted else f', not {wanted}'})"
+        f"on each (accumulation_steps={parts}{'' if parts == num_parts else f', not {num_parts}'})"
     )
     return dataclasses.replace(config, accumulation_steps=parts)
 
@@ -231,13 +231,13 @@ def _largest_rows(
         if guess < 1 or guess in [tried for tried, _ in known]:
             break
         alone = dataclasses.replace(config, batch_size=guess * num_devices, accumulation_steps=1)
-        found = _compile(alone, target)
-        is_well = found.program is not None and found.used <= device_bytes
+        trial = _compile(alone, target)
+        is_well = trial.program is not None and trial.used <= device_bytes
         say(
             f"             {guess} rows a device: {'fit' if is_well else 'do not fit'} "
-            f"({found.seconds:.0f} s)"
+            f"({trial.seconds:.0f} s)"
         )
-        known.append((guess, found.used))
+        known.append((guess, trial.used))
         if is_well:
             largest = max(largest, guess)
     return largest if searches else None
@@ -268,7 +268,7 @@ def _memory_line(train: _Compiled, fits: bool) -> str:
 
 
 def _rows_line(config: Config, num_devices: int, largest: int) -> str:
-    """Returns the largest batch, and what the wanted one needs."""
+    """Returns the largest batch, and what the configured one needs."""
     if not largest:
         return "rows         not one fits on a device"
     a_device = config.batch_size // num_devices

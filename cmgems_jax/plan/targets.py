@@ -159,10 +159,10 @@ def _tpus(name: str) -> tuple[jax.Device, ...]:
     for variable, value in _WITHOUT_A_TPU.items():
         os.environ.setdefault(variable, value)
     try:
-        found = topologies.get_topology_desc(topology_name=name, platform="tpu")
+        topology = topologies.get_topology_desc(topology_name=name, platform="tpu")
     except Exception as error:  # of libtpu: no such topology
         raise _unknown(name) from error
-    return tuple(found.devices)
+    return tuple(topology.devices)
 
 
 def _gpus(name: str, chip: Chip) -> tuple[jax.Device, ...]:
@@ -173,13 +173,13 @@ def _gpus(name: str, chip: Chip) -> tuple[jax.Device, ...]:
     if not count.isdecimal() or not 1 <= int(count) <= 8:
         raise _unknown(name)
     _check_installed(name, "jax_cuda13_plugin")
-    found = topologies.get_topology_desc(
+    topology = topologies.get_topology_desc(
         topology_name=name,
         platform="cuda",
         target_config=chip.description,
         topology=f"1x1x{int(count)}",
     )
-    return tuple(found.devices)
+    return tuple(topology.devices)
 
 
 def _check_installed(name: str, module: str) -> None:

@@ -76,8 +76,8 @@ def evaluate(
         _print(row)
     for model in models:
         tokens = model.config.tokens
-        found = [_nats(model, hidden, way) for way in range(2)]
-        nats, errors = zip(*found, strict=True)
+        pairs = [_nats(model, hidden, way) for way in range(2)]
+        nats, errors = zip(*pairs, strict=True)
         rows.append([model.name, model.step, tokens.k, tokens.stride, *nats, *errors])
         _print(rows[-1])
     with outputs.table(output, schema) as add:

@@ -56,13 +56,13 @@ def prepare(config: Config, workdir: Path, read: Reader) -> tuple[Config, Pretra
         return config, None
     source = read(Path(input_files.expand(origin.path)))
     _check(source.config, config)
-    found = InitFromConfig(origin.path, source.step, sha256(source.params))
-    if origin.sha256 not in ("", found.sha256):
+    actual = InitFromConfig(origin.path, source.step, sha256(source.params))
+    if origin.sha256 not in ("", actual.sha256):
         raise InputError(
-            f"init_from.path={origin.path}: weights of sha256 {found.sha256}, expected "
+            f"init_from.path={origin.path}: weights of sha256 {actual.sha256}, expected "
             f"init_from.sha256={origin.sha256}; give the model that this run was begun with"
         )
-    return dataclasses.replace(config, init_from=found), source
+    return dataclasses.replace(config, init_from=actual), source
 
 
 def _check(source: Config, config: Config) -> None:
@@ -72,9 +72,9 @@ def _check(source: Config, config: Config) -> None:
     if theirs[_POSITIONS] > ours[_POSITIONS]:
         wrong.append(_POSITIONS)
     if wrong:
-        found = ", ".join(f"{name}={theirs[name]} there, {ours[name]} here" for name in wrong)
+        differences = ", ".join(f"{name}={theirs[name]} there, {ours[name]} here" for name in wrong)
         flags = " ".join(f"--config.{name}={theirs[name]}" for name in wrong)
-        raise InputError(f"init_from.path={config.init_from.path}: {found}; {flags} would do")
+        raise InputError(f"init_from.path={config.init_from.path}: {differences}; {flags} would do")
     if source.tokens.stride != config.tokens.stride:
         note(
             f"init_from.path={config.init_from.path}: tokens.stride={source.tokens.stride} there, "
@@ -94,7 +94,7 @@ def sha256(params: dict) -> str:
 def params(source: Pretrained, initial: dict, config: Config) -> dict:
     """Returns the parameters to begin with, host arrays, and prints where they are from.
 
-    Of a longer position table the first rows are the source's. The rest goes on with the
+    Of a longer position table the first rows are the source's. The rest continues the
     source's sinusoids, or keeps the run's own initial values where it has none.
 
     Args:

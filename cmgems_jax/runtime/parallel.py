@@ -122,10 +122,10 @@ def replicate(tree: Any) -> Any:
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
 
-    def place(leaf: np.ndarray) -> jax.Array:
+    def to_device(leaf: np.ndarray) -> jax.Array:
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
-    return jax.tree.map(place, to_host(tree))
+    return jax.tree.map(to_device, to_host(tree))
 
 
 def to_host(tree: Any) -> Any:

@@ -71,16 +71,16 @@ def evaluate(
         path = output / "results.csv"
         results = report.read_table(path) if path.exists() else pd.DataFrame()
         notes = report.read_notes(output) | new_notes
-        lines, said = methods.compared(models, given, settings), []
+        lines, sentences = methods.compared(models, given, settings), []
         for number, (name, (data, shots)) in enumerate(units.items(), 1):
             draws_DN = _draw(data, shots, output, settings)
             print(f"{number}/{len(units)} {name}", flush=True)
             for method in methods.of_task(lines, data.task, settings):
                 results = _complete(results, method, data, draws_DN, shots, output)
-            said = report.write(
+            sentences = report.write(
                 results, notes, output, first=models[0].name, strand=settings.read_strand
             )
-    print("\n" + "\n".join(said))
+    print("\n" + "\n".join(sentences))
     print(f"{output}: results.csv, summary.csv, report.md, results.png", flush=True)
     return results
 

@@ -157,9 +157,9 @@ def write(
             "## Published\n\nMean MCC x 100 over all 28 GUE sets, from the literature, by other "
             f"code: {listed}."
         )
-    said = sentences(compared, first)
-    if said:
-        parts.append("## In words\n\n" + "\n".join(f"- {sentence}" for sentence in said))
+    in_words = sentences(compared, first)
+    if in_words:
+        parts.append("## In words\n\n" + "\n".join(f"- {sentence}" for sentence in in_words))
     named = unit_names(means)
     left_out = {name: texts for name, texts in notes.items() if name not in named}
     if left_out:
@@ -167,7 +167,7 @@ def write(
     (output / "report.md").write_text("\n\n".join(parts) + "\n")
     with matplotlib.rc_context(pictures.STYLE):
         means_figure(named_rows(means)).savefig(output / "results.png", dpi=160)
-    return said
+    return in_words
 
 
 def method(means: pd.DataFrame) -> str:

@@ -62,7 +62,7 @@ class TrainedDraws:
 
     @property
     def is_patient(self) -> bool:
-        """Whether some draw may go on: its least loss on dev is of one of the last epochs."""
+        """Whether some draw may continue: its least loss on dev is of one of the last epochs."""
         num_epochs = self.dev_losses_DE.shape[1]
         if not self.recipe.patience or not num_epochs:
             return True

@@ -118,10 +118,10 @@ def _scorer(
             for window, total, part in zip(
                 windows, total_W, np.split(np.arange(len(own_RH)), len(windows)), strict=True
             ):
-                place, value = hidden_RH[part], own_RH[part]
-                is_real = place >= 0
-                place = len(window.bases) - 1 - place if is_reverse else place
-                total[place[is_real] - owned(window, tiling)[0]] -= value[is_real]
+                position, value = hidden_RH[part], own_RH[part]
+                is_real = position >= 0
+                position = len(window.bases) - 1 - position if is_reverse else position
+                total[position[is_real] - owned(window, tiling)[0]] -= value[is_real]
         num_strands = len(IS_REVERSED[settings.strand])
         return [
             np.where(_has_value(window, tiling), total / num_strands, np.nan)
@@ -146,8 +146,8 @@ def _passes(
     """Returns a row for each pass over a window: bases uint8 (R, N), hidden int32 (R, H)."""
     first, end = owned(window, tiling)
     hidden_RH = np.full((spacing, -(-tiling.window_bases // spacing)), -1, np.int32)
-    place = np.arange(first, end)
-    hidden_RH[(place - first) % spacing, (place - first) // spacing] = place
+    position = np.arange(first, end)
+    hidden_RH[(position - first) % spacing, (position - first) // spacing] = position
     bases_N = np.full(tiling.window_bases, vocabulary.PADDING, np.uint8)
     bases_N[: len(window.bases)] = window.bases
     if is_reverse:

@@ -1,6 +1,6 @@
 """A class's probability, or a number, along a genome as a track; and regions of the class.
 
-Windows overlap. Bins lie between the places where a window starts or ends, so that the same
+Windows overlap. Bins lie between the positions where a window starts or ends, so that the same
 windows cover all of a bin, and its value is their mean.
 """
 
@@ -147,7 +147,7 @@ def bins(windows: WindowOutputs) -> Iterator[Bin]:
                 covering.append((end, value_C.astype(np.float64)))
 
 
-def _write_values(found: Iterator[Bin], number: int, output: Path, reference: Reference) -> None:
+def _write_values(parts: Iterator[Bin], number: int, output: Path, reference: Reference) -> None:
     """Writes the probability of one class in each bin."""
     with tracks.opened(output, reference.lengths) as track:
         waiting: list[tuple[int, int, float]] = []
@@ -159,7 +159,7 @@ def _write_values(found: Iterator[Bin], number: int, output: Path, reference: Re
                 track.add(contig, starts, ends, values)
             waiting.clear()
 
-        for name, start, end, share_C in found:
+        for name, start, end, share_C in parts:
             if name != contig or len(waiting) >= _BINS_AT_ONCE:
                 flush()
             contig = name
@@ -168,7 +168,7 @@ def _write_values(found: Iterator[Bin], number: int, output: Path, reference: Re
 
 
 def _write_regions(
-    found: Iterator[Bin], number: int, classifier: TrainedClassifier, output: Path
+    parts: Iterator[Bin], number: int, classifier: TrainedClassifier, output: Path
 ) -> None:
     """Writes a line for each stretch of bins that have the class."""
     label, is_multilabel = classifier.label_names[number], classifier.labels == labels.MULTILABEL
@@ -183,7 +183,7 @@ def _write_regions(
                 score = round(1_000 * total / (end - start))
                 file.write(f"{contig}\t{start}\t{end}\t{label}\t{score}\n")
 
-        for contig, start, end, share_C in found:
+        for contig, start, end, share_C in parts:
             if region and (region[:1] != [contig] or region[2] != start):
                 flush()
                 region = None

@@ -47,7 +47,7 @@ class Regions:
     regions: list[Region]
     num_alleles: int = 0
 
-    def places(self) -> Iterator[tuple[Region, Allele]]:
+    def positions(self) -> Iterator[tuple[Region, Allele]]:
         """Yields the alleles of every base: three, or one unscored for an ambiguous letter."""
         for region in self.regions:
             for start in range(region.start, region.end, _PIECE):
@@ -63,7 +63,7 @@ class Regions:
 
     def alleles(self) -> Iterator[Allele]:
         """Yields the alleles alone."""
-        return (allele for _, allele in self.places())
+        return (allele for _, allele in self.positions())
 
 
 def read(path: str, reference: Reference) -> Regions:
@@ -79,9 +79,9 @@ def read(path: str, reference: Reference) -> Regions:
             regions.append(_region(line, f"{path}: line {number:,}", reference))
     if not regions:
         raise InputError(f"{path}: no region; expected lines of contig, start (from 0), end")
-    found = Regions(path, reference, regions)
-    found.num_alleles = sum(1 for _ in found.places())
-    return found
+    sites = Regions(path, reference, regions)
+    sites.num_alleles = sum(1 for _ in sites.positions())
+    return sites
 
 
 def _region(line: str, where: str, reference: Reference) -> Region:
@@ -102,20 +102,20 @@ def _region(line: str, where: str, reference: Reference) -> Region:
 
 
 def write_table(
-    found: Regions, rows: Iterator[np.void], output: Path, columns: Sequence[vcf.Field]
+    sites: Regions, rows: Iterator[np.void], output: Path, columns: Sequence[vcf.Field]
 ) -> None:
     """Writes one line per substitution, with positions from 1 as in a VCF."""
     letters = vocabulary.ALPHABETS["dna"] + "N"
     with outputs.table(output, vcf.table_schema(columns)) as add:
-        for (region, allele), row in zip(found.places(), rows, strict=True):
-            place = [region.written, allele.position + 1, region.name]
-            add([*place, letters[allele.ref], letters[allele.alt], *vcf.cells(row)])
+        for (region, allele), row in zip(sites.positions(), rows, strict=True):
+            position = [region.written, allele.position + 1, region.name]
+            add([*position, letters[allele.ref], letters[allele.alt], *vcf.cells(row)])
 
 
-def write_maps(found: Regions, rows: Iterator[np.void], output: Path) -> list[Path]:
+def write_maps(sites: Regions, rows: Iterator[np.void], output: Path) -> list[Path]:
     """Writes a PNG beside the output for each of the first `MAX_MAPS` short regions with scores."""
     score_of: dict[Region, np.ndarray] = {}
-    for (region, allele), row in zip(found.places(), rows, strict=True):
+    for (region, allele), row in zip(sites.positions(), rows, strict=True):
         length = region.end - region.start
         if row["reason"] != variants.SCORED or length > MAP_BASES:
             continue
@@ -154,8 +154,8 @@ def plot_map(score_M4: np.ndarray, region: Region, path: Path) -> None:
     top.spines[["top", "right", "bottom"]].set_visible(False)
     image = _plot_scores(bottom, score_MA)
     step = 10 if len(heights) > 30 else 5
-    places = range(-(region.start + 1) % step, len(heights), step)
-    bottom.set_xticks(places, [f"{region.start + 1 + place:,}" for place in places], fontsize=7)
+    ticks = range(-(region.start + 1) % step, len(heights), step)
+    bottom.set_xticks(ticks, [f"{region.start + 1 + tick:,}" for tick in ticks], fontsize=7)
     bottom.set_xlabel("position (from 1); dots: the genome's base")
     figure.colorbar(image, ax=bottom, pad=0.01, label="log p(alt)/p(ref)")
     figure.savefig(path, dpi=130)

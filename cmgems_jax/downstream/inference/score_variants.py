@@ -61,25 +61,25 @@ def score_variants(
     trained = classifier_lib.load_classifier(classifier) if classifier else None
     with reference_lib.opened(fasta, ignore_chr_prefix=settings.ignore_chr_prefix) as reference:
         scorer = Scorer(model, reference, settings, trained)
-        found: vcf.Variants | saturation.Regions
+        sites: vcf.Variants | saturation.Regions
         if vcf_path:
-            found = vcf.read(vcf_path, reference, skip_mismatches=settings.skip_mismatches)
+            sites = vcf.read(vcf_path, reference, skip_mismatches=settings.skip_mismatches)
         else:
-            found = saturation.read(bed_path, reference)
+            sites = saturation.read(bed_path, reference)
         digest = pretrained.digest(model)
         inputs = {
             "checkpoint": digest,
             "classifier": _digest(classifier),
-            "vcf or bed": genome_files.sha256(found.path),
+            "vcf or bed": genome_files.sha256(sites.path),
             "fasta": [Path(fasta).stat().st_size, reference.lengths],
             "flags": {**dataclasses.asdict(settings), "batch_size": None},
         }
         columns = vcf.fields(scorer.label_names, settings.strand, model.name)
         with kept_rows.opened(output, scorer.dtype, inputs) as rows:
-            _score(scorer, found, rows, settings.batch_size * _CHUNK_BATCHES)
+            _score(scorer, sites, rows, settings.batch_size * _CHUNK_BATCHES)
             provenance = {"Model": model.name, "Step": model.step, "SHA256": digest}
             provenance |= {"Strand": settings.strand, "Window": scorer.num_bases}
-            _write(found, rows, output, columns, provenance | {"FASTA": Path(fasta).name})
+            _write(sites, rows, output, columns, provenance | {"FASTA": Path(fasta).name})
             return _print_counts(rows, output)
 
 
@@ -89,15 +89,15 @@ def _digest(classifier: Path | str | None) -> str:
 
 
 def _score(
-    scorer: Scorer, found: vcf.Variants | saturation.Regions, rows: kept_rows.KeptRows, chunk: int
+    scorer: Scorer, sites: vcf.Variants | saturation.Regions, rows: kept_rows.KeptRows, chunk: int
 ) -> None:
     """Scores the alleles that have no row yet."""
     if num_kept := len(rows):
-        print(f"resumed: {num_kept:,} of {found.num_alleles:,} alleles were scored before")
-    alleles = itertools.islice(found.alleles(), num_kept, None)
+        print(f"resumed: {num_kept:,} of {sites.num_alleles:,} alleles were scored before")
+    alleles = itertools.islice(sites.alleles(), num_kept, None)
     start_s = time.perf_counter()
     with terminal.bar(
-        total=found.num_alleles, initial=num_kept, unit="alleles", desc="scoring"
+        total=sites.num_alleles, initial=num_kept, unit="alleles", desc="scoring"
     ) as bar:
         while part := list(itertools.islice(alleles, chunk)):
             rows.add(scorer.score(part))
@@ -108,21 +108,21 @@ def _score(
 
 
 def _write(
-    found: vcf.Variants | saturation.Regions,
+    sites: vcf.Variants | saturation.Regions,
     rows: kept_rows.KeptRows,
     output: Path,
     columns: list[vcf.Field],
     provenance: dict[str, object],
 ) -> None:
     """Writes the output of all rows."""
-    if isinstance(found, saturation.Regions):
-        saturation.write_table(found, _each(rows), output, columns)
-        for path in saturation.write_maps(found, _each(rows), output):
+    if isinstance(sites, saturation.Regions):
+        saturation.write_table(sites, _each(rows), output, columns)
+        for path in saturation.write_maps(sites, _each(rows), output):
             print(f"wrote {path}")
     elif output.suffix == ".tsv":
-        vcf.write_table(found, _each(rows), output, columns)
+        vcf.write_table(sites, _each(rows), output, columns)
     else:
-        vcf.write_vcf(found, _each(rows), output, columns, provenance)
+        vcf.write_vcf(sites, _each(rows), output, columns, provenance)
 
 
 def _each(rows: kept_rows.KeptRows) -> Iterator[np.void]:

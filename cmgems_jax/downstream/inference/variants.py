@@ -20,7 +20,7 @@ from cmgems_jax.model import base_probabilities, heads
 from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import parallel
 
-# Why an allele has no score; the place is its code in the kept rows.
+# Why an allele has no score; its number is its code in the kept rows.
 REASONS = {
     "scored": "it has a score",
     "not_snv": "no substitution of one base (an insertion, a deletion, several bases, *)",
@@ -49,7 +49,7 @@ class _Windows:
     """What a network sees around sites."""
 
     bases_RN: np.ndarray  # uint8, each row in its strand's direction, padded
-    place_R: np.ndarray  # int32, the site in its row
+    offset_R: np.ndarray  # int32, the site in its row
 
 
 class Scorer:
@@ -134,7 +134,7 @@ class Scorer:
     def log_posteriors(self, sites: Sequence[tuple[str, int]]) -> np.ndarray:
         """Returns log p of A, T, C, G at sites, the mean over the strands: float32 (S, A)."""
         windows = self._windows(sites, self.num_bases)
-        log_RA = self._in_batches(self._posterior, windows.bases_RN, windows.place_R[:, None])
+        log_RA = self._in_batches(self._posterior, windows.bases_RN, windows.offset_R[:, None])
         log_RA = log_RA[:, 0].reshape(len(sites), len(self._strands), 4)
         for number, is_reverse in enumerate(self._strands):
             if is_reverse:
@@ -153,7 +153,7 @@ class Scorer:
         base_R = np.repeat([base for _, _, base in variants], len(self._strands))
         is_reverse_R = np.tile(self._strands, len(variants))
         base_R = np.where(is_reverse_R, _OTHER_STRAND[base_R], base_R)
-        windows.bases_RN[np.arange(len(base_R)), windows.place_R] = base_R
+        windows.bases_RN[np.arange(len(base_R)), windows.offset_R] = base_R
         share_RC = self._in_batches(self._predictions, windows.bases_RN)
         share_VC = share_RC.reshape(len(variants), len(self._strands), -1).mean(axis=1)
         ref, alt = (
@@ -165,10 +165,10 @@ class Scorer:
     def _reason(self, contig: str, position: int) -> int:
         """Returns why a site cannot be scored, or SCORED."""
         for is_reverse in self._strands:
-            bases, place = self._window(contig, position, self.num_bases, is_reverse)
+            bases, offset = self._window(contig, position, self.num_bases, is_reverse)
             num_tokens = vocabulary.num_tokens(len(bases), self.k, self.token_stride)
             last = (num_tokens - 1) * self.token_stride  # start of the last token
-            if not self.k - 1 <= place <= last:
+            if not self.k - 1 <= offset <= last:
                 return CONTIG_END
             if bases.max() >= vocabulary.AMBIGUOUS:
                 return AMBIGUOUS
@@ -182,19 +182,19 @@ class Scorer:
         """Returns the windows around the sites, for each in every strand."""
         num_rows = len(sites) * len(self._strands)
         bases_RN = np.full((num_rows, num_bases), vocabulary.PADDING, np.uint8)
-        place_R = np.zeros(num_rows, np.int32)
+        offset_R = np.zeros(num_rows, np.int32)
         row = 0
         for contig, position in sites:
             for is_reverse in self._strands:
-                bases, place_R[row] = self._window(contig, position, num_bases, is_reverse)
+                bases, offset_R[row] = self._window(contig, position, num_bases, is_reverse)
                 bases_RN[row, : len(bases)] = bases
                 row += 1
-        return _Windows(bases_RN, place_R)
+        return _Windows(bases_RN, offset_R)
 
     def _window(
         self, contig: str, position: int, num_bases: int, is_reverse: bool
     ) -> tuple[np.ndarray, int]:
-        """Returns the bases around a site, and the site's place among them.
+        """Returns the bases around a site, and the site's offset among them.
 
         All is reckoned in the strand's own direction, so that either strand of a genome gets
         the same windows. At the contig's ends the window is shifted inside.

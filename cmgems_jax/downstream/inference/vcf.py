@@ -56,28 +56,28 @@ def read(path: str, reference: Reference, *, skip_mismatches: bool) -> Variants:
     """
     input_files.read_head(path, "a VCF file (plain, bgzip or BCF)")
     with _opened(path) as file:
-        found = Variants(path, reference, "")
+        sites = Variants(path, reference, "")
         first, contigs, last = "", set(), ("", 0)
         for record in terminal.bar(_iterate(path, file), desc="checking", unit="records"):
-            found.num_records += 1
+            sites.num_records += 1
             reason = _check(record, reference)
             if reason and not first:
-                first = _describe(record, reason, reference, _where(path, found.num_records))
-            found.reasons[reason] += 1
-            found.num_alleles += len(record.alts or ())
+                first = _describe(record, reason, reference, _where(path, sites.num_records))
+            sites.reasons[reason] += 1
+            sites.num_alleles += len(record.alts or ())
             here = record.chrom, record.start
             is_new = here[0] != last[0]
-            found.is_sorted &= here[0] not in contigs if is_new else here >= last
+            sites.is_sorted &= here[0] not in contigs if is_new else here >= last
             contigs.add(here[0])
             last = here
-        found.header = str(file.header)
-    num_wrong = found.num_records - found.reasons[variants.SCORED]
+        sites.header = str(file.header)
+    num_wrong = sites.num_records - sites.reasons[variants.SCORED]
     if num_wrong and not skip_mismatches:
         raise InputError(
-            f"{first}; {num_wrong:,} of {found.num_records:,} records do not fit this genome; "
+            f"{first}; {num_wrong:,} of {sites.num_records:,} records do not fit this genome; "
             "--skip_mismatches leaves such records unscored"
         )
-    return found
+    return sites
 
 
 def _where(path: str, number: int) -> str:
@@ -116,11 +116,11 @@ def _alleles(record: pysam.VariantRecord, reference: Reference) -> Iterator[Alle
     reason = _check(record, reference)
     contig = reference.find(record.chrom) or ""
     for alt in record.alts or ():
-        found = substitution(record.ref, alt)
-        if reason or found is None:
+        single = substitution(record.ref, alt)
+        if reason or single is None:
             yield Allele(reason=reason or variants.NOT_SNV)
         else:
-            offset, *codes = found
+            offset, *codes = single
             yield Allele(contig, record.start + offset, *codes)
 
 
@@ -133,12 +133,12 @@ def substitution(ref: str, alt: str) -> tuple[int, int, int] | None:
     if len(ref) != len(alt) or not alt.isalpha():
         return None
     ref_codes, alt_codes = vocabulary.encode(ref), vocabulary.encode(alt)
-    places = np.flatnonzero(ref_codes != alt_codes)
-    if len(places) != 1:
+    offsets = np.flatnonzero(ref_codes != alt_codes)
+    if len(offsets) != 1:
         return None
-    (place,) = places.tolist()
-    codes = int(ref_codes[place]), int(alt_codes[place])
-    return None if max(codes) >= vocabulary.AMBIGUOUS else (place, *codes)
+    (offset,) = offsets.tolist()
+    codes = int(ref_codes[offset]), int(alt_codes[offset])
+    return None if max(codes) >= vocabulary.AMBIGUOUS else (offset, *codes)
 
 
 @contextlib.contextmanager
@@ -219,14 +219,14 @@ def cells(row: np.void) -> list[float | str]:
 
 
 def write_table(
-    found: Variants, rows: Iterator[np.void], output: Path, columns: Sequence[Field]
+    sites: Variants, rows: Iterator[np.void], output: Path, columns: Sequence[Field]
 ) -> None:
     """Writes one line per alternative allele."""
     with outputs.table(output, table_schema(columns)) as add:
-        for record in _records(found.path):
+        for record in _records(sites.path):
             for alt in record.alts or ():
-                place = [record.chrom, record.pos, record.id or ".", record.ref, alt]
-                add([*place, *cells(next(rows))])
+                site = [record.chrom, record.pos, record.id or ".", record.ref, alt]
+                add([*site, *cells(next(rows))])
 
 
 def table_schema(columns: Sequence[Field]) -> pa.Schema:
@@ -236,7 +236,7 @@ def table_schema(columns: Sequence[Field]) -> pa.Schema:
 
 
 def write_vcf(
-    found: Variants,
+    sites: Variants,
     rows: Iterator[np.void],
     output: Path,
     columns: Sequence[Field],
@@ -246,31 +246,31 @@ def write_vcf(
 
     There is no index where the records are not sorted, which a note says.
     """
-    is_long = max(found.reference.lengths.values()) >= _TBI_LONGEST
+    is_long = max(sites.reference.lengths.values()) >= _TBI_LONGEST
     suffix, other = (".csi", ".tbi") if is_long else (".tbi", ".csi")
     index = output.with_name(output.name + suffix)
     with contextlib.ExitStack() as stack:
-        if found.is_sorted:
+        if sites.is_sorted:
             partial_index = stack.enter_context(outputs.replaced_file(index))
         partial = stack.enter_context(outputs.replaced_file(output))
         with pysam.BGZFile(str(partial), "wb") as file:
-            file.write(_header(found, columns, provenance).encode())
-            for record in _records(found.path):
+            file.write(_header(sites, columns, provenance).encode())
+            for record in _records(sites.path):
                 scored = list(itertools.islice(rows, len(record.alts or ())))
                 file.write(_line(str(record), scored, columns).encode())
-        if found.is_sorted:
+        if sites.is_sorted:
             pysam.tabix_index(str(partial), preset="vcf", index=str(partial_index), csi=is_long)
     output.with_name(output.name + other).unlink(missing_ok=True)
-    if not found.is_sorted:
+    if not sites.is_sorted:
         index.unlink(missing_ok=True)
-        print(f"{found.path}: not sorted by contig and position: no index was made", flush=True)
+        print(f"{sites.path}: not sorted by contig and position: no index was made", flush=True)
 
 
-def _header(found: Variants, columns: Sequence[Field], provenance: dict[str, object]) -> str:
+def _header(sites: Variants, columns: Sequence[Field], provenance: dict[str, object]) -> str:
     """Returns the header with our lines in front of the last one, which names the columns."""
     *lines, last = [
         line
-        for line in found.header.splitlines()
+        for line in sites.header.splitlines()
         if not line.startswith((f"##INFO=<ID={PREFIX}", "##cmgems_jax="))
     ]
     for field in columns:

@@ -164,7 +164,7 @@ def _fields(
         first = [field.strip() for field in next(rows)]
         sequence, labels, is_header = _columns(path, first, columns)
         if is_header:
-            header += [first[place] for place in labels]
+            header += [first[column] for column in labels]
         else:
             rows = itertools.chain([first], rows)
         for row in rows:
@@ -173,7 +173,7 @@ def _fields(
                 raise InputError(
                     f"{path}: row {line}: {len(row)} columns, expected {len(first)} as in row 1"
                 )
-            yield line, row[sequence].strip(), ";".join(row[place].strip() for place in labels)
+            yield line, row[sequence].strip(), ";".join(row[column].strip() for column in labels)
     except csv.Error as error:
         raise InputError(
             f"{path}: behind row {line or 1}: {error}; is a quotation mark left open?"

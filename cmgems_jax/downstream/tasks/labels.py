@@ -82,17 +82,17 @@ def values(rows: TextRows, kind: str, names: Sequence[str]) -> np.ndarray:
                 f"{rows.label_texts[wrong.argmax()]!r}; expected 0 or 1 in every column"
             )
         return numbers_NC.astype(np.float32)
-    place = {name: number for number, name in enumerate(names)}
+    index = {name: number for number, name in enumerate(names)}
     marks_NC = np.zeros((len(rows.label_texts), len(names)), np.float32)
     for number, (line, text) in enumerate(zip(rows.rows_N, rows.label_texts, strict=True)):
         where = f"{rows.path}: row {line}"
         for item in [class_name(text, where)] if kind == CLASSES else _items(text):
-            if item not in place:
+            if item not in index:
                 raise InputError(
                     f"{where}: label {item!r} is not in train; expected one of "
                     f"{', '.join(names)[:80]}"
                 )
-            marks_NC[number, place[item]] = 1
+            marks_NC[number, index[item]] = 1
     return marks_NC.argmax(axis=1).astype(np.int32) if kind == CLASSES else marks_NC
 
 
@@ -106,7 +106,7 @@ def _class_names(train: TextRows) -> list[str]:
     where = ((f"{train.path}: row {line}", text) for line, text in zip(
         train.rows_N, train.label_texts, strict=True
     ))  # fmt: skip
-    names = {class_name(text, place) for place, text in where}
+    names = {class_name(text, row) for row, text in where}
     if len(names) == 1:
         raise InputError(f"{train.path}: only the label {names.pop()!r}; expected two or more")
     return _ordered(names)
