@@ -15,14 +15,14 @@ from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig,
 def get_config() -> Config:
     """Returns the demo."""
     return Config(
-        num_steps=750,
+        num_steps=500,
         batch_size=48,  # rows; about 64 windows
         log_every=50,
-        eval_every=150,
-        eval_windows=512,
+        eval_every=125,
+        eval_windows=256,
         checkpoint_every=250,
         data=DataConfig(synthetic_bases=4_000_000, synthetic_repeats=0.25, num_tokens=64),
-        curriculum=CurriculumConfig(threshold=0.42, threshold_kind="relative"),
+        curriculum=CurriculumConfig(threshold=0.5, threshold_kind="relative"),
         model=ModelConfig(
             num_layers=2,
             hidden_size=128,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Pretrains a small model with CM-GEMS on a synthetic genome, of which a quarter is copies of a repeat,
-# and asks with twenty labelled rows per class which sequences hold a piece of it: no download, a few
-# minutes on 2 cores.
+# Pretrains a small model with CM-GEMS on a synthetic genome, of which a quarter is copies of a
+# repeat, and asks with twenty labelled rows per class which sequences hold a piece of it: no
+# download, a few minutes on 2 cores.
 #
 #   bash launch/demo.sh [folder, runs/demo by default]
 set -euo pipefail
