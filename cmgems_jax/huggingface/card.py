@@ -104,6 +104,7 @@ def _card(
         max_tokens=max_tokens,
         max_bases=vocabulary.num_bases(max_tokens - 2, k, stride),
         num_special=vocabulary.NUM_SPECIAL,
+        num_parts=heads.NUM_PARTS,
         tokens_per_base=strategies.tokens_per_base(k, stride),
         cut=f'" ".join(dna[i : i + {k}] for i in range(0, len(dna) - {k - 1}, {stride}))',
         **values,

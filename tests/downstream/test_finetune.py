@@ -199,7 +199,8 @@ def probed(encoder: Pretrained, long_sequences: str = "error") -> np.ndarray:
         probe.features(encoder, rows.bases_NM, long_sequences=long_sequences)
         for rows in (TRAIN, TEST)
     ]
-    return probe.probe(features[0], TRAIN.labels_N, DRAWS, features[1], 2)
+    weight_F = heads.feature_weights(encoder.config.model)
+    return probe.probe(features[0], TRAIN.labels_N, DRAWS, features[1], 2, weight_F=weight_F)
 
 
 @pytest.mark.parametrize(("num_positions", "how"), [(24, "error"), (11, "window")])

@@ -18,6 +18,7 @@ from cmgems_jax.downstream.tasks import labels, metrics, tasks
 from cmgems_jax.downstream.tasks.settings import Columns
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
+from cmgems_jax.model import heads
 from tests.downstream.small_task import LOUD
 
 DNA = ("ACGTACGTAA", "CCGTACGTAC", "GCGTACGTAG", "TCGTACGTAT")
@@ -139,8 +140,9 @@ def test_a_planted_signal_is_recovered_by_probe_kmers_and_a_trained_features_hea
     """Of numbers the exact ones; the head starts at the probe, ends better, and predicts so."""
     data = planted(kind)
     every = np.arange(len(data.train.labels_N))[None]
+    weight_F = heads.feature_weights(LOUD.config.model)
     splits = [probe.features(LOUD, rows.bases_NM) for rows in (data.train, data.test)]
-    (probed_NC,) = probe.probe(splits[0], data.train.labels_N, every, splits[1], 2, kind)
+    (probed_NC,) = probe.probe(splits[0], data.train.labels_N, every, splits[1], 2, kind, weight_F)
     ((kmers_NC, _),) = baselines.kmer_regression(
         data.train, every, data.test, 2, kind=kind, seed=0, k=1
     )

@@ -82,17 +82,21 @@ def slow_features(bases: np.ndarray) -> np.ndarray:
     states = MODEL.apply({"params": ENCODER.params}, ids, method=MODEL.all_states)
     known = [place + 1 for place, kmer in enumerate(kmers) if kmer != vocabulary.UNK]
     if not known:
-        return np.zeros(5 * 16)
+        return np.zeros((5 + 16) * 16)
     picked = [np.asarray(layer)[0, known] for layer in states]
     last = [picked[-1].max(axis=0), np.asarray(states[-1])[0, 0]]
-    return np.concatenate([*(rows.mean(axis=0) for rows in picked), *last])
+    parts = np.zeros((16, 16))  # 16 parts, 16 hidden
+    for number in range(16):
+        rows = [row for rank, row in enumerate(picked[-1]) if rank * 16 // len(known) == number]
+        parts[number] = np.mean(rows, axis=0) if rows else 0
+    return np.concatenate([*(rows.mean(axis=0) for rows in picked), *last, *parts])
 
 
-def test_features_are_means_of_every_layer_and_of_the_last_maximum_and_cls():
+def test_features_are_means_of_every_layer_and_of_the_last_maximum_cls_and_means_of_parts():
     """Batches of four on four devices: the last is filled up. float32 tolerance."""
     bases_NM = sequences()
     found = probe.features(ENCODER, bases_NM, batch_size=4)
-    assert found.shape == (7, (1 + 2 + 2) * 16) == (7, heads.num_features(CONFIG.model))
+    assert found.shape == (7, (1 + 2 + 2 + 16) * 16) == (7, heads.num_features(CONFIG.model))
     assert found.dtype == np.float32
     expected = np.stack([slow_features(bases) for bases in bases_NM])
     np.testing.assert_allclose(found, expected, atol=2e-6)
@@ -125,6 +129,21 @@ def test_a_probe_is_logistic_regression_on_standardised_features_once_a_draw():
         expected = model.predict_proba((test - mean) / deviation)
         np.testing.assert_allclose(said[draw], expected, atol=1e-4)  # lbfgs stops at 1e-4
     np.testing.assert_array_equal(said[0], said[1])  # the same rows in another order
+
+
+def test_a_weight_is_a_smaller_penalty_and_folded_into_the_layer():
+    """Twice the weight is logistic regression on features twice as large."""
+    rng = np.random.default_rng(0)
+    labels, features = rng.integers(0, 2, 60), rng.normal(size=(60, 2)).astype(np.float32)
+    draws, weight_F = np.arange(60)[None], np.array([2.0, 0.0])
+    kernel_1FC, bias_1C = probe.linear_layers(features, labels, draws, 2, weight_F=weight_F)
+    scaled = (features[:, :1] - features[:, :1].mean()) / features[:, :1].std()
+    model = LogisticRegression(C=0.01, max_iter=1_000).fit(2 * scaled, labels)
+    logits = features.astype(np.float64) @ kernel_1FC[0] + bias_1C[0]
+    np.testing.assert_allclose(
+        logits[:, 1] - logits[:, 0], model.decision_function(2 * scaled), atol=1e-4
+    )
+    assert not kernel_1FC[0, 1].any()
 
 
 def test_a_class_that_was_not_drawn_gets_no_probability():

@@ -168,7 +168,8 @@ class _Probe:
         rows_DN = np.searchsorted(used_U, draws_DN)
         labels_U = data.train.labels_N[used_U]
         kind = (data.task.num_classes, data.task.labels)
-        return probe.probe(train_UF, labels_U, rows_DN, self.test_NF, *kind)
+        weight_F = heads.feature_weights(self.model.config.model)
+        return probe.probe(train_UF, labels_U, rows_DN, self.test_NF, *kind, weight_F)
 
     def _features(self, examples: Examples) -> np.ndarray:
         """Returns the frozen features of every row."""

@@ -221,8 +221,8 @@ def _probes(
         pretrained, train.bases_NM, long_sequences=long_sequences, source=train.path, strand=strand
     )
     rows_DN, labels_U = np.searchsorted(used_U, draws_DN), targets.standardised(train.labels_N)
-    num_outputs = data.task.num_classes
-    layers = probe.linear_layers(features_UF, labels_U, rows_DN, num_outputs, targets.kind)
+    kind = data.task.num_classes, targets.kind, heads.feature_weights(pretrained.config.model)
+    layers = probe.linear_layers(features_UF, labels_U, rows_DN, *kind)
     kernel_DFC, bias_DC = (layer.astype(np.float32) for layer in layers)
     return {"classifier": {"kernel": kernel_DFC, "bias": bias_DC}}
 

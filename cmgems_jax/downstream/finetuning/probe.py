@@ -81,6 +81,7 @@ def probe(
     test_features_NF: np.ndarray,
     num_classes: int,
     kind: str = labels.CLASSES,
+    weight_F: np.ndarray | float = 1.0,
 ) -> np.ndarray:
     """Fits logistic or ridge regression on the features, once per draw; see `linear_layers`.
 
@@ -91,13 +92,14 @@ def probe(
       test_features_NF: float32, of what is predicted.
       num_classes: C.
       kind: of the labels, of `labels.KINDS`.
+      weight_F: of the standardised features, such as `heads.feature_weights`.
 
     Returns:
       float32 (D, rows of test, C), probabilities, or numbers.
     """
     targets = Targets.of(kind, num_classes, labels_N)
     kernel_DFC, bias_DC = linear_layers(
-        train_features_NF, targets.standardised(labels_N), draws_DN, num_classes, kind
+        train_features_NF, targets.standardised(labels_N), draws_DN, num_classes, kind, weight_F
     )
     shape = len(draws_DN), len(test_features_NF), num_classes
     predicted_DNC = np.empty(shape, np.float32)
@@ -114,10 +116,11 @@ def linear_layers(
     draws_DN: np.ndarray,
     num_outputs: int,
     kind: str = labels.CLASSES,
+    weight_F: np.ndarray | float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the regression of every draw as one linear layer over the features.
 
-    Features are standardised by the drawn rows, and the scaler is folded into the layer.
+    Features are standardised by the drawn rows and weighted, and both are folded into the layer.
     Logistic regression's penalty is fixed and strong (`INVERSE_PENALTY`): there are more
     features than rows, and ten shots are too few to choose it. Of several labels per row each
     has its own; numbers, standardised ones, have ridge regression with the penalty of the
@@ -136,10 +139,10 @@ def linear_layers(
     with threadpool_limits(1):  # the products are small: threads cost more than they save
         for kernel_FC, bias_C, rows in zip(kernel_DFC, bias_DC, bar, strict=True):
             scaler = StandardScaler(copy=False)  # the drawn rows are a copy
-            scaled_nF = scaler.fit_transform(features_NF[rows])
-            weight_FC, intercept_C = _FITS[kind](scaled_nF, labels_N[rows], num_outputs)
-            kernel_FC[:] = weight_FC / scaler.scale_[:, None]
-            bias_C[:] = intercept_C - (scaler.mean_ / scaler.scale_) @ weight_FC
+            scaled_nF = (scaler.fit_transform(features_NF[rows]) * weight_F).astype(np.float32)
+            fitted_FC, intercept_C = _FITS[kind](scaled_nF, labels_N[rows], num_outputs)
+            kernel_FC[:] = fitted_FC * (weight_F / scaler.scale_)[:, None]
+            bias_C[:] = intercept_C - scaler.mean_ @ kernel_FC
     return kernel_DFC[index_D], bias_DC[index_D]
 
 
