@@ -28,7 +28,8 @@ def load(path: str | os.PathLike) -> "Model":
 
     Args:
       path: work folder of a pretraining run (its newest checkpoint) or WORKDIR/checkpoints/STEP,
-        the output of launch.finetune or launch.import_hf, or a HuggingFace folder.
+        the output of launch.finetune or launch.import_hf, a HuggingFace folder, or the name of a
+        model of the package.
 
     Raises:
       InputError: no model there, a damaged one, or one of another kind.

@@ -31,6 +31,7 @@ RENAMED = {  # fields of earlier runs' config.json
     "data.windows_a_row": "windows_per_row",
     "data.synthetic_promoters": "synthetic_repeats",  # 0 in both: none
 }
+PACKAGED = "human6-nano"  # the model that comes with the package
 RECIPES = Path(__file__).parents[1] / "configs"  # beside the package, in a wheel too
 
 

@@ -27,7 +27,7 @@ from cmgems_jax.huggingface import load as huggingface
 from cmgems_jax.masking import strategies
 from cmgems_jax.model import base_probabilities, heads
 from cmgems_jax.pmi import table as pmi_table
-from cmgems_jax.pretraining import pretrained, run_inputs
+from cmgems_jax.pretraining import packaged, pretrained, run_inputs
 from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import parallel
 
@@ -266,7 +266,8 @@ class Model:
     @functools.cached_property
     def _ranks(self) -> np.ndarray:
         """The run's PMI ranks, int32 (4**k,)."""
-        if self._masked_lm is not None and not huggingface.is_huggingface(self._folder):
+        is_run = not (packaged.is_name(self._folder) or huggingface.is_huggingface(self._folder))
+        if self._masked_lm is not None and is_run:
             workdir, _ = pretrained.locate(self._folder)
             if (ranks_V := run_inputs.read_ranks(workdir)) is not None:
                 return ranks_V

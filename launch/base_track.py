@@ -13,7 +13,7 @@ from cmgems_jax.genome import vocabulary
 from cmgems_jax.runtime import command
 
 _DEFAULT = BaseTrackSettings()
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A pretraining run's folder.", required=True)
+_CHECKPOINT = command.define_checkpoint("A pretraining run's folder")
 _FASTA = flags.DEFINE_string("fasta", None, "The genome: FASTA, plain or bgzip.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "File to make, .bw or .bedgraph.", required=True)
 _SETTINGS = {
@@ -35,7 +35,7 @@ def main() -> None:
     from cmgems_jax.downstream.inference import base_track
 
     base_track.base_track(
-        _CHECKPOINT.value, _FASTA.value, _OUTPUT.value,
+        _CHECKPOINT(), _FASTA.value, _OUTPUT.value,
         BaseTrackSettings(**{name: flag.value for name, flag in _SETTINGS.items()}),
     )  # fmt: skip
 

@@ -15,9 +15,7 @@ from absl import flags
 
 from cmgems_jax.runtime import command
 
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Work folder of a pretraining run, or a classifier's.", required=True
-)
+_CHECKPOINT = command.define_checkpoint("Work folder of a pretraining run, or a classifier's")
 _OUTPUT = flags.DEFINE_string("output", None, "File to make, .npz or .parquet.", required=True)
 _POOLING = flags.DEFINE_enum(
     "pooling", "mean", ["mean", "cls", "tokens"],
@@ -31,7 +29,7 @@ def main() -> None:
     from cmgems_jax.downstream.inference import embed
 
     embed.embed(
-        embed.load_embedder(Path(_CHECKPOINT.value)),
+        embed.load_embedder(_CHECKPOINT()),
         output=Path(_OUTPUT.value),
         pooling=_POOLING.value,
         **_WINDOW_FLAGS(),

@@ -1,10 +1,9 @@
 """Evaluates pretrained models on labelled tasks, beside the baselines.
 
-    python -m launch.evaluate --checkpoint=runs/a,runs/b --data_dir=data --output=runs/fewshot
-    python -m launch.evaluate --suite=gue --checkpoint=runs/a --data_dir=data --output=runs/gue
+    python -m launch.evaluate --checkpoint=runs/a,runs/b --suite=gue --data_dir=data --output=DIR
 
 Fine-tuned and probed, on the same draws as the untrained model, k-mer regression and the majority
-class. A stopped suite resumes. Writes results.csv, summary.csv, report.md and results.png.
+class. A stopped suite resumes. Writes results.csv, summary.csv, report.md, results.png.
 """
 
 from absl import flags
@@ -14,7 +13,7 @@ from cmgems_jax.runtime import command
 
 _INIT = EvaluationSettings()
 _SUITE = flags.DEFINE_enum("suite", _INIT.suite, ["fewshot", "gue"], "Which tasks.")
-_CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Work folders of pretraining runs.")
+_CHECKPOINTS = command.define_checkpoint("Folders of pretraining runs, with commas")
 _DATA_DIR = flags.DEFINE_string("data_dir", ".", "Folder that holds fewshot/ and gue/.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.")
 _TASKS = flags.DEFINE_list("tasks", [], "Names, or folders of own tasks; default: all there.")
@@ -29,7 +28,7 @@ _FEATURES = flags.DEFINE_multi_string("features", [], "NAME=FILE.npz: others' em
 _TEST_ROWS = flags.DEFINE_integer("test_rows", _INIT.test_rows, "Predicted rows; 0 = all.", 0)
 _AT_ONCE = flags.DEFINE_integer("draws_at_once", None, "Fine-tuned side by side; default: all.", 1)
 _BASELINES = flags.DEFINE_bool("baselines", _INIT.baselines, "Beside untrained, k-mers, majority.")
-flags.mark_flags_as_required(["checkpoint", "output"])
+flags.mark_flag_as_required("output")
 
 
 def main() -> None:
@@ -52,8 +51,9 @@ def main() -> None:
         baselines=_BASELINES.value,
         **_TASK_FLAGS(),
     )
-    compile_cache.use_of(_CHECKPOINT.value[0])
-    evaluate.evaluate(_CHECKPOINT.value, _DATA_DIR.value, _OUTPUT.value, settings)
+    checkpoints = _CHECKPOINTS().split(",")
+    compile_cache.use_of(checkpoints[0])
+    evaluate.evaluate(checkpoints, _DATA_DIR.value, _OUTPUT.value, settings)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,7 @@ from absl import flags
 from cmgems_jax.downstream.finetuning.settings import RECIPE_HELP, FinetuneSettings
 from cmgems_jax.runtime import command
 
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Work folder of a pretraining run, or CHECKPOINTS/STEP in it."
-)
+_CHECKPOINT = command.define_checkpoint("A pretraining run's folder, or CHECKPOINTS/STEP in it")
 _TASK = flags.DEFINE_string("task", None, "Name of a published task, or folder of an own one.")
 _DATA_DIR = flags.DEFINE_string("data_dir", ".", "Folder that holds fewshot/ and gue/.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
@@ -32,7 +30,7 @@ _PEAK_LR = flags.DEFINE_float("peak_lr", None, RECIPE_HELP["peak_lr"], lower_bou
 _EPOCHS = flags.DEFINE_integer("epochs", None, RECIPE_HELP["num_epochs"], lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, RECIPE_HELP["batch_size"], lower_bound=1)
 _TASK_FLAGS = command.define_task_flags(FinetuneSettings())
-flags.mark_flags_as_required(["checkpoint", "task", "output"])
+flags.mark_flags_as_required(["task", "output"])
 
 
 def main() -> None:
@@ -48,9 +46,10 @@ def main() -> None:
         batch_size=_BATCH_SIZE.value,
         **_TASK_FLAGS(),
     )
-    compile_cache.use_of(Path(_CHECKPOINT.value))
+    checkpoint = _CHECKPOINT()
+    compile_cache.use_of(checkpoint)
     train_classifier.train_classifier(
-        Path(_CHECKPOINT.value), _TASK.value, Path(_DATA_DIR.value), Path(_OUTPUT.value), settings
+        Path(checkpoint), _TASK.value, Path(_DATA_DIR.value), Path(_OUTPUT.value), settings
     )
 
 

@@ -17,7 +17,7 @@ from cmgems_jax.genome import vocabulary
 from cmgems_jax.runtime import command
 
 _DEFAULT = ScoreSettings()
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A pretraining run's folder.", required=True)
+_CHECKPOINT = command.define_checkpoint("A pretraining run's folder")
 _VCF = flags.DEFINE_string("vcf", "", "The variants: VCF (plain or bgzip) or BCF.")
 _BED = flags.DEFINE_string("bed", "", "Regions in place of --vcf: every substitution in them.")
 _FASTA = flags.DEFINE_string("fasta", None, "The genome: FASTA, plain or bgzip.", required=True)
@@ -47,7 +47,7 @@ def main() -> None:
     from cmgems_jax.downstream.inference import score_variants
 
     score_variants.score_variants(
-        _CHECKPOINT.value, _FASTA.value, _OUTPUT.value,
+        _CHECKPOINT(), _FASTA.value, _OUTPUT.value,
         vcf_path=_VCF.value, bed_path=_BED.value, classifier=_CLASSIFIER.value or None,
         settings=ScoreSettings(**{name: flag.value for name, flag in _SETTINGS.items()}),
     )  # fmt: skip

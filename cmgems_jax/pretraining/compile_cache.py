@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from cmgems_jax.pretraining import pretrained
+from cmgems_jax.pretraining import packaged, pretrained
 from cmgems_jax.runtime import outputs
 
 FOLDER = "compile_cache"
@@ -33,7 +33,8 @@ def use(workdir: Path | str) -> None:
 
 def use_of(checkpoint: Path | str) -> None:
     """Does the same in the work folder of a checkpoint, see `pretrained.locate`."""
-    use(pretrained.locate(checkpoint)[0])
+    if not packaged.is_name(checkpoint):
+        use(pretrained.locate(checkpoint)[0])
 
 
 def _machine() -> str:

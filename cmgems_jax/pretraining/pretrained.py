@@ -13,7 +13,7 @@ from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
 from cmgems_jax.model import bert, heads
-from cmgems_jax.pretraining import checkpoints
+from cmgems_jax.pretraining import checkpoints, packaged
 from cmgems_jax.runtime import parallel
 
 UNTRAINED = "untrained"  # the name of an encoder with initial values
@@ -36,7 +36,8 @@ def load(path: Path) -> Pretrained:
     does not matter.
 
     Args:
-      path: WORKDIR (its newest checkpoint), or WORKDIR/checkpoints/STEP.
+      path: WORKDIR (its newest checkpoint), WORKDIR/checkpoints/STEP, or one of
+        `packaged.names()`.
 
     Raises:
       InputError: no checkpoint there, one of another version, or a damaged one.
@@ -47,6 +48,9 @@ def load(path: Path) -> Pretrained:
 
 def load_masked_lm(path: Path) -> Pretrained:
     """Returns the same with the head: `params` are those of heads.MaskedLM. See `load`."""
+    if packaged.is_name(path):
+        config, params, step = packaged.read(str(path))
+        return Pretrained(config, params, str(path), step)
     workdir, step = locate(Path(path))
     folder = workdir / checkpoints.FOLDER / str(step)
     try:
@@ -86,8 +90,9 @@ def locate(path: Path | str) -> tuple[Path, int]:
     path = Path(path)
     if not path.is_dir():
         raise InputError(
-            f"{path}: no such folder; expected the --workdir of a pretraining run, or "
-            f"{checkpoints.FOLDER}/STEP in it"
+            f"{path}: no such folder; expected the --workdir of a pretraining run, "
+            f"{checkpoints.FOLDER}/STEP in it, or a model of the package "
+            f"({', '.join(packaged.names())})"
         )
     if (path / "classifier.json").exists():
         raise InputError(f"{path}: holds a fine-tuned classifier; expected a pretraining run")

@@ -118,6 +118,20 @@ def define_start_flags() -> Callable[[], dict[str, Any]]:
     return lambda: {name: flag.value for name, flag in defined.items()}
 
 
+def define_checkpoint(what: str) -> Callable[[], str]:
+    """Defines --checkpoint, and returns what gives it: by default the package's model, told."""
+    default = config_lib.PACKAGED
+    help_text = f"{what}; default: {default}, the model that comes with the package."
+    flag = flags.DEFINE_string("checkpoint", None, help_text)
+
+    def checkpoint() -> str:
+        if flag.value is None:
+            print(f"no --checkpoint: {default}, the model that comes with the package", flush=True)
+        return flag.value or default
+
+    return checkpoint
+
+
 def define_window_flags() -> Callable[[], dict[str, Any]]:
     """Defines what sequences a model sees, and how; returns a function of the values, by name."""
     defined = {
