@@ -30,7 +30,7 @@ class FeaturesDefaults:
     small_batch_size: int = 5  # of fewer rows than
     small_rows: int = 64
     warmup_share: float = 0.1
-    dropout: float = 0.1
+    dropout: float = 0.0  # it would shift the features that the head's start was fitted on
     patience: int = 5
 
 
