@@ -221,10 +221,11 @@ def test_folders_named_1_and_na_are_done_once(inputs, tmp_path):
 
 @pytest.mark.parametrize("names", [("untrained",), ("a", "a", "a_2")])
 def test_two_models_of_one_name_are_refused(names, monkeypatch):
-    models = iter([Pretrained(None, {}, name) for name in names])
-    monkeypatch.setattr(evaluate.pretrained, "load", lambda _: next(models))
+    loaded = iter([Pretrained(None, {}, name) for name in names])
+    monkeypatch.setattr(evaluate.pretrained, "load", lambda _: next(loaded))
+    models = evaluate._load([Path(name) for name in names])
     with pytest.raises(InputError, match="two lines of the tables would be called"):
-        evaluate._load([Path(name) for name in names])
+        evaluate._check_names([model.name for model in models])
 
 
 def test_a_task_of_another_suite_is_refused_before_any_file(inputs, tmp_path):

@@ -205,11 +205,11 @@ def probed(encoder: Pretrained, long_sequences: str = "error") -> np.ndarray:
 
 @pytest.mark.parametrize(("num_positions", "how"), [(24, "error"), (11, "window")])
 def test_a_features_head_starts_at_the_probes_own_predictions(num_positions, how):
-    """A rate of 0 leaves it there; the scaler is folded in float32."""
+    """A rate of 0 leaves it there; the scaler is folded in float32, 336 products a logit."""
     encoder = small_encoder(num_positions)
     recipe = Recipe(peak_lr=0.0, num_epochs=1, batch_size=8, head="features")
     said = finetune(encoder, DRAWS, recipe, seed=0, long_sequences=how)
-    np.testing.assert_allclose(said, probed(encoder, how), atol=1e-5)
+    np.testing.assert_allclose(said, probed(encoder, how), atol=1e-4)
     assert said.std(axis=0).max() > 1e-2  # so draws do differ
 
 
@@ -224,7 +224,7 @@ def test_the_probe_is_a_candidate_and_patience_ends_the_training(capsys):
     trained = finetuning_loop.train_draws(LOUD, data, DRAWS, recipe, seed=0, report_epochs=True)
     assert trained.first_epoch == 0 and trained.dev_losses_DE.shape == (5, 3)
     np.testing.assert_allclose(
-        finetuning_loop.probabilities(trained, TEST), probed(LOUD), atol=1e-5
+        finetuning_loop.probabilities(trained, TEST), probed(LOUD), atol=1e-4
     )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("epoch 0 of 6: the probe, dev loss ")

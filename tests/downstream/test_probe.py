@@ -31,7 +31,7 @@ ENCODER = Pretrained(CONFIG, jax.jit(MODEL.init)(jax.random.key(0), IDS)["params
 
 
 def test_features_that_no_memory_holds_are_refused_before_any_work(monkeypatch, capsys):
-    """DNABERT: 15 x 768 float32 a row; the drawn rows twice, once as they are fitted."""
+    """DNABERT: 31 x 768 float32 a row; the drawn rows twice, once as they are fitted."""
     many = Examples(
         np.broadcast_to(np.uint8(0), (2_000_000, 200)), np.zeros(1), np.zeros(1), "big.tsv"
     )
@@ -39,7 +39,7 @@ def test_features_that_no_memory_holds_are_refused_before_any_work(monkeypatch, 
     data = TaskData(Task("big", "own", 2, "mcc"), many, None, few, ["0", "1"], [])
     model = Pretrained(Config(), {}, "dnabert")
     for modes, baselines, told in (
-        (("probe",), False, f"probe features of 4,000,010 rows: {4_000_010 * 46_080 / 2**30:.1f}"),
+        (("probe",), False, f"probe features of 4,000,010 rows: {4_000_010 * 95_232 / 2**30:.1f}"),
         # 12 bytes for each of 4 + 16 + 64 + 200 + 200 + 200 k-mers at most.
         ((), True, f"k-mer regression of 2,000,000 rows: {2e6 * 684 * 12 / 2**30:.1f}"),
     ):
