@@ -4,16 +4,13 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cmgems_jax.downstream.finetuning import probe
 from cmgems_jax.downstream.tasks.files import Examples
-from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
@@ -46,14 +43,6 @@ class GivenFeatures:
                 "python -m launch.hf_features --tasks=... makes one"
             )
         return self.features_NF[[self.row_of[text] for text in texts]]
-
-    def probabilities(self, data: TaskData, draws_DN: np.ndarray, *_: int) -> Sequence[np.ndarray]:
-        """Returns what a probe of the features predicts in every draw; see `probe.probe`."""
-        used_U = np.unique(draws_DN)
-        used = data.train.take(used_U)
-        rows_DN = np.searchsorted(used_U, draws_DN)
-        kind = (data.task.num_classes, data.task.labels)
-        return probe.probe(self.of(used), used.labels_N, rows_DN, self.of(data.test), *kind)
 
 
 def read(argument: str) -> GivenFeatures:

@@ -62,8 +62,10 @@ def compared(
                 at_once = settings.draws_at_once
                 lines.append(Method(model.name, _mode(head, settings), run, at_once, head))
         if PROBE in settings.modes:
-            lines.append(Method(model.name, PROBE, _Probe(model, settings)))
-    lines += [Method(one.name, PROBE, one.probabilities) for one in given]
+            weight_F = heads.feature_weights(model.config.model)
+            frozen = functools.partial(_frozen, model, settings)
+            lines.append(Method(model.name, PROBE, _Probe(frozen, weight_F)))
+    lines += [Method(one.name, PROBE, _Probe(one.of)) for one in given]
     if not settings.baselines:
         return lines
     for name, k in (("k chosen", None), (f"k={SIMPLE_K}", SIMPLE_K)):
@@ -154,32 +156,32 @@ def _finetune(
 class _Probe:
     """Frozen features and logistic regression; the last test file's features are kept."""
 
-    model: Pretrained
-    settings: EvaluationSettings
+    features: Callable[[Examples], np.ndarray]  # float32 (N, F) of every row
+    weight_F: np.ndarray | float = 1.0  # see `probe.linear_layers`
     test_path: str = ""
     test_NF: np.ndarray | None = None
 
     def __call__(self, data: TaskData, draws_DN: np.ndarray, *_: int) -> Sequence[np.ndarray]:
         """Returns the probabilities of every draw."""
         used_U = np.unique(draws_DN)
-        train_UF = self._features(data.train.take(used_U))
+        train_UF = self.features(data.train.take(used_U))
         if data.test.path != self.test_path:
-            self.test_NF, self.test_path = self._features(data.test), data.test.path
+            self.test_NF, self.test_path = self.features(data.test), data.test.path
         rows_DN = np.searchsorted(used_U, draws_DN)
         labels_U = data.train.labels_N[used_U]
         kind = (data.task.num_classes, data.task.labels)
-        weight_F = heads.feature_weights(self.model.config.model)
-        return probe.probe(train_UF, labels_U, rows_DN, self.test_NF, *kind, weight_F)
+        return probe.probe(train_UF, labels_U, rows_DN, self.test_NF, *kind, self.weight_F)
 
-    def _features(self, examples: Examples) -> np.ndarray:
-        """Returns the frozen features of every row."""
-        return probe.features(
-            self.model,
-            examples.bases_NM,
-            long_sequences=self.settings.long_sequences,
-            source=examples.path,
-            strand=self.settings.read_strand,
-        )
+
+def _frozen(model: Pretrained, settings: EvaluationSettings, examples: Examples) -> np.ndarray:
+    """Returns what the encoder makes of every row."""
+    return probe.features(
+        model,
+        examples.bases_NM,
+        long_sequences=settings.long_sequences,
+        source=examples.path,
+        strand=settings.read_strand,
+    )
 
 
 def _kmers(
