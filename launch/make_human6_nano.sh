@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes human6-nano again, the model that comes with the package: 10,000 steps of windows of 128
 # positions, then 1,000 of 512 on both strands. About an hour on two CPU cores; the same command
-# resumes. On the same machine and versions the weights are the same, bit for bit.
+# resumes.
 #
 #   bash launch/make_human6_nano.sh GENOME.fa.gz [folder, runs/human6-nano by default]
 set -euo pipefail

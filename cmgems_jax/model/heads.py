@@ -152,8 +152,7 @@ def feature_weights(config: ModelConfig) -> np.ndarray:
     """Returns float64 (F,), by which standardised features are multiplied before a regression.
 
     The parts' features are many, and mostly noise where the task is one of composition: a smaller
-    weight is a larger penalty (accuracy of human6-nano's probe at 100 shots, ten draws, by weights
-    of .5, .2 and 0: splice sites .652, .592, .484; core promoters .697, .709, .709).
+    weight is a larger penalty (docs/results.md, "Features that keep places").
     """
     num_first = num_features(config) - NUM_PARTS * config.hidden_size
     return np.where(np.arange(num_features(config)) < num_first, 1.0, PART_WEIGHT)

@@ -233,8 +233,8 @@ def run_with_torch(*arguments: object) -> str:
     return result.stdout
 
 
-def test_another_models_features_are_means_over_its_tokens_and_stand_in_a_table(tmp_path):
-    """Beside a run of ours; float32 sums of up to 40 states of size 1, padded or not."""
+def test_another_models_features_are_means_over_its_tokens(tmp_path):
+    """Padded or not; float32 sums of up to 40 states of size 1."""
     task, folder = tmp_path / "task", tmp_path / "peer"
     synthetic_task.write(task, num_train=20, num_test=20, seed=0)
     with (task / "test.tsv").open("a") as file:
