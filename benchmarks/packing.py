@@ -53,8 +53,7 @@ def stepper(
         rows = batches.read_batch(
             training, packed, seed=config.seed, step=step, batch_size=config.batch_size
         )
-        batch = packing.Batch(*(parallel.shard(x, config.accumulation_steps) for x in rows))
-        state, metrics = train(state, batch)
+        state, metrics = train(state, parallel.shard(rows, config.accumulation_steps))
         return jax.device_get(metrics)
 
     return run

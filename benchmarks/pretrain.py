@@ -87,7 +87,7 @@ def _ours(
         rows = batches.read_batch(
             training, packed, seed=config.seed, step=step, batch_size=config.batch_size
         )
-        return packing.Batch(*(parallel.shard(x) for x in rows))
+        return parallel.shard(rows)
 
     with batches.prefetch(make, range((_REPEATS.value + 1) * _STEPS.value)) as stream:
 

@@ -27,7 +27,7 @@ PRESETS = {"LOGO": logo6.get_config, "DNABERT-6": dnabert6.get_config, "24 x 102
 def full_batch(config: Config) -> packing.Batch:
     """Returns a step's batch on this process's devices, one full window per row."""
     rows = packing.full_rows(config, config.batch_size)
-    return packing.Batch(*(parallel.shard(x, config.accumulation_steps) for x in rows))
+    return parallel.shard(rows, config.accumulation_steps)
 
 
 def stepper(config: Config) -> Callable[[int], float]:

@@ -291,26 +291,22 @@ def unflatten(fields: dict[str, Any]) -> dict[str, Any]:
     """Returns nested dicts of fields given by their dotted names, for `from_dict`."""
     values: dict[str, Any] = {}
     for name, value in fields.items():
-        *sections, leaf = name.split(".")
-        inner = values
-        for section in sections:
-            inner = inner.setdefault(section, {})
-        inner[leaf] = value
+        section, _, leaf = name.rpartition(".")
+        (values.setdefault(section, {}) if section else values)[leaf] = value
     return values
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Config) -> dict[str, Any]:
     """Returns {"model.num_layers": 12, ...}, every field by its dotted name."""
     flat = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        name = f"{prefix}{field.name}"
-        flat.update(
-            flatten(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
-        )
+    for name, value in to_dict(config).items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{leaf}": one for leaf, one in value.items()}
+        else:
+            flat[name] = value
     return flat
 
 
-def field_names(cls: type = Config) -> list[str]:
+def field_names() -> list[str]:
     """Returns the dotted names of every field."""
-    return list(flatten(cls()))
+    return list(flatten(Config()))

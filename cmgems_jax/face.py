@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmgems_jax.config import STRATEGIES, Config
+from cmgems_jax.config import STRATEGIES
 from cmgems_jax.downstream.finetuning import classifier
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.downstream.inference import embed, predict
@@ -72,23 +72,18 @@ class Model:
     def __init__(self, path: Path | str) -> None:
         """Reads the parameters; see `cmgems_jax.load`."""
         path = Path(input_files.expand(path))
-        self._folder, self.name = path, path.resolve().name
-        self._masked_lm: Pretrained | None = None
-        self._classifier: TrainedClassifier | None = None
         if (path / classifier.RECORD).exists():
-            self._classifier = classifier.load_classifier(path)
+            whole = classifier.load_classifier(path)
         elif huggingface.is_huggingface(path):
-            model = huggingface.read(path)
-            if isinstance(model, TrainedClassifier):
-                self._classifier = model
-            else:
-                self._masked_lm = model
+            whole = huggingface.read(path)
         else:
-            self._masked_lm = pretrained.load_masked_lm(path)
-            self.name = self._masked_lm.name
-        whole = self._classifier or self._masked_lm
-        self.config: Config = whole.config
-        self.label_names = self._classifier.label_names if self._classifier else None
+            whole = pretrained.load_masked_lm(path)
+        is_classifier = isinstance(whole, TrainedClassifier)
+        self._folder, self.config = path, whole.config
+        self._classifier: TrainedClassifier | None = whole if is_classifier else None
+        self._masked_lm: Pretrained | None = None if is_classifier else whole
+        self.name: str = path.resolve().name if is_classifier else whole.name
+        self.label_names: list[str] | None = whole.label_names if is_classifier else None
 
     def __repr__(self) -> str:
         """Returns kind, name and sizes."""
@@ -123,7 +118,7 @@ class Model:
             raise InputError(f"pooling={pooling!r}: expected one of {', '.join(embed.POOLINGS)}")
         windows, _, _ = embed.run(
             self._embedder,
-            self._records(sequences),
+            sequences_lib.records(sequences, self.config.tokens.k),
             pooling=pooling,
             strand=_strand(strand),
             batch_size=batch_size,
@@ -147,7 +142,7 @@ class Model:
             )
         windows, _, _ = predict.run(
             self._classifier,
-            self._records(sequences),
+            sequences_lib.records(sequences, self.config.tokens.k),
             strand=_strand(strand),
             batch_size=batch_size,
         )
@@ -161,7 +156,13 @@ class Model:
           sequence: of at most as many bases as the model sees at a time.
           hidden: bases, from 0, to hide: every k-mer that touches one is [MASK].
         """
-        (bases_M,) = self._short(sequence)
+        (bases_M,) = sequences_lib.bases(sequence, self.config.tokens.k)
+        longest = vocabulary.num_bases(self.config.model.num_positions - 2, *self._spans)
+        if len(bases_M) > longest:
+            raise InputError(
+                f"a sequence of {len(bases_M):,} bases: expected at most {longest:,}, what the "
+                "model sees at a time; give a part of it"
+            )
         hidden_M = np.zeros(len(bases_M), bool)
         try:
             hidden_M[list(hidden)] = True
@@ -211,11 +212,9 @@ class Model:
             top_m=settings.top_m,
         )
         masked_T = np.asarray(masked_L)[1:-1]
-        shown_M = np.zeros(len(bases_M), bool)
-        for start in np.flatnonzero(~masked_T) * stride:
-            shown_M[start : start + k] = True
-        hidden_M = ~shown_M
-        hidden_M[vocabulary.num_bases(len(masked_T), k, stride) :] = False  # no k-mer reaches them
+        shown_1N = base_probabilities.covered(~masked_T[None], k=k, stride=stride)
+        hidden_M = np.zeros(len(bases_M), bool)  # no k-mer reaches those behind N
+        hidden_M[: shown_1N.shape[1]] = ~np.asarray(shown_1N[0])
         text = vocabulary.decode(bases_M, self.config.tokens.alphabet)
         return Mask(text, masked_T, hidden_M, stride)
 
@@ -239,10 +238,6 @@ class Model:
         encoder = dataclasses.replace(self._lm, params=self._lm.params["encoder"])
         return embed.of_pretrained(encoder)
 
-    def _records(self, sequences: Sequences) -> list[tuple[str, np.ndarray]]:
-        """Returns (name, base codes) of sequences of at least one k-mer."""
-        return sequences_lib.records(sequences, self.config.tokens.k)
-
     @functools.cached_property
     def _network(self) -> heads.MaskedLM:
         """The masked-LM's network."""
@@ -251,12 +246,11 @@ class Model:
     @functools.cached_property
     def _logits(self):
         """(params, ids (1, L)) -> float32 (T, V)."""
-
-        def function(params: dict, ids_BL: jax.Array) -> jax.Array:
-            positions_P = jnp.arange(1, ids_BL.shape[1] - 1, dtype=jnp.int32)
-            return self._network.apply({"params": params}, ids_BL, positions_P)
-
-        return jax.jit(function)
+        return jax.jit(
+            lambda params, ids_BL: self._network.apply(
+                {"params": params}, ids_BL, jnp.arange(1, ids_BL.shape[1] - 1, dtype=jnp.int32)
+            )
+        )
 
     @functools.cached_property
     def _posteriors(self):
@@ -277,17 +271,6 @@ class Model:
                 "and none are embedded; masks need those of a pretraining run"
             )
         return pmi_table.ranks_for(self.config, [])
-
-    def _short(self, sequence: str) -> list[np.ndarray]:
-        """Returns the bases of one sequence that the model sees as a whole."""
-        (bases_M,) = sequences_lib.bases(sequence, self.config.tokens.k)
-        longest = vocabulary.num_bases(self.config.model.num_positions - 2, *self._spans)
-        if len(bases_M) > longest:
-            raise InputError(
-                f"a sequence of {len(bases_M):,} bases: expected at most {longest:,}, what the "
-                "model sees at a time; give a part of it"
-            )
-        return [bases_M]
 
     def _posterior(self, bases_M: np.ndarray) -> np.ndarray:
         """Returns float32 (M, A): each base in a window around it."""

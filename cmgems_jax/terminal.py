@@ -1,10 +1,9 @@
 """What a command prints while it works: progress, and streams on which no message fails."""
 
 import contextlib
-import os
+import io
 import sys
 from collections.abc import Iterable
-from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -24,19 +23,10 @@ def bar(
 ) -> tqdm:
     """Returns a bar on stderr, shown once the work takes seconds; elsewhere it prints lines.
 
-    Args:
-      items: to go through, or None where `update` is called.
-      desc: what is done.
-      unit: what is counted, in the plural.
-      total: where `items` have no length; None where it is not known.
-      initial: how many were done before.
-      unit_scale: print thousands as k, and so on.
-      disable: print nothing.
+    The arguments are tqdm's; `unit` is in the plural.
     """
-    given = {"desc": desc, "total": total, "initial": initial} | {
-        "unit_scale": unit_scale,
-        "disable": disable,
-    }
+    given = {"desc": desc, "total": total, "initial": initial, "disable": disable}
+    given["unit_scale"] = unit_scale
     if sys.stderr is not None and sys.stderr.isatty():
         return tqdm(items, unit=f" {unit}", delay=_DELAY_S, leave=False, **given)
     return _Lines(
@@ -67,41 +57,21 @@ class _Lines(tqdm):
             print(self, file=self.fp, flush=True)
 
 
-class _Unfailing:
-    """A stream that drops what cannot be written: a closed pipe must not end hours of work."""
+class _Unfailing(io.FileIO):
+    """A file that drops what cannot be written: a closed pipe must not end hours of work."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        """Writes, or drops, the text."""
+    def write(self, data: bytes) -> int:
+        """Writes, or drops, the bytes."""
         try:
-            return self._stream.write(text)
+            return super().write(data)
         except OSError:
-            self._drop()
-            return len(text)
-
-    def flush(self) -> None:
-        """Writes, or drops, what is waiting."""
-        try:
-            self._stream.flush()
-        except OSError:
-            self._drop()
-
-    def _drop(self) -> None:
-        """Lets the stream lead nowhere, so that Python's own flush at the end succeeds too."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+            return len(data)
 
 
 def make_streams_unfailing() -> None:
     """Lets no message on stdout or stderr raise: letters of another encoding, a closed pipe."""
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is not None:
-            stream.reconfigure(errors="backslashreplace")
-            setattr(sys, name, _Unfailing(stream))
+        if stream := getattr(sys, name):
+            file = io.BufferedWriter(_Unfailing(stream.fileno(), "w", closefd=False))
+            made = io.TextIOWrapper(file, stream.encoding, "backslashreplace", line_buffering=True)
+            setattr(sys, name, made)

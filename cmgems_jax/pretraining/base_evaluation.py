@@ -17,7 +17,7 @@ import numpy as np
 from cmgems_jax.config import Config
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.model import base_probabilities, heads
-from cmgems_jax.pretraining import flank_table
+from cmgems_jax.pretraining import flank_table, progress
 from cmgems_jax.runtime import parallel, run_log
 from cmgems_jax.windows import batches, dataset
 from cmgems_jax.windows.files import StoredWindows
@@ -131,12 +131,11 @@ def _sums(
 
 def true_letters(
     value_BHA: vocabulary.Array, bases_BN: vocabulary.Array, hidden_BH: vocabulary.Array
-) -> vocabulary.Array:
+) -> jax.Array:
     """Returns the values at the bases' own letters, (B, H); of no use at -1."""
-    xp = np if isinstance(value_BHA, np.ndarray) else jnp
-    letter_BH = xp.take_along_axis(bases_BN, xp.maximum(hidden_BH, 0), axis=1)
-    letter_BH = xp.minimum(letter_BH, 3).astype(np.int32)
-    return xp.take_along_axis(value_BHA, letter_BH[..., None], axis=2)[..., 0]
+    letter_BH = jnp.take_along_axis(bases_BN, jnp.maximum(hidden_BH, 0), axis=1)
+    letter_BH = jnp.minimum(letter_BH, 3).astype(jnp.int32)
+    return jnp.take_along_axis(value_BHA, letter_BH[..., None], axis=2)[..., 0]
 
 
 def of_windows(
@@ -172,20 +171,12 @@ def evaluator(
     share = batches.process_rows(size, jax.process_index(), jax.process_count())
     fixed = [
         _Batch(*(parallel.shard(x[first : first + size][share])[:, 0] for x in rows))
-        for first in range(0, size * -(-len(rows.bases) // size), size)
+        for first in range(0, len(rows.bases), size)
     ]
-    uncompiled = fixed[:1]
+    sums = progress.sums_over(fixed, program, clock)
 
     def nats(params: dict) -> dict[str, float]:
-        while uncompiled:  # once, so that the seconds of an evaluation are those of every one
-            with clock("compile"):
-                jax.block_until_ready(program(params, uncompiled.pop(), np.int32(0)))
-        values = {}
-        for which, name in enumerate(NAMES):
-            parts = jax.device_get([program(params, batch, np.int32(which)) for batch in fixed])
-            total = sum(float(part["nats"]) for part in parts)
-            count = sum(int(part["bases"]) for part in parts)
-            values[name] = total / count if count else float("nan")
-        return values
+        ways = {name: sums(params, which) for which, name in enumerate(NAMES)}
+        return {name: progress.ratio(way["nats"], way["bases"]) for name, way in ways.items()}
 
     return nats

@@ -3,6 +3,7 @@
 Axes: W windows, N bases, S hidden runs of a window, H hidden bases, A the four letters.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,13 @@ from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import outputs, parallel
 from cmgems_jax.windows import dataset
 
-SUFFIXES = (".tsv", ".parquet")
 _KEY = 0  # of the choice of windows
 _BATCH = 32
 _WAYS = ("one", "run")
-_COLUMNS = [
+_SCHEMA = pa.schema([
     ("model", pa.string()), ("step", pa.int64()), ("k", pa.int64()), ("stride", pa.int64()),
-    *((f"nats_{way}", pa.float64()) for way in _WAYS),
-    *((f"se_{way}", pa.float64()) for way in _WAYS),
-]  # fmt: skip
+    *((f"{what}_{way}", pa.float64()) for what in ("nats", "se") for way in _WAYS),
+])  # fmt: skip
 
 
 def evaluate(
@@ -54,7 +53,7 @@ def evaluate(
     Raises:
       InputError: a checkpoint or data set that cannot be read, or no window that is long enough.
     """
-    outputs.check_file(output, SUFFIXES)
+    outputs.check_file(output, outputs.TABLE_SUFFIXES)
     models = [pretrained.load_masked_lm(path) for path in checkpoints]
     hidden = _hidden(models, data_dir, run, num_windows)
     marks = hidden.marks(dataset.train_sixmers(data_dir))
@@ -67,20 +66,17 @@ def evaluate(
         f"{'nats per base':<40} {'1 hidden':>9} {f'{run} hidden':>9}  standard errors", flush=True
     )
     rows: list[list[Any]] = []
-    schema = pa.schema(_COLUMNS)
-    nothing = float("nan")
     for mark in flank_table.MARKS:
         nats = [marks[name][mark] for name in base_evaluation.NAMES]
-        rows.append([mark, 0, flank_table.ORDER + 1, 1, *nats, nothing, nothing])
-    for row in rows:
-        _print(row)
+        rows.append([mark, 0, flank_table.ORDER + 1, 1, *nats, math.nan, math.nan])
+        _print(rows[-1])
     for model in models:
         tokens = model.config.tokens
         pairs = [_nats(model, hidden, way) for way in range(2)]
         nats, errors = zip(*pairs, strict=True)
         rows.append([model.name, model.step, tokens.k, tokens.stride, *nats, *errors])
         _print(rows[-1])
-    with outputs.table(output, schema) as add:
+    with outputs.table(output, _SCHEMA) as add:
         for row in rows:
             add(row)
     print(f"wrote {output}", flush=True)
@@ -130,7 +126,7 @@ def _nats(model: Pretrained, hidden: Hidden, way: int) -> tuple[float, float]:
         batch_size=parallel.whole_batch(_BATCH),
         description=f"{model.name}, {_WAYS[way]}",
     )
-    nats_WH = -base_evaluation.true_letters(log_posterior_WHA, hidden.bases, hidden_WH)
+    nats_WH = -np.asarray(base_evaluation.true_letters(log_posterior_WHA, hidden.bases, hidden_WH))
     count_W = (hidden_WH >= 0).sum(axis=1)
     sum_W = np.where(hidden_WH >= 0, nats_WH, 0).sum(axis=1, dtype=np.float64)
     mean = sum_W.sum() / count_W.sum()

@@ -26,7 +26,6 @@ from cmgems_jax.runtime import parallel
 
 FOLDER = "checkpoints"
 DAMAGED_FOLDER = "damaged_checkpoints"
-RESUME_MODES = ("auto", "must", "never")
 # Fields that may change between two starts of one run: they shape no number in it. Where the
 # input lies is one; that its content stays the same is run_inputs' to see.
 FREE_FIELDS = frozenset(
@@ -71,10 +70,8 @@ def opened(workdir: Path, config: Config) -> Iterator[ocp.CheckpointManager]:
         with contextlib.suppress(Exception):  # a failed save is named once
             manager.close()
         raise
-    try:
+    with _failures_named(manager):
         manager.close()
-    except Exception as error:
-        raise _failed_save(manager, error) from error
 
 
 def save(
@@ -99,23 +96,17 @@ def save(
         config=ocp.args.JsonSave(config_lib.to_dict(config)),
         clock=ocp.args.JsonSave(clock or {}),
     )
-    try:
+    with _failures_named(manager):
         manager.save(int(host.step), args=arguments)
         if wait:
             manager.wait_until_finished()
-    except Exception as error:
-        raise _failed_save(manager, error) from error
 
 
 def save_params(workdir: Path, params: dict, config: Config) -> None:
     """Saves parameters that no training here has made, as the checkpoint of step 0.
 
-    What reads a run's parameters reads these; there is no optimizer's state to resume from.
-
-    Args:
-      workdir: a new folder.
-      params: of heads.MaskedLM, host arrays.
-      config: saved beside them.
+    What reads a run's parameters reads these, host arrays of heads.MaskedLM; there is no
+    optimizer's state to resume from.
     """
     arguments = ocp.args.Composite(
         state=ocp.args.StandardSave({"params": params}),
@@ -128,24 +119,26 @@ def save_params(workdir: Path, params: dict, config: Config) -> None:
 
 def check_background(manager: ocp.CheckpointManager) -> None:
     """Raises `TrainingError` where a save in the background has failed."""
-    try:
+    with _failures_named(manager):
         manager.check_for_errors()
-    except Exception as error:
-        raise _failed_save(manager, error) from error
 
 
-def _failed_save(manager: ocp.CheckpointManager, error: Exception) -> TrainingError:
-    """Returns the error to raise for a save that failed."""
+@contextlib.contextmanager
+def _failures_named(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """Raises `TrainingError` that says what is left where a save in the block failed."""
     try:
-        manager.reload()
-        kept = manager.latest_step()
-    except OSError:
+        yield
+    except Exception as error:
         kept = None
-    older = f"the checkpoint of step {kept} is intact" if kept is not None else "none was saved"
-    return TrainingError(
-        f"{manager.directory}: a checkpoint could not be written ({first_line(error)}); {older}. "
-        "Is the disk full or the folder read-only? Mend that and run the same command again"
-    )
+        with contextlib.suppress(OSError):
+            manager.reload()
+            kept = manager.latest_step()
+        older = f"the checkpoint of step {kept} is intact" if kept is not None else "none was saved"
+        raise TrainingError(
+            f"{manager.directory}: a checkpoint could not be written ({first_line(error)}); "
+            f"{older}. Is the disk full or the folder read-only? Mend that and run the same "
+            "command again"
+        ) from error
 
 
 def first_line(error: Exception) -> str:
@@ -187,7 +180,7 @@ def restore_latest(
 
     Args:
       manager: of the run.
-      initial: the state before the first step.
+      initial: what a run without a checkpoint begins with.
       resume: "auto"; "must": no checkpoint is an error; "never": one is.
       fallback: go to an older checkpoint where the newest is damaged, which is
         moved to `DAMAGED_FOLDER`.

@@ -17,7 +17,6 @@ from cmgems_jax.pretraining import checkpoints, faults, pretrained, run_inputs, 
 from cmgems_jax.pretraining.steps import TrainState
 from cmgems_jax.runtime import outputs, parallel, run_log
 from cmgems_jax.windows import dataset, packing
-from cmgems_jax.windows.packing import Batch
 
 
 @dataclasses.dataclass
@@ -132,8 +131,7 @@ def _step(config: Config, trained: list[TrainState]) -> str:
     ranks_V = np.arange(1, 4**config.tokens.k + 1, dtype=np.int32)
     state, train, _ = steps.make(config, ranks_V)
     num_rows = config.batch_size // jax.process_count()
-    rows = packing.full_rows(config, num_rows)
-    batch = Batch(*(parallel.shard(x, config.accumulation_steps) for x in rows))
+    batch = parallel.shard(packing.full_rows(config, num_rows), config.accumulation_steps)
     seconds, history = [], []
     with faults.memory_explained(config):
         for _ in range(2):

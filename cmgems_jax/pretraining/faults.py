@@ -12,7 +12,7 @@ import jax
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError, TrainingError
 from cmgems_jax.model import bert
-from cmgems_jax.pretraining import optimizer
+from cmgems_jax.pretraining import optimizer, progress
 from cmgems_jax.pretraining.steps import TrainState
 from cmgems_jax.runtime import outputs
 from cmgems_jax.windows import batches
@@ -28,11 +28,8 @@ def refuse_non_finite(
 ) -> None:
     """Raises `TrainingError` at the first step whose loss or gradient is not finite.
 
-    Args:
-      metrics: host metrics of `steps.train_step`, of consecutive steps.
-      first_step: number of the first one, 1 for the run's first.
-      config: of the run.
-      packed: the rows of the training split, to name the batch's windows.
+    `metrics` are of `steps.train_step`, on the host, from step `first_step` (1: the run's first)
+    on; `packed`, the rows of the training split, names the batch's windows.
     """
     for step, values in enumerate(metrics, first_step):
         loss, norm = float(values["loss_sum"]), float(values["grad_norm"])
@@ -53,19 +50,19 @@ def refuse_non_finite(
         )
 
 
-def warn_if_readable(
-    perplexity: float, step: int, *, masked_fraction: float, hidden_per_token: float
-) -> None:
+def warn_if_readable(perplexity: float, step: int, sums: dict[str, float]) -> None:
     """Prints a warning where a perplexity near 1 so early means that masks give the answer away.
 
-    `hidden_per_token` is the mean number of hidden bases that a masked token covers.
+    `sums` are those of the evaluation.
     """
     if perplexity < READABLE_PERPLEXITY and step <= _EARLY_STEPS:
+        masked = progress.ratio(sums["predicted"], sums["eligible"])
+        hidden = progress.ratio(sums["hidden_covered"], sums["predicted"])
         print(
             f"warning: step {step}: perplexity {perplexity:.3f}: masked tokens are readable from "
-            f"their neighbours, or the corpus repeats itself. {masked_fraction:.1%} of the tokens "
-            f"are masked and each covers {hidden_per_token:.2f} hidden bases (0 = all can be read "
-            "off); check tokens.k, tokens.stride, masking.budget and data.fasta",
+            f"their neighbours, or the corpus repeats itself. {masked:.1%} of the tokens are "
+            f"masked and each covers {hidden:.2f} hidden bases (0 = all can be read off); check "
+            "tokens.k, tokens.stride, masking.budget and data.fasta",
             flush=True,
         )
 

@@ -65,7 +65,7 @@ def pretrain(
     """Trains to `config.num_steps` and returns the last state; resumes where it was stopped.
 
     Args:
-      config: the run's settings.
+      config: of the run.
       workdir: folder of config.json, inputs.json, ranks.npy, environment.json,
         metrics.jsonl, curves.png, tensorboard/, checkpoints/ and, unless `data.dir` is set, data/.
       resume: "auto", "must" or "never", see `checkpoints.restore_latest`.
@@ -217,7 +217,7 @@ def _read_batch(run: _Run, step: int) -> Batch:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    return _shard(rows, run.config.accumulation_steps)
+    return parallel.shard(rows, run.config.accumulation_steps)
 
 
 def _log_window(run: _Run, step: int, window: list[dict[str, np.ndarray]]) -> None:
@@ -251,11 +251,6 @@ def _is_due(step: int, every: int, config: Config) -> bool:
     return step % every == 0 or step == config.num_steps
 
 
-def _shard(rows: Batch, accumulation_steps: int) -> Batch:
-    """Returns this process's rows by device."""
-    return Batch(*(parallel.shard(x, accumulation_steps) for x in rows))
-
-
 def _evaluator(
     config: Config, program: Callable, validation: StoredWindows, clock: run_log.Clock
 ) -> Callable[[TrainState, int], dict[str, float]]:
@@ -266,17 +261,7 @@ def _evaluator(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    fixed = [_shard(part, 1) for part in rows]
-    uncompiled = fixed[:1]
-
-    def sums(state: TrainState, which: int) -> dict[str, float]:
-        while uncompiled:  # once, so that the seconds of an evaluation are those of every one
-            with clock("compile"):
-                jax.block_until_ready(program(state, uncompiled.pop(), np.int32(which)))
-        parts = [program(state, batch, np.int32(which)) for batch in fixed]
-        return progress.add(jax.device_get(parts))
-
-    return sums
+    return progress.sums_over([parallel.shard(part) for part in rows], program, clock)
 
 
 def _evaluate(run: _Run, state: TrainState, step: int) -> TrainState:
@@ -303,12 +288,7 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> TrainState:
     if step == 0:
         return state
     if not config.init_from.path:  # whose model may know that much
-        faults.warn_if_readable(
-            now,
-            step,
-            masked_fraction=progress.ratio(sums["predicted"], sums["eligible"]),
-            hidden_per_token=progress.ratio(sums["hidden_covered"], sums["predicted"]),
-        )
+        faults.warn_if_readable(now, step, sums)
     watched = values[config.curriculum.watch]
     after = parallel.to_host(curriculum.update(before, watched, config.curriculum))
     progress.switch(run.log, config, step, before, after, watched=watched)

@@ -27,7 +27,10 @@ def token_sums(
     model: heads.MaskedLM,
     max_predictions: int,
 ) -> Sums:
-    """Returns the sum of the masked tokens' cross entropies, those it gets right, their number."""
+    """Returns the sum of the masked tokens' cross entropies, those it gets right, their number.
+
+    Nothing is dropped without `dropout_keys_R`; `max_predictions` is the room for masked tokens.
+    """
     positions_P, logits_PV = _predict(params, rows, dropout_keys_R, model, max_predictions)
     targets_P = rows.ids.ravel()[positions_P]
     is_masked_P = positions_P > 0  # position 0 is a [CLS], never masked
@@ -50,14 +53,9 @@ def base_sums(
 ) -> Sums:
     """Returns the sum of -log posterior of the hidden bases, those it gets right, their number.
 
-    Args:
-      params: of `model`.
-      rows: of `masked`, laid out.
-      dropout_keys_R: None = nothing is dropped.
+    Args as of `token_sums`, and:
       bases_RMN: uint8, the windows.
-      masked: of the objective "base": all masked tokens are [MASK].
-      model: its tokens give k and stride.
-      max_predictions: room for the masked tokens.
+      masked: of the objective "base": all masked tokens are [MASK]; `rows` laid out.
     """
     k, stride = model.tokens.k, model.tokens.stride
     _, logits_PV = _predict(params, rows, dropout_keys_R, model, max_predictions)
@@ -87,8 +85,8 @@ def _predict(
     max_predictions: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the first masked positions, int32 (P,), 0 where there are fewer, and their logits."""
-    find = functools.partial(jnp.nonzero, size=max_predictions, fill_value=0)
-    positions_P = find(rows.masked.ravel())[0].astype(jnp.int32)
+    (first_P,) = jnp.nonzero(rows.masked.ravel(), size=max_predictions, fill_value=0)
+    positions_P = first_P.astype(jnp.int32)
     logits_PV = model.apply(
         {"params": params}, rows.corrupted, positions_P, dropout_keys_R, rows.layout
     )

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
@@ -36,14 +35,9 @@ def read(name: str) -> tuple[Config, dict, int]:
     """Returns the run's config, the parameters of heads.MaskedLM (float32), and its step."""
     folder = FOLDER / name
     record = json.loads((folder / _CONFIG).read_text())
-    tensors = safetensors.deserialize((folder / _TENSORS).read_bytes())
-    flat = {
-        key: np.frombuffer(tensor["data"], ml_dtypes.bfloat16).reshape(tensor["shape"])
-        for key, tensor in tensors
-    }
-    params = traverse_util.unflatten_dict(
-        {key: array.astype(np.float32) for key, array in flat.items()}, sep="."
-    )
+    stored = safetensors.numpy.load_file(folder / _TENSORS)
+    flat = {key: array.astype(np.float32) for key, array in stored.items()}
+    params = traverse_util.unflatten_dict(flat, sep=".")
     return config_lib.from_dict(record["config"], source=name), params, record["step"]
 
 

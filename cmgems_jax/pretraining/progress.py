@@ -1,6 +1,8 @@
 """What the loop reports: the model, training, evaluations, switches, the summary."""
 
 import math
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import jax
@@ -11,13 +13,31 @@ from cmgems_jax.masking import curriculum
 from cmgems_jax.masking.curriculum import CurriculumState
 from cmgems_jax.pretraining import optimizer
 from cmgems_jax.pretraining.steps import TrainState
-from cmgems_jax.runtime.run_log import Clock, RunLog, progress_line
+from cmgems_jax.runtime.run_log import Clock, RunLog
 from cmgems_jax.windows.packing import Packing
 
 
 def add(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
     """Returns the sum of each metric over steps or batches, in double precision."""
     return {name: sum(float(one[name]) for one in metrics) for name in metrics[0]}
+
+
+def sums_over(
+    batches: Sequence, program: Callable, clock: Clock
+) -> Callable[[Any, int], dict[str, float]]:
+    """Returns (state or parameters, which) -> the sums of a `parallel.eval_program` over batches.
+
+    Its compilation is timed apart, so that the seconds of an evaluation are those of every one.
+    """
+    uncompiled = [*batches[:1]]
+
+    def sums(state: Any, which: int) -> dict[str, float]:
+        while uncompiled:
+            with clock("compile"):
+                jax.block_until_ready(program(state, uncompiled.pop(), np.int32(which)))
+        return add(jax.device_get([program(state, batch, np.int32(which)) for batch in batches]))
+
+    return sums
 
 
 def ratio(numerator: float, denominator: float) -> float:
@@ -78,7 +98,7 @@ def training(
       sums: metrics of `steps.train_step`, added up over `num_steps`.
       num_steps: since the last line.
       bases_per_second: real bases, by the wall time less evaluation and saving.
-      pace_s: wall seconds per step so far, for the time left.
+      pace_s: wall seconds per step so far, evaluation and saving included.
     """
     easy, hard = curriculum.strategies(config.curriculum)
     hard_share = sums["hard"] / num_steps
@@ -101,7 +121,16 @@ def training(
         "windows_without_mask": ratio(sums["unmasked_windows"], sums["windows"]),
     }
     log.write("train", step, **values)
-    print(progress_line(step, config.num_steps, values, pace_s), flush=True)
+    rate = f"{bases_per_second / 1e3:,.1f} kbases/s  " if math.isfinite(bases_per_second) else ""
+    print(
+        f"step {step:>7,}/{config.num_steps:,}  loss {loss:.3f}  "
+        f"ppl {math.exp(min(loss, 50)):,.1f}  {values['stage']}  "
+        f"masked {values['masked_fraction']:.1%}, "
+        f"none in {values['windows_without_mask']:.1%} of windows  "
+        f"nats/hidden base {values['nats_per_hidden_base']:.3f}  {rate}{pace_s:.3f} s/step  "
+        f"ETA {timedelta(seconds=round(pace_s * (config.num_steps - step)))}",
+        flush=True,
+    )
 
 
 def evaluation(
@@ -112,15 +141,9 @@ def evaluation(
     values: dict[str, float],
     marks: dict[str, dict[str, float]] | None,
 ) -> None:
-    """Writes and prints an evaluation under the strategy of `before`.
+    """Writes and prints an evaluation under the strategy of `before`, the curriculum's state.
 
-    Args:
-      log: of the run.
-      config: of the run.
-      step: updates done.
-      before: the curriculum's state, with what it watched last.
-      values: perplexity, perplexity_random, nats_per_base and nats_per_base_k.
-      marks: of the nats per base, by their names.
+    `values`: perplexity, perplexity_random and, by base, `base_evaluation.NAMES`, as in `marks`.
     """
     strategy = curriculum.strategy_name(before, config.curriculum)
     watch, perplexity = config.curriculum.watch, values["perplexity"]

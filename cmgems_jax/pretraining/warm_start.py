@@ -35,12 +35,7 @@ def prepare(config: Config, workdir: Path, read: Reader) -> tuple[Config, Pretra
     """Returns the config with `init_from` filled in, and the model to begin with.
 
     None where the run begins with initial values, or has a checkpoint of its own: then it
-    needs neither the source nor `init_from.path`.
-
-    Args:
-      config: as the user gave it.
-      workdir: of the run; nothing is written.
-      read: returns a masked-LM from `init_from.path`.
+    needs neither the source nor `init_from.path`. Nothing is written.
 
     Raises:
       InputError: `workdir` holds another run, or one from other weights; there is no such
@@ -95,12 +90,8 @@ def params(source: Pretrained, initial: dict, config: Config) -> dict:
     """Returns the parameters to begin with, host arrays, and prints where they are from.
 
     Of a longer position table the first rows are the source's. The rest continues the
-    source's sinusoids, or keeps the run's own initial values where it has none.
-
-    Args:
-      source: of `prepare`.
-      initial: the run's initial parameters, of heads.MaskedLM.
-      config: of the run, from `prepare`.
+    source's sinusoids, or keeps the run's own initial values where it has none. `source` and
+    `config` are of `prepare`, `initial` the run's initial parameters.
     """
     began = dict(source.params, encoder=dict(source.params["encoder"]))
     old_ND = began["encoder"][_TABLE]

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -44,7 +44,7 @@ def run(main: Callable[[], None]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
-def _stop(message: str, status: int = EXIT_BAD_INPUT) -> None:
+def _stop(message: str, status: int = EXIT_BAD_INPUT) -> NoReturn:
     """Prints the error on stderr and exits."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)
@@ -58,7 +58,7 @@ def _parse(argv: list[str]) -> list[str]:
     except InputError as error:
         _stop(str(error))
     except flags.DuplicateFlagError as error:
-        name = re.search(r"'([^']+)'", str(error)).group(1)
+        name = re.search(r"'([^']+)'", str(error))[1]
         _stop(f"--{name}: given twice; give it once")
     except flags.Error as error:
         if isinstance(error.__context__, InputError):  # of the config file
@@ -66,7 +66,6 @@ def _parse(argv: list[str]) -> list[str]:
         _stop(f"{error}" if "see --help" in str(error) else f"{error} (see --help)")
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         _stop(_explain(argv, error))
-    raise AssertionError("unreachable")
 
 
 def _expand_home(argument: str) -> str:
@@ -78,12 +77,11 @@ def _expand_home(argument: str) -> str:
 
 def _explain(argv: list[str], error: Exception) -> str:
     """Says which config field does not exist."""
-    known = config_lib.field_names(config_lib.Config)
+    known = config_lib.field_names()
     for argument in argv[1:]:
-        match = re.match(r"--?config\.([\w.]+)", argument)
-        if match and match.group(1) not in known:
-            name = match.group(1)
-            return f"--config.{name}: no such config field.{did_you_mean(name, known)}"
+        field = re.match(r"--?config\.([\w.]+)", argument)
+        if field and field[1] not in known:
+            return f"--config.{field[1]}: no such config field.{did_you_mean(field[1], known)}"
     return f"config: {error}"
 
 

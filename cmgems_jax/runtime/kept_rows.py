@@ -49,12 +49,8 @@ def opened(output: Path | str, dtype: np.dtype, inputs: dict[str, Any]) -> Itera
     """Yields the rows that were kept for an output; they are removed when the block succeeds.
 
     They lie in a hidden folder beside the output, `.NAME.unfinished`. A block that breaks
-    off leaves what it has added, for the same command to resume.
-
-    Args:
-      output: the file that the rows are for.
-      dtype: of a row.
-      inputs: everything that the rows depend on, as plain values for JSON.
+    off leaves what it has added, for the same command to resume. `inputs` is everything that the
+    rows depend on, as plain values for JSON.
 
     Raises:
       InputError: another process works on the output, or rows of other inputs are there.

@@ -101,11 +101,9 @@ def table(path: Path | str, schema: pa.Schema) -> Iterator[Callable[[Sequence], 
       path: .tsv (floats with six digits) or .parquet (written in row groups).
       schema: names and types of the columns.
     """
-    path = Path(path)
-    with replaced_file(path) as partial:
-        opened = _tsv if path.suffix == ".tsv" else _parquet
-        with opened(partial, schema) as add:
-            yield add
+    opened = _tsv if Path(path).suffix == ".tsv" else _parquet
+    with replaced_file(path) as partial, opened(partial, schema) as add:
+        yield add
 
 
 @contextlib.contextmanager
@@ -128,14 +126,11 @@ def _parquet(path: Path, schema: pa.Schema) -> Iterator[Callable[[Sequence], Non
     with pq.ParquetWriter(path, schema) as writer:
 
         def flush() -> None:
-            if not rows:
-                return
-            columns = zip(*rows, strict=True)
-            arrays = [
-                pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)
-            ]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-            rows.clear()
+            if rows:
+                columns = zip(zip(*rows, strict=True), schema.types, strict=True)
+                arrays = [pa.array(column, kind) for column, kind in columns]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+                rows.clear()
 
         def add(row: Sequence) -> None:
             rows.append(row)

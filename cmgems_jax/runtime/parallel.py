@@ -11,6 +11,7 @@ through jax's coordinator, so the folder need not be shared.
 
 import itertools
 import json
+import math
 import signal
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -98,13 +99,9 @@ def stops_when() -> str:
 def agree_on_signal(name: str, step: int, *, after: Any) -> str:
     """Returns the name of a signal that came to any process, the same in all; "" for none.
 
-    Several processes ask each other every `AGREE_EVERY` steps only: that waits for
-    the device.
-
-    Args:
-      name: of the signal that came to this process, "" for none.
-      step: the same in every process.
-      after: arrays to wait for first, so that no two collectives run at a time.
+    `name` is of the one that came to this process, "" for none. Several processes ask each other
+    every `AGREE_EVERY` steps only, as that waits for the device: for the arrays `after` first, so
+    that no two collectives run at a time.
     """
     if jax.process_count() == 1:
         return name
@@ -215,10 +212,10 @@ def check_devices() -> None:
         )
 
 
-def shard(rows: np.ndarray, accumulation_steps: int = 1) -> np.ndarray:
-    """Returns rows (R, ...) as (local devices, accumulation steps, R', ...)."""
+def shard(rows: T, accumulation_steps: int = 1) -> T:
+    """Returns arrays of rows (R, ...), a tree, as (local devices, accumulation steps, R', ...)."""
     lead = (jax.local_device_count(), accumulation_steps)
-    return rows.reshape(*lead, rows.shape[0] // (lead[0] * lead[1]), *rows.shape[1:])
+    return jax.tree.map(lambda x: x.reshape(*lead, len(x) // math.prod(lead), *x.shape[1:]), rows)
 
 
 def draws_program(

@@ -1,5 +1,6 @@
-"""What a run writes about itself: metrics.jsonl, TensorBoard files, the progress line."""
+"""What a run writes about itself: metrics.jsonl, TensorBoard files, its clock, environment.json."""
 
+import collections
 import contextlib
 import importlib.metadata
 import json
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Clock:
         """Starts at zero, in the part "setup"."""
         self.steps, self.starts, self.input_wait_s = 0, 1, 0.0
         self._num_devices = num_devices
-        self._seconds: dict[str, float] = {}
+        self._seconds: collections.Counter[str] = collections.Counter()
         self._device_s = 0.0
         self._part, self._since = "setup", time.perf_counter()
         self.first_step, self._loop_start, self._lap_start = 0, self._since, 0.0
@@ -59,14 +60,14 @@ class Clock:
     def _begin(self, part: str) -> None:
         """Ends the running part and begins another."""
         now = time.perf_counter()
-        self._seconds[self._part] = self._seconds.get(self._part, 0.0) + now - self._since
+        self._seconds[self._part] += now - self._since
         self._device_s += self._num_devices * (now - self._since)
         self._part, self._since = part, now
 
     def seconds(self, part: str) -> float:
         """Returns the seconds of a part so far."""
         self._begin(self._part)
-        return self._seconds.get(part, 0.0)
+        return self._seconds[part]
 
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps of it and the summary shows."""
@@ -83,8 +84,7 @@ class Clock:
         """Adds the `state` of the starts before this one; {} where it is not known."""
         if not before:
             return
-        for part, seconds in before["seconds_by_part"].items():
-            self._seconds[part] = self._seconds.get(part, 0.0) + seconds
+        self._seconds.update(before["seconds_by_part"])
         self._device_s += before["device_seconds"]
         self.input_wait_s += before["input_wait_seconds"]
         self.steps += before["timed_steps"]
@@ -142,12 +142,9 @@ class RunLog:
 
 
 class NoLog:
-    """Writes nothing: the log of every process but the first."""
+    """The log of every process but the first."""
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Does nothing."""
-
-    def close(self) -> None:
         """Does nothing."""
 
 
@@ -164,23 +161,6 @@ def read(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text().split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
-
-
-def progress_line(
-    step: int, num_steps: int, values: dict[str, Any], seconds_per_step: float
-) -> str:
-    """Returns the line that a run prints every `log_every` steps."""
-    eta = timedelta(seconds=round(seconds_per_step * (num_steps - step)))
-    rate = values["bases_per_second"]
-    return (
-        f"step {step:>7,}/{num_steps:,}  loss {values['loss']:.3f}  "
-        f"ppl {math.exp(min(values['loss'], 50)):,.1f}  {values['stage']}  "
-        f"masked {values['masked_fraction']:.1%}, "
-        f"none in {values['windows_without_mask']:.1%} of windows  "
-        f"nats/hidden base {values['nats_per_hidden_base']:.3f}  "
-        + (f"{rate / 1e3:,.1f} kbases/s  " if math.isfinite(rate) else "")
-        + f"{seconds_per_step:.3f} s/step  ETA {eta}"
-    )
 
 
 def environment() -> dict[str, Any]:

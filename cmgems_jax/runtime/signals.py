@@ -24,10 +24,8 @@ def stop_requests(when: str = "after this step") -> Iterator[StopRequest]:
 
     The step in progress and the checkpoint after it are finished; further
     signals change nothing, so none can tear a checkpoint. Each is answered on stderr
-    at once. Outside the main thread, where Python allows no handlers, nothing is caught.
-
-    Args:
-      when: the run stops, in the words of the answer.
+    at once, with the words of `when`. Outside the main thread, where Python allows no handlers,
+    nothing is caught.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

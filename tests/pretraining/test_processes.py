@@ -21,7 +21,7 @@ import pytest
 from cmgems_jax.errors import InputError
 from cmgems_jax.pretraining import checkpoints
 from cmgems_jax.pretraining import loop as pretraining_loop
-from cmgems_jax.runtime import parallel, processes, roll_call, run_log
+from cmgems_jax.runtime import parallel, processes, run_log
 from tests import helpers
 from tests.helpers import ROOT, lines
 
@@ -249,7 +249,7 @@ def test_an_allocation_without_srun_says_where_its_number_came_from(monkeypatch,
     }  # fmt: skip
     for name, value in named.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(roll_call, "_QUIET_S", 0.2)
+    monkeypatch.setattr(processes, "_QUIET_S", 0.2)
     with pytest.raises(InputError) as error:
         processes.start(coordinator="", num_processes=None, process_id=None, timeout_s=2)
     remedy = "(SLURM_NTASKS=8); to run this process alone: --num_processes=1"
@@ -292,7 +292,9 @@ def test_all_of_three_learn_that_two_took_one_number():
     """Threads stand for processes; a stranger that knocks at the port is ignored."""
     coordinator = f"127.0.0.1:{free_port()}"
     with concurrent.futures.ThreadPoolExecutor(3) as threads:
-        calls = [threads.submit(roll_call.hold, coordinator, 3, number, 20) for number in (0, 1, 1)]
+        calls = [
+            threads.submit(processes.call_roll, coordinator, 3, number, 20) for number in (0, 1, 1)
+        ]
         errors = [call.exception(timeout=60) for call in calls]
     assert [str(error) for error in errors] == [
         "two processes came with --process_id=1: give each its own"
@@ -313,7 +315,7 @@ def test_a_stranger_at_the_port_is_not_counted():
     stranger.start()
     try:
         with pytest.raises(InputError, match="2 processes expected, 1 came within 1 s"):
-            roll_call.hold(f"127.0.0.1:{port}", 2, 0, 1)
+            processes.call_roll(f"127.0.0.1:{port}", 2, 0, 1)
     finally:
         stop.set()
         stranger.join()
