@@ -180,7 +180,7 @@ def restore_latest(
 
     Args:
       manager: of the run.
-      initial: what a run without a checkpoint begins with.
+      initial: the state before the first step.
       resume: "auto"; "must": no checkpoint is an error; "never": one is.
       fallback: go to an older checkpoint where the newest is damaged, which is
         moved to `DAMAGED_FOLDER`.

@@ -151,8 +151,7 @@ def _step(config: Config, trained: list[TrainState]) -> str:
 
 def _disk(config: Config, workdir: Path, state: TrainState) -> str:
     """Returns the size of a checkpoint."""
-    faults.check_disk(workdir, state, config)
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    size = faults.check_disk(workdir, state, config)
     return f"room for {config.keep_checkpoints + 1} checkpoints of {size / 2**20:,.1f} MiB"
 
 

@@ -86,8 +86,8 @@ def memory_explained(config: Config) -> Iterator[None]:
         ) from None
 
 
-def check_disk(workdir: Path, state: TrainState, config: Config) -> None:
-    """Raises `InputError` where the checkpoints that a run keeps do not fit on the disk."""
+def check_disk(workdir: Path, state: TrainState, config: Config) -> int:
+    """Returns the bytes of a checkpoint; `InputError` where those that a run keeps do not fit."""
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     needed = size * (config.keep_checkpoints + 1)  # the next one is written before one goes
     free = shutil.disk_usage(outputs.nearest_folder(workdir)).free
@@ -97,3 +97,4 @@ def check_disk(workdir: Path, state: TrainState, config: Config) -> None:
             f"checkpoints of {size / 2**20:,.0f} MiB need {needed / 2**20:,.0f}; free some space, "
             "lower keep_checkpoints, or use another --workdir"
         )
+    return size

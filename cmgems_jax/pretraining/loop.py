@@ -189,7 +189,9 @@ def _train(run: _Run, state: TrainState) -> TrainState:
             clock.steps, clock.input_wait_s = clock.steps + 1, waited_s + stream.waited_s
             # A checkpoint ends a line of the log, so that a resumed run begins with a whole one.
             if is_saved or _is_due(step, config.log_every, config):
-                _log_window(run, step, jax.device_get(window))
+                window = jax.device_get(window)
+                faults.refuse_non_finite(window, step - len(window) + 1, config, run.packed)
+                progress.training(run.log, config, step, window, clock)
                 window = []
             if config.eval_every and _is_due(step, config.eval_every, config):
                 state = _evaluate(run, state, step)
@@ -218,23 +220,6 @@ def _read_batch(run: _Run, step: int) -> Batch:
         process_count=jax.process_count(),
     )
     return parallel.shard(rows, run.config.accumulation_steps)
-
-
-def _log_window(run: _Run, step: int, window: list[dict[str, np.ndarray]]) -> None:
-    """Writes and prints the metrics of the steps since the last line; refuses bad numbers."""
-    begin = step - len(window) + 1
-    faults.refuse_non_finite(window, begin, run.config, run.packed)
-    timed = window[1:] if begin == run.clock.first_step else window  # that one compiled
-    bases, seconds = sum(float(one["bases"]) for one in timed), run.clock.lap()
-    progress.training(
-        run.log,
-        run.config,
-        step,
-        progress.add(window),
-        num_steps=len(window),
-        bases_per_second=progress.ratio(bases, seconds if timed else 0.0),
-        pace_s=run.clock.pace(step),
-    )
 
 
 def _save(run: _Run, state: TrainState, *, wait: bool) -> None:

@@ -83,23 +83,17 @@ def training(
     log: RunLog,
     config: Config,
     step: int,
-    sums: dict[str, float],
-    *,
-    num_steps: int,
-    bases_per_second: float,
-    pace_s: float,
+    window: list[dict[str, np.ndarray]],
+    clock: Clock,
 ) -> None:
-    """Writes and prints the metrics of the steps since the last line.
+    """Writes and prints what `steps.train_step` has measured since the last line, up to `step`.
 
-    Args:
-      log: of the run.
-      config: of the run.
-      step: updates done.
-      sums: metrics of `steps.train_step`, added up over `num_steps`.
-      num_steps: since the last line.
-      bases_per_second: real bases, by the wall time less evaluation and saving.
-      pace_s: wall seconds per step so far, evaluation and saving included.
+    Bases per second are real ones, by the wall time less evaluation and saving.
     """
+    num_steps, sums, lap_s, pace_s = len(window), add(window), clock.lap(), clock.pace(step)
+    timed = window[1:] if step - num_steps + 1 == clock.first_step else window  # that one compiled
+    bases = sum(float(one["bases"]) for one in timed)
+    bases_per_second = ratio(bases, lap_s if timed else 0.0)
     easy, hard = curriculum.strategies(config.curriculum)
     hard_share = sums["hard"] / num_steps
     loss = ratio(sums["loss_sum"], sums["terms"])

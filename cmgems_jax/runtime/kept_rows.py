@@ -22,7 +22,7 @@ class KeptRows:
     def __init__(self, file: BinaryIO, dtype: np.dtype) -> None:
         """Takes what whole rows the file has; a torn one at its end is dropped."""
         self._file, self.dtype = file, dtype
-        self.cut(file.seek(0, os.SEEK_END) // dtype.itemsize)
+        self.cut(len(self))
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -57,13 +57,13 @@ def opened(output: Path | str, dtype: np.dtype, inputs: dict[str, Any]) -> Itera
     """
     output = Path(output).resolve()
     folder = output.with_name(f".{output.name}.unfinished")
-    inputs = json.loads(json.dumps({**inputs, "rows": np.dtype(dtype).descr}))
+    inputs = json.loads(json.dumps({**inputs, "rows": dtype.descr}))
     try:
         with run_lock.held(folder):
             _check_same(folder, inputs, output)
             with (folder / _ROWS).open("a+b") as file:
                 try:
-                    yield (rows := KeptRows(file, np.dtype(dtype)))
+                    yield (rows := KeptRows(file, dtype))
                 except BaseException:
                     if not len(rows):
                         shutil.rmtree(folder)

@@ -55,16 +55,14 @@ def in_first(work: Callable[[], T]) -> T | None:
 
     client, key = distributed.global_state.client, f"cmgems_jax/in_first/{next(_works)}"
     if is_first():
-        failure: BaseException | None = None
+        failure = []
         try:
             return work()
         except BaseException as error:
-            failure = error
+            failure = [type(error).__name__, str(error)]
             raise
         finally:
-            client.key_value_set(
-                key, json.dumps([type(failure).__name__, str(failure)] if failure else [])
-            )
+            client.key_value_set(key, json.dumps(failure))
     outcome = json.loads(client.blocking_key_value_get(key, _WORK_MS))
     if not outcome:
         return None
