@@ -90,10 +90,10 @@ def training(
 
     Bases per second are real ones, by the wall time less evaluation and saving.
     """
-    num_steps, sums, lap_s, pace_s = len(window), add(window), clock.lap(), clock.pace(step)
+    num_steps, sums = len(window), add(window)
+    lap_s, pace_s = clock.lap(), clock.pace(step)
     timed = window[1:] if step - num_steps + 1 == clock.first_step else window  # that one compiled
-    bases = sum(float(one["bases"]) for one in timed)
-    bases_per_second = ratio(bases, lap_s if timed else 0.0)
+    bases_per_second = ratio(sum(float(one["bases"]) for one in timed), lap_s if timed else 0.0)
     easy, hard = curriculum.strategies(config.curriculum)
     hard_share = sums["hard"] / num_steps
     loss = ratio(sums["loss_sum"], sums["terms"])
