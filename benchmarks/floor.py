@@ -116,7 +116,7 @@ def base_floor(run_config: Config, workdir: Path) -> dict[str, float]:
     probability = synthetic_genome.transition(pmi_table.grch38_counts())
     return {
         name: float(chain_posterior.base_losses(hidden.bases, start_WS, run, probability).mean())
-        for name, start_WS, run in zip(base_evaluation.NAMES, *hidden[1:], strict=True)
+        for name, (start_WS, run) in zip(base_evaluation.NAMES, hidden.ways, strict=True)
     }
 
 

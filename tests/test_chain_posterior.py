@@ -238,7 +238,7 @@ def test_a_known_law_beats_the_tables_of_kmers_and_they_the_composition():
     bases_WN = test[: len(test) // 80 * 80].reshape(-1, 80)
     hidden = base_evaluation.hide(bases_WN, 6, 4)
     marks = hidden.marks(np.bincount(sixmers, minlength=4096))
-    for name, start_WS, run in zip(marks, *hidden[1:], strict=True):
+    for name, (start_WS, run) in zip(marks, hidden.ways, strict=True):
         exact = chain_posterior.base_losses(bases_WN, start_WS, run, probability).mean()
         levels = [exact, *(marks[name][mark] for mark in ("flanks", "order_5", "composition"))]
         assert levels == sorted(levels) and levels[0] < levels[-1] - 0.1, levels

@@ -33,13 +33,13 @@ class Hidden(NamedTuple):
     """Windows, and the bases that are hidden in each way."""
 
     bases: np.ndarray  # uint8 (W, N)
-    starts: tuple[np.ndarray, np.ndarray]  # int32 (W, S) each, first bases of the runs; -1 = none
-    runs: tuple[int, int]  # bases of a run
+    # Of each way: int32 (W, S), first bases of the runs, -1 = none; bases of a run.
+    ways: tuple[tuple[np.ndarray, int], tuple[np.ndarray, int]]
 
     def positions(self) -> np.ndarray:
         """Returns int32 (2, W, H), the hidden bases in each way; -1 = none."""
         ways = []
-        for start_WS, run in zip(self.starts, self.runs, strict=True):
+        for start_WS, run in self.ways:
             hidden_WSI = start_WS[..., None] + np.arange(run, dtype=np.int32)
             hidden_WSI = np.where(start_WS[..., None] < 0, -1, hidden_WSI)
             ways.append(hidden_WSI.reshape(len(start_WS), -1))
@@ -52,14 +52,14 @@ class Hidden(NamedTuple):
         """Returns the masked tokens of a window at most."""
         return max(
             start_WS.shape[1] * base_probabilities.most_touching(run, k, stride)
-            for start_WS, run in zip(self.starts, self.runs, strict=True)
+            for start_WS, run in self.ways
         )
 
     def marks(self, sixmers_V: np.ndarray) -> dict[str, dict[str, float]]:
         """Returns what tables of 6-mers (`flank_table`) reach, by `NAMES`."""
         return {
             name: flank_table.marks(self.bases, start_WS, run, sixmers_V)
-            for name, start_WS, run in zip(NAMES, self.starts, self.runs, strict=True)
+            for name, (start_WS, run) in zip(NAMES, self.ways, strict=True)
         }
 
 
@@ -71,8 +71,7 @@ def hide(bases_WN: np.ndarray, k: int, run: int) -> Hidden:
     either side for the marks. The grid begins at a place of each window's own, by a fixed key.
     """
     length_W = (bases_WN != vocabulary.PADDING).sum(axis=1)
-    runs = (1, run)
-    return Hidden(bases_WN, tuple(_grid(length_W, k, one) for one in runs), runs)
+    return Hidden(bases_WN, tuple((_grid(length_W, k, length), length) for length in (1, run)))
 
 
 def _grid(length_W: np.ndarray, k: int, run: int) -> np.ndarray:

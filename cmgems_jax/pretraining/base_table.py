@@ -57,7 +57,7 @@ def evaluate(
     models = [pretrained.load_masked_lm(path) for path in checkpoints]
     hidden = _hidden(models, data_dir, run, num_windows)
     marks = hidden.marks(dataset.train_sixmers(data_dir))
-    counts = [int((start_WS >= 0).sum()) * one for start_WS, one in zip(*hidden[1:], strict=True)]
+    counts = [int((start_WS >= 0).sum()) * length for start_WS, length in hidden.ways]
     print(
         f"{len(hidden.bases):,} validation windows of {hidden.bases.shape[1]} bases in {data_dir}: "
         f"{counts[0]:,} bases hidden one at a time, {counts[1]:,} hidden {run} at a time"

@@ -257,9 +257,7 @@ def binding(config: Config) -> dict[str, Any]:
 
 def saved_steps(workdir: Path) -> list[int]:
     """Returns the steps of a run's checkpoints, in no order; none where there is no run."""
-    folder = workdir / FOLDER
-    children = folder.iterdir() if folder.is_dir() else ()
-    return [int(child.name) for child in children if child.name.isdecimal()]
+    return [int(child.name) for child in (workdir / FOLDER).glob("*") if child.name.isdecimal()]
 
 
 def read_config(workdir: Path) -> Config | None:
@@ -281,7 +279,7 @@ def refuse_other_run(workdir: Path, config: Config) -> None:
     """
     saved = read_config(workdir)
     if saved is None:
-        if (workdir / FOLDER).exists() and any((workdir / FOLDER).iterdir()):
+        if any((workdir / FOLDER).glob("*")):
             raise InputError(
                 f"{workdir}: holds {FOLDER}/ but no config.json, so it is not known whose they "
                 f"are; give another --workdir (with --init_from={workdir}, to train further from "

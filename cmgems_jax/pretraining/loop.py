@@ -89,8 +89,7 @@ def pretrain(
         ranks_V = run_inputs.ranks(config, workdir)
         parallel.in_first(lambda: run_inputs.tell_ranks(config, config.data_dir(workdir), ranks_V))
     state, train, evaluate = steps.make(config, ranks_V)
-    progress.model(state, config)
-    progress.packing(packed)
+    progress.beginning(state, config, packed)
     with contextlib.ExitStack() as stack:
         take = functools.partial(_take_folder, stack, config, workdir, state, source)
         taken = parallel.in_first(lambda: take(resume=resume, fallback=fallback))
@@ -155,8 +154,9 @@ def _opened_log(
         return
     run_inputs.write(workdir, config.data_dir(workdir), ranks_V)
     outputs.write_json(workdir / "config.json", config_lib.to_dict(config))
-    origin = config_lib.to_dict(config.init_from) if config.init_from.path else None
-    environment = run_log.environment() | ({"init_from": origin} if origin else {})
+    environment = run_log.environment()
+    if config.init_from.path:
+        environment["init_from"] = config_lib.to_dict(config.init_from)
     outputs.write_json(workdir / "environment.json", environment)
     with contextlib.closing(run_log.RunLog(workdir, resumed_step)) as log:
         yield log

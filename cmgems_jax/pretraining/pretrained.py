@@ -55,11 +55,11 @@ def load_masked_lm(path: Path) -> Pretrained:
     folder = workdir / checkpoints.FOLDER / str(step)
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            values = _read(reader, folder, config=ocp.args.JsonRestore())["config"]
-            config = config_lib.from_dict(values, source=str(folder))
+            as_json = ocp.args.JsonRestore()
+            saved = _read(reader, folder, config=as_json, checksums=as_json)
+            config = config_lib.from_dict(saved["config"], source=str(folder))
             params = _read_params(reader, folder, config)
-            saved = _read(reader, folder, checksums=ocp.args.JsonRestore())["checksums"]
-        checkpoints.verify(checkpoints.params_checksums(params), saved)
+        checkpoints.verify(checkpoints.params_checksums(params), saved["checksums"])
     except InputError:
         raise
     except Exception as error:  # whatever orbax and tensorstore raise on damaged files

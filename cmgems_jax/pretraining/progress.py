@@ -55,8 +55,8 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def model(state: TrainState, config: Config) -> None:
-    """Prints what is trained, and on what."""
+def beginning(state: TrainState, config: Config, packed: Packing) -> None:
+    """Prints what is trained, on what, and how the training windows share rows."""
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     easy, hard = curriculum.strategies(config.curriculum)
     print(
@@ -64,16 +64,8 @@ def model(state: TrainState, config: Config) -> None:
         f"{num_params:,} parameters, on {jax.device_count()} x {jax.devices()[0].device_kind}\n"
         f"curriculum: {config.curriculum.name}, {easy}"
         + (f" then {hard}" if hard != easy else "")
-        + f"; strand: {'either, drawn' if config.data.reverse_complement else 'forward'}",
-        flush=True,
-    )
-
-
-def packing(packed: Packing) -> None:
-    """Prints how the training windows share rows."""
-    num_windows, num_rows = len(packed.class_W), len(packed.slot_RM)
-    print(
-        f"packing: {num_windows:,} training windows in {num_rows:,} rows, "
+        + f"; strand: {'either, drawn' if config.data.reverse_complement else 'forward'}\n"
+        f"packing: {len(packed.class_W):,} training windows in {len(packed.slot_RM):,} rows, "
         f"{packed.padding:.1%} padding",
         flush=True,
     )

@@ -90,6 +90,7 @@ def _check_flags(coordinator: str, num_processes: int | None, process_id: int | 
             f"--process_id={process_id}, --num_processes={num_processes}: expected "
             "0 <= process_id < num_processes"
         )
+    _split_address(coordinator)
 
 
 def _from_environment(timeout_s: int) -> tuple[str, int | None, int | None, Any]:
