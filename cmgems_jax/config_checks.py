@@ -83,7 +83,7 @@ _CHOICES = {  # of every field with a fixed set of values
     "optimizer.decay": ("linear", "cosine"),
 }
 _ANY = float("inf")
-_RANGES = {  # of every number that 0 or more does not say
+_RANGES = {  # of the numbers that need not only be 0 or more
     "seed": (0, 2**31 - 1),
     "num_steps": (1, 2**31 - 1),
     "batch_size": (1, _ANY),

@@ -25,20 +25,12 @@ def bar(
 
     The arguments are tqdm's; `unit` is in the plural.
     """
-    given = {"desc": desc, "total": total, "initial": initial, "disable": disable}
-    given["unit_scale"] = unit_scale
+    given = dict(desc=desc, total=total, initial=initial, unit_scale=unit_scale, disable=disable)
     if sys.stderr is not None and sys.stderr.isatty():
         return tqdm(items, unit=f" {unit}", delay=_DELAY_S, leave=False, **given)
-    return _Lines(
-        items,
-        unit=unit,
-        delay=_LINE_EVERY_S,
-        mininterval=_LINE_EVERY_S,
-        maxinterval=_LINE_EVERY_S,
-        bar_format="{desc}: {n_fmt} of {total_fmt} {unit} in {elapsed}, {remaining} left",
-        leave=False,
-        **given,
-    )
+    given |= dict.fromkeys(("delay", "mininterval", "maxinterval"), _LINE_EVERY_S)
+    text = "{desc}: {n_fmt} of {total_fmt} {unit} in {elapsed}, {remaining} left"
+    return _Lines(items, unit=unit, bar_format=text, leave=False, **given)
 
 
 def say(shown: tqdm, text: str) -> None:

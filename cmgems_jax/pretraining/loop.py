@@ -65,7 +65,6 @@ def pretrain(
     """Trains to `config.num_steps` and returns the last state; resumes where it was stopped.
 
     Args:
-      config: of the run.
       workdir: folder of config.json, inputs.json, ranks.npy, environment.json,
         metrics.jsonl, curves.png, tensorboard/, checkpoints/ and, unless `data.dir` is set, data/.
       resume: "auto", "must" or "never", see `checkpoints.restore_latest`.
