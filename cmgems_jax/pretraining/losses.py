@@ -53,9 +53,9 @@ def base_sums(
 ) -> Sums:
     """Returns the sum of -log posterior of the hidden bases, those it gets right, their number.
 
-    Args as of `token_sums`, and:
+    Args:
       bases_RMN: uint8, the windows.
-      masked: of the objective "base": all masked tokens are [MASK]; `rows` laid out.
+      masked: of the objective "base", all masked tokens are [MASK]; `rows` are these, laid out.
     """
     k, stride = model.tokens.k, model.tokens.stride
     _, logits_PV = _predict(params, rows, dropout_keys_R, model, max_predictions)
