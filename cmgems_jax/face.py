@@ -19,6 +19,7 @@ from cmgems_jax.downstream.finetuning import classifier
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.downstream.inference import embed, predict
 from cmgems_jax.downstream.inference.embed import Embedder
+from cmgems_jax.downstream.inference.settings import WindowSettings
 from cmgems_jax.errors import InputError, did_you_mean
 from cmgems_jax.genome import input_files, vocabulary
 from cmgems_jax.genome import sequences as sequences_lib
@@ -121,17 +122,11 @@ class Model:
         """
         if pooling not in embed.POOLINGS:
             raise InputError(f"pooling={pooling!r}: expected one of {', '.join(embed.POOLINGS)}")
-        windows, _, _ = embed.run(
-            self._embedder,
-            self._records(sequences),
-            pooling=pooling,
-            strand=_strand(strand),
-            batch_size=batch_size,
-        )
+        settings = WindowSettings(strand=_strand(strand), batch_size=batch_size)
+        windows, _, _ = embed.run(self._embedder, self._records(sequences), pooling, settings)
         if pooling == "tokens":
             return [np.concatenate(parts) for _, parts in embed.record_states(windows)]
-        rows = embed.record_rows(windows, self.config.model.hidden_size)
-        return np.stack([embedding_D for _, embedding_D in rows])
+        return np.stack([embedding_D for _, embedding_D in embed.record_rows(windows)])
 
     def predict(
         self, sequences: Sequences, *, strand: str | None = None, batch_size: int = _BATCH
@@ -145,12 +140,8 @@ class Model:
                 f"{self._folder}: a pretrained model predicts no classes; fine-tune it first "
                 "(python -m launch.finetune), and load its --output"
             )
-        windows, _, _ = predict.run(
-            self._classifier,
-            self._records(sequences),
-            strand=_strand(strand),
-            batch_size=batch_size,
-        )
+        settings = WindowSettings(strand=_strand(strand), batch_size=batch_size)
+        windows, _, _ = predict.run(self._classifier, self._records(sequences), settings)
         means = [mean_C for _, _, mean_C in predict.record_means(windows)]
         return np.stack(means).astype(np.float32)
 
