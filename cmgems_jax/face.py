@@ -19,6 +19,7 @@ from cmgems_jax.downstream.finetuning import classifier
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.downstream.inference import embed, predict
 from cmgems_jax.downstream.inference.embed import Embedder
+from cmgems_jax.downstream.inference.settings import WindowSettings
 from cmgems_jax.errors import InputError, did_you_mean
 from cmgems_jax.genome import input_files, vocabulary
 from cmgems_jax.genome import sequences as sequences_lib
@@ -116,17 +117,16 @@ class Model:
         """
         if pooling not in embed.POOLINGS:
             raise InputError(f"pooling={pooling!r}: expected one of {', '.join(embed.POOLINGS)}")
+        settings = WindowSettings(strand=_strand(strand), batch_size=batch_size)
         windows, _, _ = embed.run(
             self._embedder,
             sequences_lib.records(sequences, self.config.tokens.k),
-            pooling=pooling,
-            strand=_strand(strand),
-            batch_size=batch_size,
+            pooling,
+            settings,
         )
         if pooling == "tokens":
             return [np.concatenate(parts) for _, parts in embed.record_states(windows)]
-        rows = embed.record_rows(windows, self.config.model.hidden_size)
-        return np.stack([embedding_D for _, embedding_D in rows])
+        return np.stack([embedding_D for _, embedding_D in embed.record_rows(windows)])
 
     def predict(
         self, sequences: Sequences, *, strand: str | None = None, batch_size: int = _BATCH
@@ -140,11 +140,9 @@ class Model:
                 f"{self._folder}: a pretrained model predicts no classes; fine-tune it first "
                 "(python -m launch.finetune), and load its --output"
             )
+        settings = WindowSettings(strand=_strand(strand), batch_size=batch_size)
         windows, _, _ = predict.run(
-            self._classifier,
-            sequences_lib.records(sequences, self.config.tokens.k),
-            strand=_strand(strand),
-            batch_size=batch_size,
+            self._classifier, sequences_lib.records(sequences, self.config.tokens.k), settings
         )
         means = [mean_C for _, _, mean_C in predict.record_means(windows)]
         return np.stack(means).astype(np.float32)

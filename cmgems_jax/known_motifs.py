@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,18 @@ NONE = "none"  # in place of a taxon: nothing is compared
 ALPHA = 0.05  # largest q value of a match
 _BINS = 100  # of a column's scores, as TOMTOM has them
 _PSEUDOCOUNT = 0.25  # per base, added to JASPAR's counts
+# The counts of the latest versions of a taxon's motifs, in the order A, C, G, T of each column.
+# Of a group, SQLite takes the other values from the row with the maximum.
+_CELLS = """
+    WITH latest AS (
+        SELECT ID, BASE_ID, MAX(VERSION) AS VERSION, NAME FROM MATRIX
+        WHERE COLLECTION = 'CORE' AND ID IN
+            (SELECT ID FROM MATRIX_ANNOTATION WHERE TAG = 'tax_group' AND VAL = ?)
+        GROUP BY BASE_ID
+    )
+    SELECT ID, BASE_ID || '.' || VERSION, NAME, val FROM latest JOIN MATRIX_DATA USING (ID)
+    ORDER BY ID, col, row
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,27 +82,15 @@ def read(taxon: str) -> tuple[KnownMotif, ...]:
             f"no {RELEASE}.sqlite: known motifs are read from the package pyjaspar; "
             "pip install pyjaspar==4.0.0"
         )
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as tables:
-        latest = {
-            base: (number, f"{base}.{version}", name)
-            for number, base, version, name in tables.execute(
-                "SELECT ID, BASE_ID, VERSION, NAME FROM MATRIX WHERE COLLECTION = 'CORE' AND ID IN "
-                "(SELECT ID FROM MATRIX_ANNOTATION WHERE TAG = 'tax_group' AND VAL = ?) "
-                "ORDER BY VERSION",
-                (taxon,),
-            )
-        }
-        cells: dict[int, list[tuple[int, str, float]]] = {one[0]: [] for one in latest.values()}
-        for number, row, column, count in tables.execute("SELECT * FROM MATRIX_DATA"):
-            if number in cells:
-                cells[number].append((column, row, count))
+    order = [sorted("ACGT").index(base) for base in vocabulary.ALPHABETS["dna"]]
     motifs = []
-    for number, identifier, name in sorted(latest.values()):
-        counts_W4 = np.full((max(cells[number])[0], 4), _PSEUDOCOUNT)
-        for column, row, count in cells[number]:
-            counts_W4[column - 1, vocabulary.ALPHABETS["dna"].index(row)] += count
-        frequencies_W4 = counts_W4 / counts_W4.sum(axis=1, keepdims=True)
-        motifs.append(KnownMotif(identifier, name, frequencies_W4))
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as tables:
+        cells = tables.execute(_CELLS, (taxon,))
+        for (_, identifier, name), own in itertools.groupby(cells, key=lambda cell: cell[:3]):
+            counts_W4 = np.reshape([count for *_, count in own], (-1, 4)).take(order, axis=1)
+            counts_W4 += _PSEUDOCOUNT
+            frequencies_W4 = counts_W4 / counts_W4.sum(axis=1, keepdims=True)
+            motifs.append(KnownMotif(identifier, name, frequencies_W4))
     return tuple(motifs)
 
 

@@ -9,13 +9,15 @@ with one row per k-mer. A record longer than the model takes is cut into overlap
 windows; each k-mer counts once, from the window where it stands farther from the edge.
 """
 
-from pathlib import Path
-
 from absl import flags
 
+from cmgems_jax.downstream.inference.settings import WindowSettings
 from cmgems_jax.runtime import command
 
 _CHECKPOINT = command.define_checkpoint("Work folder of a pretraining run, or a classifier's")
+_FASTA = command.define_paths(
+    "fasta", None, "FASTA (plain, gzip, bgzip) or .2bit files.", required=True
+)
 _OUTPUT = flags.DEFINE_string("output", None, "File to make, .npz or .parquet.", required=True)
 _POOLING = flags.DEFINE_enum(
     "pooling", "mean", ["mean", "cls", "tokens"],
@@ -28,12 +30,8 @@ def main() -> None:
     """Runs the command."""
     from cmgems_jax.downstream.inference import embed
 
-    embed.embed(
-        embed.load_embedder(_CHECKPOINT()),
-        output=Path(_OUTPUT.value),
-        pooling=_POOLING.value,
-        **_WINDOW_FLAGS(),
-    )
+    embedder, settings = embed.load_embedder(_CHECKPOINT()), WindowSettings(**_WINDOW_FLAGS())
+    embed.embed(embedder, _FASTA.value, _OUTPUT.value, settings, pooling=_POOLING.value)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ BertForSequenceClassification with its label names. Writes model.safetensors,
 config.json, the tokenizer (which takes raw DNA) and a model card.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from cmgems_jax.runtime import command
@@ -37,15 +35,15 @@ def main() -> None:
     if _PUSH.value:
         hub.check_name(_PUSH.value)
     export.export(
-        Path(_CHECKPOINT.value),
-        Path(_OUTPUT.value),
+        _CHECKPOINT.value,
+        _OUTPUT.value,
         overwrite=_OVERWRITE.value,
         task_head=_TASK_HEAD.value,
-        evaluation=Path(_EVALUATION.value) if _EVALUATION.value else None,
+        evaluation=_EVALUATION.value,
         license_name=_LICENSE.value,
     )
     if _PUSH.value:
-        print(hub.push(Path(_OUTPUT.value), _PUSH.value, private=_PRIVATE.value), flush=True)
+        print(hub.push(_OUTPUT.value, _PUSH.value, private=_PRIVATE.value), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ k-mers), and model.safetensors or pytorch_model.bin (for that torch is needed).
 A BertForSequenceClassification becomes a classifier for launch.predict.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from cmgems_jax.runtime import command
@@ -23,7 +21,7 @@ def main() -> None:
     """Runs the command."""
     from cmgems_jax.huggingface import load
 
-    load.import_model(Path(_PATH.value), Path(_OUTPUT.value), stride=_STRIDE.value)
+    load.import_model(_PATH.value, _OUTPUT.value, stride=_STRIDE.value)
 
 
 if __name__ == "__main__":

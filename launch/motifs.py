@@ -37,21 +37,21 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Sequences at a time.", low
 def main() -> None:
     """Runs the command."""
     from cmgems_jax.downstream.finetuning import classifier
-    from cmgems_jax.downstream.motifs import contrast, enrichment
-    from cmgems_jax.downstream.motifs import report as motif_report
+    from cmgems_jax.downstream.motifs import contrast, enrichment, report
+    from cmgems_jax.downstream.tasks.settings import TaskSettings
 
     trained = classifier.load_classifier(_CHECKPOINT.value)
-    label = contrast.find_label(_LABEL.value, trained.label_names, trained.labels)
+    label = contrast.find_label(trained, _LABEL.value)
     if _TASK.value:
-        rows = _TASK.value, Path(_DATA_DIR.value), label, trained.label_names
-        pair = contrast.from_task(*rows, trained.config.tokens.k, **_COLUMNS())
+        columns = TaskSettings(**_COLUMNS()).columns
+        pair = contrast.from_task(_TASK.value, Path(_DATA_DIR.value), trained, label, columns)
     else:
         pair = contrast.from_fasta(_POSITIVES.value, _NEGATIVES.value)
     pair = contrast.limit(pair, _LIMIT.value)
-    motif_report.write_motifs(
-        trained, pair, label, Path(_OUTPUT.value),
+    report.write_motifs(
+        trained, pair, label, _OUTPUT.value,
         enrichment.MotifSettings(width=_LENGTH.value, num_sd=_NUM_SD.value, alpha=_ALPHA.value),
-        mapped=motif_report.rows_to_map(pair, _MUTAGENESIS.value), batch_size=_BATCH_SIZE.value,
+        mapped=report.rows_to_map(pair, _MUTAGENESIS.value), batch_size=_BATCH_SIZE.value,
         strand=_STRAND.value, taxon=_KNOWN.value,
     )  # fmt: skip
 

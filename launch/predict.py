@@ -17,10 +17,14 @@ from pathlib import Path
 
 from absl import flags
 
+from cmgems_jax.downstream.inference.settings import WindowSettings
 from cmgems_jax.runtime import command
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a fine-tuned classifier.", required=True
+)
+_FASTA = command.define_paths(
+    "fasta", None, "FASTA (plain, gzip, bgzip) or .2bit files.", required=True
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "File to make: .tsv, .parquet, .bedgraph, .bw or .bed.", required=True
@@ -37,12 +41,13 @@ def main() -> None:
     from cmgems_jax.downstream.finetuning import classifier
     from cmgems_jax.downstream.inference import predict, predict_track
 
-    options = {"output": Path(_OUTPUT.value), **_WINDOW_FLAGS()}
-    trained = classifier.load_classifier(Path(_CHECKPOINT.value))
-    if options["output"].suffix in predict_track.SUFFIXES:
-        predict_track.predict_track(trained, label=_CLASS.value, **options)
+    output, settings = Path(_OUTPUT.value), WindowSettings(**_WINDOW_FLAGS())
+    trained = classifier.load_classifier(_CHECKPOINT.value)
+    if output.suffix in predict_track.SUFFIXES:
+        predict_track.predict_track(trained, _FASTA.value, output, settings, label=_CLASS.value)
     else:
-        predict.predict(trained, each_window=_EACH_WINDOW.value, **options)
+        each_window = _EACH_WINDOW.value
+        predict.predict(trained, _FASTA.value, output, settings, each_window=each_window)
 
 
 if __name__ == "__main__":

@@ -46,9 +46,13 @@ class Reference:
         letters = self._file.fetch(contig, max(0, start), max(0, start, end))
         return vocabulary.encode(letters)
 
-    def contig(self, name: str) -> Contig:
-        """Returns a contig by the file's name for it."""
-        return Contig(self, name)
+    def __iter__(self) -> Iterator[tuple[str, Contig]]:
+        """Yields (name, contig); no base is read."""
+        return ((name, Contig(self, name)) for name in self.lengths)
+
+    def __str__(self) -> str:
+        """Returns the path, for messages."""
+        return self.path
 
     def find(self, name: str) -> str | None:
         """Returns how the file calls a contig, None where it has none of that name.

@@ -3,7 +3,6 @@
 The words are in card.md.jinja; here is what it needs to know.
 """
 
-import importlib.resources
 import json
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,12 @@ from cmgems_jax.runtime import run_log
 from cmgems_jax.windows import dataset
 
 NAME = "README.md"
-_TEMPLATE = "card.md.jinja"
+_TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _TAGS = ("biology", "genomics", "dna", "bert")
 
 
 def of_run(
-    checkpoint: Path, config: Config, evaluation: Path | None, license_name: str | None
+    checkpoint: Path, config: Config, evaluation: Path | str | None, license_name: str | None
 ) -> ModelCard:
     """Returns the card of a pretraining run, with the results in a folder of launch.evaluate.
 
@@ -43,13 +42,10 @@ def of_run(
     files = zip(windows.get("files", ()), windows.get("sha256", ()), strict=True)
     evals = [record for record in records if record["kind"] == "eval"]
     return _card(
-        ModelCardData(
-            model_name=workdir.resolve().name, license=license_name, pipeline_tag="fill-mask"
-        ),
+        _data(workdir, license_name, "fill-mask"),
         config,
         max_tokens=config.data.num_tokens,
         auto_class="AutoModelForMaskedLM",
-        has_own_head=False,
         is_imported=step == 0,  # see checkpoints.save_params
         has_curves=(workdir / "curves.png").exists(),
         windows=windows,
@@ -59,7 +55,7 @@ def of_run(
         source_name=_source_name(config),
         pmi_source=Path(config.pmi_source).name,
         evaluated=evals[-1] if evals else None,
-        **_labelled_tasks(evaluation),
+        **(_labelled_tasks(Path(evaluation)) if evaluation else {}),
     )
 
 
@@ -68,11 +64,7 @@ def of_classifier(folder: Path, model: TrainedClassifier, license_name: str | No
     record = json.loads((folder / classifier.RECORD).read_text())
     scores = _read_json(folder / "metrics.json").get("test", {})
     return _card(
-        ModelCardData(
-            model_name=folder.resolve().name,
-            license=license_name,
-            pipeline_tag="text-classification",
-        ),
+        _data(folder, license_name, "text-classification"),
         model.config,
         max_tokens=model.max_tokens,
         auto_class="AutoModelForSequenceClassification",
@@ -87,16 +79,25 @@ def of_classifier(folder: Path, model: TrainedClassifier, license_name: str | No
     )
 
 
+def _data(folder: Path, license_name: str | None, pipeline_tag: str) -> ModelCardData:
+    """Returns what the hub reads of a card; its values are the template's too."""
+    return ModelCardData(
+        model_name=folder.resolve().name,
+        license=license_name,
+        pipeline_tag=pipeline_tag,
+        library_name="transformers",
+        tags=[*_TAGS],
+    )
+
+
 def _card(
     data: ModelCardData, config: Config, *, max_tokens: int, is_imported: bool, **values: Any
 ) -> ModelCard:
     """Returns the card of what both kinds of model need, and of the values of one kind."""
-    data.library_name, data.tags = "transformers", [*_TAGS]
     k, stride = config.tokens.k, config.tokens.stride
     return ModelCard.from_template(
         data,
-        template_str=(importlib.resources.files(__package__) / _TEMPLATE).read_text("utf-8"),
-        model_name=data.model_name,
+        template_path=str(_TEMPLATE),
         config=config,
         tokens=config.tokens,
         config_json=_config_json(config, is_imported),
@@ -132,10 +133,8 @@ def _stages(config: Config, records: list[dict[str, Any]], step: int) -> str:
     return f"`{easy}` {switch:,} steps, then `{hard}` {step - switch:,} steps"
 
 
-def _labelled_tasks(folder: Path | None) -> dict[str, Any]:
-    """Returns the rows of a suite's summary and what is to be known of them, if there is one."""
-    if folder is None:
-        return {}
+def _labelled_tasks(folder: Path) -> dict[str, Any]:
+    """Returns the rows of a suite's summary and what is to be known of them."""
     path = folder / "summary.csv"
     if not path.exists():
         raise InputError(

@@ -1,6 +1,5 @@
 """Writes a checkpoint as a HuggingFace model: stock classes, no remote code, no torch needed."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from cmgems_jax.downstream.tasks import labels
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.huggingface import card, names, tokenizer
-from cmgems_jax.model import bert, heads
+from cmgems_jax.model import heads
 from cmgems_jax.pretraining import pretrained
 from cmgems_jax.runtime import outputs
 
@@ -45,7 +44,6 @@ def export(
         becomes a BertForMaskedLM; or of launch.finetune: a BertForSequenceClassification, or,
         of a features head, a BertModel with the head in a file of its own.
       output: a new or empty folder, or an earlier export to `overwrite`.
-      overwrite: see `output`.
       task_head: True: only a fine-tuned one will do; False: only a pretrained one.
       evaluation: folder of launch.evaluate, for the model card.
       license_name: of the weights, an SPDX identifier; None: the card names none.
@@ -54,8 +52,12 @@ def export(
       InputError: there is nothing to export, or `output` holds something else.
     """
     checkpoint, output = Path(checkpoint), Path(output)
-    evaluation = None if evaluation is None else Path(evaluation)
-    _check_output(output, overwrite)
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        raise InputError(
+            f"--output={output}: is not empty; give a new folder, or --overwrite to replace an "
+            "earlier export"
+        )
+    outputs.check_folder(output, _FILES, marks=(WEIGHTS, CONFIG))
     is_classifier = (checkpoint / classifier.RECORD).exists()
     if task_head is not None and task_head != is_classifier:
         kind = "a fine-tuned classifier" if is_classifier else "no fine-tuned classifier"
@@ -75,7 +77,7 @@ def export(
     tensors, head = _tensors(model.params, model.config, kind)
     with outputs.replaced_folder(output) as folder:
         safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+        outputs.write_json(folder / CONFIG, settings)
         if head:
             safetensors.numpy.save_file(head, folder / HEAD, metadata={"format": "pt"})
         for path in folder.glob("*.safetensors"):  # they are the owner's alone
@@ -109,25 +111,13 @@ def hf_config(
     kind: str = labels.CLASSES,
 ) -> dict[str, Any]:
     """Returns config.json of BertForMaskedLM, or of a classifier where there are labels."""
-    model = config.model
     settings: dict[str, Any] = {
         "architectures": ["BertForMaskedLM"],
-        "model_type": "bert",
+        **names.FIXED,
         "vocab_size": vocabulary.size(config.tokens.k),
-        "hidden_size": model.hidden_size,
-        "num_hidden_layers": model.num_layers,
-        "num_attention_heads": model.num_heads,
-        "intermediate_size": model.feedforward_size,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": model.dropout,
-        "attention_probs_dropout_prob": model.attention_dropout,
-        "max_position_embeddings": model.num_positions,
-        "type_vocab_size": bert.NUM_SEGMENTS,
+        **{theirs: getattr(config.model, ours) for ours, theirs in names.SIZES.items()},
         "initializer_range": 0.02,
-        "layer_norm_eps": bert.LAYER_NORM_EPS,
-        "position_embedding_type": "absolute",
         "pad_token_id": vocabulary.PAD,
-        "tie_word_embeddings": True,
         "torch_dtype": "float32",
     }
     if label_names is not None:
@@ -137,13 +127,3 @@ def hf_config(
         settings["label2id"] = {name: number for number, name in enumerate(label_names)}
         settings["problem_type"] = PROBLEMS[kind]
     return settings
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    """Raises `InputError` unless the folder is new, empty, or an export to be replaced."""
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise InputError(
-            f"--output={output}: is not empty; give a new folder, or --overwrite to replace an "
-            "earlier export"
-        )
-    outputs.check_folder(output, _FILES, marks=(WEIGHTS, CONFIG))

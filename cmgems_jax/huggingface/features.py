@@ -40,9 +40,6 @@ def write(
     Args:
       model: name on the Hub, or a folder.
       tasks: names of the table, or folders.
-      data_dir: holds them.
-      output: .npz.
-      batch_size: sequences at a time.
       trust_remote_code: run the code that comes with the model.
 
     Raises:

@@ -29,8 +29,6 @@ def push(
     """Uploads an export to a model repository, made where it is missing; returns the commit's URL.
 
     Args:
-      folder: an export.
-      repo: OWNER/NAME.
       private: whether a new repository is.
       endpoint: of the hub; None = huggingface_hub's own (HF_ENDPOINT).
       token: None = huggingface_hub's own (HF_TOKEN, or that of `hf auth login`).

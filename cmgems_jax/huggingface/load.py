@@ -16,33 +16,14 @@ from cmgems_jax.downstream.tasks import labels as task_labels
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.huggingface import export, names
-from cmgems_jax.model import bert, heads
+from cmgems_jax.model import heads
 from cmgems_jax.pretraining import checkpoints, pretrained
 from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import outputs, run_log
 
 SAFETENSORS, PICKLE, VOCABULARY = "model.safetensors", "pytorch_model.bin", "vocab.txt"
-_SIZES = {
-    "num_layers": "num_hidden_layers",
-    "hidden_size": "hidden_size",
-    "num_heads": "num_attention_heads",
-    "feedforward_size": "intermediate_size",
-    "num_positions": "max_position_embeddings",
-    "dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-}
-# What our network computes; a config that says otherwise is another network.
-_FIXED = {
-    "model_type": "bert",
-    "hidden_act": "gelu",
-    "layer_norm_eps": bert.LAYER_NORM_EPS,
-    "type_vocab_size": bert.NUM_SEGMENTS,
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-    "tie_word_embeddings": True,
-    "pruned_heads": {},
-}
+# Beside `names.FIXED`: what a BERT's config may hold, and ours never does.
+_UNCHANGED = {"is_decoder": False, "add_cross_attention": False, "pruned_heads": {}}
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _WORDS = "bert.embeddings.word_embeddings.weight"
 _DECODER_BIAS = "cls.predictions.bias"
@@ -80,17 +61,10 @@ def is_huggingface(path: Path) -> bool:
 def import_model(path: Path | str, output: Path | str, *, stride: int = 1) -> None:
     """Writes a HuggingFace folder as a run (a masked-LM) or as a classifier of our own.
 
-    Args:
-      path: as for `read`.
-      output: a new or empty folder.
-      stride: bases between token starts, which HuggingFace's files do not say.
-
-    Raises:
-      InputError: as `read`.
+    `output` is a new or empty folder; for the rest, and for errors, see `read`.
     """
     path, output = Path(path), Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"--output={output}: is there already; give a new folder")
+    outputs.check_folder(output, names=(), marks=())
     model = read(path, stride=stride)
     config, is_classifier = model.config, isinstance(model, TrainedClassifier)
     with outputs.replaced_folder(output) as folder:
@@ -123,21 +97,19 @@ def read(path: Path, *, stride: int = 1) -> Pretrained | TrainedClassifier:
     _refuse_pointers(path)
     settings = _read_config(path / "config.json")
     tokens, row_V = _read_vocabulary(path / VOCABULARY, stride)
-    model = ModelConfig(**{ours: settings[theirs] for ours, theirs in _SIZES.items()})
+    model = ModelConfig(**{ours: settings[theirs] for ours, theirs in names.SIZES.items()})
     config = Config(model=model, tokens=tokens, data=DataConfig(num_tokens=model.num_positions))
     config_checks.validate(config)
     tensors = _read_tensors(path)
-    is_classifier = "classifier.weight" in tensors
-    num_labels = len(tensors["classifier.weight"]) if is_classifier else 0
-    kind = names.MASKED_LM
-    if is_classifier:
+    num_labels, kind = len(tensors.get("classifier.weight", ())), names.MASKED_LM
+    if num_labels:
         kind = heads.FEATURES if (path / export.HEAD).exists() else heads.CLS
     _check(tensors, config, num_labels, kind, path)
     for name in (_WORDS, _DECODER_BIAS):
         if name in tensors:
             tensors[name] = tensors[name][row_V]
     params = names.from_torch(tensors, model.num_layers, kind)
-    if not is_classifier:
+    if not num_labels:
         return Pretrained(config, params, path.resolve().name)
     labels = settings.get("id2label") or {}
     label_names = [str(labels.get(str(number), number)) for number in range(num_labels)]
@@ -175,12 +147,12 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not JSON ({error})") from None
     if not isinstance(settings, dict):
         raise InputError(f"{path}: expected a JSON object")
-    missing = [name for name in _SIZES.values() if name not in settings]
+    missing = [name for name in names.SIZES.values() if name not in settings]
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}; expected a BERT's config")
     others = [
         f"{name}={settings[name]!r} (expected {expected!r})"
-        for name, expected in _FIXED.items()
+        for name, expected in (names.FIXED | _UNCHANGED).items()
         if settings.get(name) not in (None, expected)
     ]
     if others:
@@ -276,7 +248,12 @@ def _check(
     tensors: dict[str, np.ndarray], config: Config, num_labels: int, kind: str, path: Path
 ) -> None:
     """Raises `InputError` that names all tensors that are missing, too many or misshapen."""
-    shapes = _shapes(config, num_labels, kind)
+    params = heads.param_shapes(config.model, config.tokens, num_labels or None, kind)
+    flat = traverse_util.flatten_dict(params, sep=".")
+    shapes = {  # as torch lays the tensors out
+        theirs: flat[ours].shape[:: -1 if ours.endswith(names.KERNEL) else 1]
+        for ours, theirs in names.table(config.model.num_layers, kind).items()
+    }
     wrong = [f"missing {name}" for name in shapes if name not in tensors]
     wrong += [f"unexpected {name}" for name in tensors if name not in shapes]
     wrong += [
@@ -287,14 +264,3 @@ def _check(
     if wrong:
         more = f", and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
         raise InputError(f"{path}: {'; '.join(wrong[:_MOST_NAMED])}{more}")
-
-
-def _shapes(config: Config, num_labels: int, kind: str) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every tensor, as torch lays it out."""
-    shapes = heads.param_shapes(config.model, config.tokens, num_labels or None, kind)
-    flat = traverse_util.flatten_dict(shapes, sep=".")
-    table = names.table(config.model.num_layers, kind)
-    return {
-        theirs: flat[ours].shape[:: -1 if ours.endswith(names.KERNEL) else 1]
-        for ours, theirs in table.items()
-    }

@@ -7,8 +7,27 @@ the tied decoder is not stored. Arrays are float32 on the host.
 import numpy as np
 from flax import traverse_util
 
-from cmgems_jax.model import heads
+from cmgems_jax.model import bert, heads
 
+# Fields of `ModelConfig` under the names of config.json.
+SIZES = {
+    "num_layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "feedforward_size": "intermediate_size",
+    "num_positions": "max_position_embeddings",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+}
+# What our network computes; a config.json that says otherwise is another network's.
+FIXED = {
+    "model_type": "bert",
+    "hidden_act": "gelu",
+    "layer_norm_eps": bert.LAYER_NORM_EPS,
+    "type_vocab_size": bert.NUM_SEGMENTS,
+    "position_embedding_type": "absolute",
+    "tie_word_embeddings": True,
+}
 _ENCODER = {
     "word_embeddings.embedding": "embeddings.word_embeddings.weight",
     "position_embeddings": "embeddings.position_embeddings.weight",

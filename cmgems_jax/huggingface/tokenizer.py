@@ -8,7 +8,6 @@ letter. So AutoTokenizer reads raw DNA without remote code. Text that is cut
 already, "ACGTAC CGTACG", stays as it is: a word of k letters is one k-mer.
 """
 
-import json
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer
@@ -19,6 +18,7 @@ from tokenizers.processors import TemplateProcessing
 
 from cmgems_jax.config import Config
 from cmgems_jax.genome import vocabulary
+from cmgems_jax.runtime import outputs
 
 FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _OTHER = "n"  # any letter that is no base
@@ -41,14 +41,7 @@ def write(folder: Path, config: Config) -> None:
     tokens = vocabulary.tokens(config.tokens.k, config.tokens.alphabet)
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
     (folder / "tokenizer.json").write_text(make(config).to_str() + "\n")
-    pad, unk, cls, sep, mask = vocabulary.SPECIAL_TOKENS
-    special = {
-        "pad_token": pad,
-        "unk_token": unk,
-        "cls_token": cls,
-        "sep_token": sep,
-        "mask_token": mask,
-    }
+    special = {f"{token[1:-1].lower()}_token": token for token in vocabulary.SPECIAL_TOKENS}
     settings = special | {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": config.model.num_positions,
@@ -56,11 +49,8 @@ def write(folder: Path, config: Config) -> None:
         "clean_up_tokenization_spaces": False,
         "do_lower_case": False,
     }
-    for name, content in (
-        ("special_tokens_map.json", special),
-        ("tokenizer_config.json", settings),
-    ):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    outputs.write_json(folder / "special_tokens_map.json", special)
+    outputs.write_json(folder / "tokenizer_config.json", settings)
 
 
 def make(config: Config) -> Tokenizer:

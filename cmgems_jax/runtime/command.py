@@ -131,11 +131,8 @@ def define_checkpoint(what: str) -> Callable[[], str]:
 
 
 def define_window_flags() -> Callable[[], dict[str, Any]]:
-    """Defines what sequences a model sees, and how; returns a function of the values, by name."""
+    """Defines how a model reads sequences; returns a function of the values, by name."""
     defined = {
-        "fasta": define_paths(
-            "fasta", None, "FASTA (plain, gzip, bgzip) or .2bit files.", required=True
-        ),
         "window": flags.DEFINE_integer(
             "window", None, "Bases of a window; default: the longest that the model takes."
         ),

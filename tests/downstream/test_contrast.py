@@ -5,10 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cmgems_jax.config import Config, TokensConfig
+from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.downstream.motifs import contrast
 from cmgems_jax.downstream.motifs.contrast import Contrast
+from cmgems_jax.downstream.tasks import labels
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
+
+
+def classifier_of(*label_names: str) -> TrainedClassifier:
+    """Returns a classifier of 3-mers without parameters."""
+    return TrainedClassifier(Config(tokens=TokensConfig(k=3)), {}, [*label_names], max_tokens=22)
 
 
 def write_fasta(path: Path, prefix: str, sequences: list[str]) -> str:
@@ -56,7 +64,7 @@ def task_folder(tmp_path) -> Path:
 
 
 def test_one_class_of_a_task_stands_against_all_others(task_folder):
-    found = contrast.from_task(str(task_folder), task_folder, 1, ["a", "b", "c"], 3)
+    found = contrast.from_task(str(task_folder), task_folder, classifier_of("a", "b", "c"), 1)
     assert found.is_positive_N.tolist() == [False, True, False] * 6
     assert found.names[:2] == ["row_2", "row_3"]  # lines of the file; 1 is the header
     assert vocabulary.decode(found.bases_NM[1]) == "GGGCCCCGGGGCCCC"
@@ -65,14 +73,18 @@ def test_one_class_of_a_task_stands_against_all_others(task_folder):
 def test_a_task_with_other_classes_than_the_classifiers_is_refused(task_folder):
     message = "its classes are a, b, c, the classifier's 0, 1; give the task"
     with pytest.raises(InputError, match=message):
-        contrast.from_task(str(task_folder), task_folder, 1, ["0", "1"], 3)
+        contrast.from_task(str(task_folder), task_folder, classifier_of("0", "1"), 1)
 
 
 def test_the_label_is_found_by_its_name_and_the_last_by_default():
-    assert contrast.find_label("", ["no", "yes"]) == 1
-    assert contrast.find_label("no", ["no", "yes"]) == 0
+    classifier = classifier_of("no", "yes")
+    assert contrast.find_label(classifier, "") == 1
+    assert contrast.find_label(classifier, "no") == 0
     with pytest.raises(InputError, match="--label=yess: no such class.* Did you mean 'yes'"):
-        contrast.find_label("yess", ["no", "yes"])
+        contrast.find_label(classifier, "yess")
+    classifier.labels = labels.NUMBERS
+    with pytest.raises(InputError, match="a classifier of numbers; expected one of classes"):
+        contrast.find_label(classifier, "")
 
 
 def test_a_limit_draws_as_many_of_either_side_and_keeps_their_order():

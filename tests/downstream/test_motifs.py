@@ -202,7 +202,8 @@ def test_meme_format_holds_every_motif_in_the_order_acgt(tmp_path):
     bases_NM, is_positive_N, scores_NM = planted()
     found, _, tests = motifs.find_motifs(bases_NM, is_positive_N, scores_NM, MotifSettings())
     match = known_motifs.Match(known_motifs.KnownMotif("MA0108.3", "TBP", np.eye(4)), 1e-6, 1e-3)
-    motif_report.write_meme(found, [match], len(tests.p_K), bases_NM, tmp_path / "m.meme")
+    found[0].match = match
+    motif_report.write_meme(found, len(tests.p_K), bases_NM, tmp_path / "m.meme")
     lines = (tmp_path / "m.meme").read_text().splitlines()
     assert lines[0] == "MEME version 4" and "ALPHABET= ACGT" in lines
     background = lines[lines.index("Background letter frequencies") + 1].split()
@@ -230,7 +231,7 @@ def test_positions_of_a_map_begin_with_0_and_are_those_of_its_letters():
 def test_logo_and_map_are_plotted_for_every_shape(tmp_path):
     bases_NM, is_positive_N, scores_NM = planted()
     found, _, _ = motifs.find_motifs(bases_NM, is_positive_N, scores_NM, MotifSettings())
-    motif_figures.plot_logo(found[0], None, tmp_path / "logo.png")
+    motif_figures.plot_logo(found[0], tmp_path / "logo.png")
     for length in (1, 40, 130):
         bases_M = np.resize(bases_NM[0], length).copy()
         bases_M[0] = vocabulary.AMBIGUOUS

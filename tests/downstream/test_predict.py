@@ -14,6 +14,7 @@ from cmgems_jax.config import Config, TokensConfig
 from cmgems_jax.downstream.finetuning.classifier import load_classifier, save_classifier
 from cmgems_jax.downstream.inference import embed, predict, sliding
 from cmgems_jax.downstream.inference.embed import Embedder
+from cmgems_jax.downstream.inference.settings import WindowSettings
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.model import bert, heads
@@ -22,6 +23,7 @@ from tests.downstream.random_classifier import MODEL, make_classifier, slow_ids,
 from tests.helpers import run_python
 
 WINDOW, STRIDE = 22, 10  # bases: 20 3-mers, and half of them
+SMALL = WindowSettings(batch_size=4)
 ENCODE = jax.jit(bert.Encoder(MODEL, TokensConfig(k=3)).apply)  # compiled once a length
 
 
@@ -65,7 +67,7 @@ def test_probabilities_are_those_of_each_record_alone_in_the_files_order(head, t
     records = write_fasta(tmp_path / "a.fa", LENGTHS)
     output = tmp_path / "out.tsv"
     fasta = [str(tmp_path / "a.fa")]
-    survey = predict.predict(classifier, fasta, output, batch_size=4, each_window=False)
+    survey = predict.predict(classifier, fasta, output, SMALL, each_window=False)
     header, rows = rows_of(output)
     labels = ["p_class0", "p_class1", "p_class2"]
     assert header == ["record", "windows", "strand", "prediction", *labels]
@@ -109,8 +111,9 @@ def test_records_longer_than_a_window_are_scanned_unless_told_otherwise(classifi
 def test_parquet_holds_what_the_tsv_holds(classifier, tmp_path):
     write_fasta(tmp_path / "a.fa", LENGTHS)
     fasta = [str(tmp_path / "a.fa")]
-    predict.predict(classifier, fasta, tmp_path / "out.tsv", stride=7, each_window=False)
-    predict.predict(classifier, fasta, tmp_path / "out.parquet", stride=7, each_window=False)
+    settings = WindowSettings(stride=7)
+    predict.predict(classifier, fasta, tmp_path / "out.tsv", settings, each_window=False)
+    predict.predict(classifier, fasta, tmp_path / "out.parquet", settings, each_window=False)
     header, rows = rows_of(tmp_path / "out.tsv")
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.column_names == header
@@ -144,7 +147,8 @@ def test_a_record_and_its_reverse_complement_have_one_prediction_from_both_stran
     ):
         classifier = dataclasses.replace(classifier, strand=strand or "both")
         output = tmp_path / "out.parquet"
-        predict.predict(classifier, fasta, output, strand=strand, batch_size=4, each_window=False)
+        settings = WindowSettings(strand=strand, batch_size=4)
+        predict.predict(classifier, fasta, output, settings, each_window=False)
         strand = strand or "both"
         assert f"strand: {strand}" in capsys.readouterr().out
         table = pq.read_table(tmp_path / "out.parquet").to_pydict()
@@ -192,7 +196,8 @@ def test_bad_input_is_refused_and_a_former_output_stays(
     (tmp_path / "a.fa").write_text(text)
     (tmp_path / "out.tsv").write_text("former")
     with pytest.raises(InputError, match=message):
-        predict.predict(classifier, [str(tmp_path / "a.fa")], tmp_path / output, **options)
+        settings = WindowSettings(**options)
+        predict.predict(classifier, [str(tmp_path / "a.fa")], tmp_path / output, settings)
     assert (tmp_path / "out.tsv").read_text() == "former"
     assert {path.name for path in tmp_path.iterdir()} == {"a.fa", "out.tsv"}
 
@@ -200,13 +205,13 @@ def test_bad_input_is_refused_and_a_former_output_stays(
 def test_a_prediction_that_breaks_off_leaves_the_former_output(classifier, tmp_path, monkeypatch):
     write_fasta(tmp_path / "a.fa", LENGTHS)
     (tmp_path / "out.tsv").write_text("former")
-    rows = predict._window_rows
+    rows = predict.window_predictions
 
     def breaking(*arguments):
         yield next(rows(*arguments))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict, "_window_rows", breaking)
+    monkeypatch.setattr(predict, "window_predictions", breaking)
     with pytest.raises(KeyboardInterrupt):
         predict.predict(classifier, [str(tmp_path / "a.fa")], tmp_path / "out.tsv")
     assert (tmp_path / "out.tsv").read_text() == "former"
@@ -243,7 +248,7 @@ def embedded(embedder, tmp_path):
 
     def run(pooling: str, suffix: str) -> Path:
         output = tmp_path / f"{pooling}{suffix}"
-        embed.embed(embedder, [str(tmp_path / "a.fa")], output, pooling=pooling, batch_size=4)
+        embed.embed(embedder, [str(tmp_path / "a.fa")], output, SMALL, pooling=pooling)
         return output
 
     return run, records
@@ -284,7 +289,8 @@ def test_states_of_the_other_strand_are_aligned_to_the_forward_one(embedder, emb
     fasta, found = str(tmp_path / "a.fa"), {}
     for strand in vocabulary.STRANDS:
         output = tmp_path / f"{strand}.npz"
-        embed.embed(embedder, fasta, output, pooling="tokens", strand=strand, batch_size=4)
+        settings = WindowSettings(strand=strand, batch_size=4)
+        embed.embed(embedder, fasta, output, settings, pooling="tokens")
         found[strand] = np.load(output)
         assert zipfile.ZipFile(output).comment.decode() == f"strand: {strand}"
     one_window = {name: bases for name, bases in records.items() if len(bases) <= WINDOW}
@@ -294,7 +300,7 @@ def test_states_of_the_other_strand_are_aligned_to_the_forward_one(embedder, emb
         np.testing.assert_allclose(found["reverse"][name], other, atol=1e-5)
         np.testing.assert_allclose(found["both"][name], (forward + other) / 2, atol=1e-5)
     output = tmp_path / "mean.parquet"
-    embed.embed(embedder, fasta, output, strand="reverse")
+    embed.embed(embedder, fasta, output, WindowSettings(strand="reverse"))
     assert pq.read_schema(output).metadata[b"strand"] == b"reverse"
     assert str(np.load(run("mean", ".npz"))["strand"]) == "forward"
 
@@ -334,7 +340,7 @@ def test_memory_does_not_grow_with_the_number_of_records(classifier, tmp_path, m
             events.append("read")
             yield window
 
-    rows = predict._record_rows
+    rows = predict.record_means
 
     def written(*arguments):
         for row in rows(*arguments):
@@ -342,8 +348,8 @@ def test_memory_does_not_grow_with_the_number_of_records(classifier, tmp_path, m
             yield row
 
     monkeypatch.setattr(sliding, "read_windows", counted)
-    monkeypatch.setattr(predict, "_record_rows", written)
-    predict.predict(classifier, [str(tmp_path / "a.fa")], tmp_path / "out.tsv", batch_size=4)
+    monkeypatch.setattr(predict, "record_means", written)
+    predict.predict(classifier, [str(tmp_path / "a.fa")], tmp_path / "out.tsv", SMALL)
     assert events.count("read") == events.count("written") == 400
     assert events.index("written") == 4 * sliding.CHUNK_BATCHES
 

@@ -8,7 +8,7 @@ import pyBigWig
 import pytest
 
 from cmgems_jax.downstream.inference import base_track, predict_track, sliding, tracks
-from cmgems_jax.downstream.inference.settings import BaseTrackSettings
+from cmgems_jax.downstream.inference.settings import BaseTrackSettings, WindowSettings
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import reference, vocabulary
 from tests.downstream.random_classifier import make_classifier, slow_logits
@@ -16,7 +16,7 @@ from tests.downstream.random_masked_lm import other_strand, save, slow_log_poste
 from tests.downstream.test_variants import random_text, write_fasta
 
 WINDOW, STEP = 22, 10  # bases: 20 3-mers, and half of them
-TILING = sliding.Tiling(3, 1, window_tokens=20, step_tokens=10, from_both_ends=True)
+TILING = sliding.Tiling(3, 1, window_tokens=20, step_tokens=10, strand="both")
 GENOME = {
     "one": random_text(47, 1),
     "two": random_text(20, 2) + "N" + random_text(40, 3),
@@ -136,9 +136,10 @@ def test_bases_hidden_in_one_pass_are_a_grid_and_all_have_their_turn():
 def test_bins_are_the_means_of_the_windows_that_cover_them(fasta, tmp_path, stride):
     """A contig of 47 bases: windows from 0, 10, 20, 25, of 22 bases each."""
     classifier = make_classifier(num_classes=3)
-    options = {"label": "class1", "stride": stride, "batch_size": 4}
+    settings = WindowSettings(stride=stride, batch_size=4)
     for name in ("x.bedgraph", "x.bw", "x.bed"):
-        predict_track.predict_track(classifier, [str(fasta)], tmp_path / name, **options)
+        output = tmp_path / name
+        predict_track.predict_track(classifier, str(fasta), output, settings, label="class1")
     found = intervals(tmp_path / "x.bedgraph")
     sums, counts = ({name: np.zeros(len(text)) for name, text in GENOME.items()} for _ in "ab")
     shares = {name: np.zeros((len(text), 3)) for name, text in GENOME.items()}
@@ -185,7 +186,7 @@ def test_windows_of_a_long_contig_are_read_one_by_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(reference.Reference, "fetch", counted)
     with reference.opened(fasta) as genome:
-        windows = predict_track.contig_windows(genome, tiling)
+        windows = sliding.read_windows(genome, tiling)
         starts = [next(windows).start for _ in range(3)]
     assert starts == [0, 10, 20] and sizes == [WINDOW] * 3
 

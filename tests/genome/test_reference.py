@@ -32,12 +32,14 @@ def test_every_stretch_is_that_of_the_whole_record(fasta, has_index, is_packed):
     with reference.opened(fasta) as genome:
         records = dict(files.read_records(fasta))
         assert genome.lengths == {name: len(bases) for name, bases in records.items()}
+        contigs = dict(genome)
+        assert [*contigs] == [*records] and str(genome) == str(fasta)
         for name, bases in records.items():
             for start in range(len(bases)):
                 for end in range(start, len(bases) + 3):
                     np.testing.assert_array_equal(genome.fetch(name, start, end), bases[start:end])
-            assert len(genome.contig(name)) == len(bases)
-            np.testing.assert_array_equal(genome.contig(name)[2:7], bases[2:7])
+            assert len(contigs[name]) == len(bases)
+            np.testing.assert_array_equal(contigs[name][2:7], bases[2:7])
             assert not len(genome.fetch(name, 99, 100))
     assert sorted(fasta.parent.iterdir()) == before  # nothing is written beside the input
 

@@ -102,7 +102,7 @@ def test_an_output_that_holds_something_is_kept(run, copy, tmp_path):
     (tmp_path / "other" / "thesis.tex").write_text("mine")
     with pytest.raises(InputError, match="holds other files"):
         export.export(run, tmp_path / "other", overwrite=True)
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="holds other files"):
         load.import_model(copy, tmp_path / "other")
     assert (tmp_path / "other" / "thesis.tex").read_text() == "mine"
 

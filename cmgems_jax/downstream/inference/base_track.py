@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cmgems_jax import terminal
-from cmgems_jax.downstream.inference import predict_track, sliding, tracks
+from cmgems_jax.downstream.inference import sliding, tracks
 from cmgems_jax.downstream.inference.settings import IS_REVERSED, BaseTrackSettings
 from cmgems_jax.downstream.inference.sliding import Tiling, Window
 from cmgems_jax.errors import InputError
@@ -37,7 +37,7 @@ def base_track(
     output: Path | str,
     settings: BaseTrackSettings | None = None,
 ) -> float:
-    """Writes -log posterior (nats) of every base, and prints the mean and how fast it went.
+    """Writes -log posterior (nats) of every base; prints and returns the mean over the bases.
 
     A base has no value where a token that covers it is cut off by the contig's end or holds
     an ambiguous letter. Memory does not grow with the length of a contig; values are kept as
@@ -47,10 +47,6 @@ def base_track(
       checkpoint: a pretraining run's folder, or WORKDIR/checkpoints/STEP.
       fasta: the genome, plain or bgzip.
       output: .bw or .bedgraph.
-      settings: None = the defaults.
-
-    Returns:
-      The mean over the bases that have a value, nats.
 
     Raises:
       InputError: a bad flag or file; a former output stays as it was.
@@ -66,7 +62,7 @@ def base_track(
     _check(settings, tiling)
     score = _scorer(model, tiling, spacing, settings)
     with reference_lib.opened(fasta) as reference:
-        survey = predict_track.survey_contigs(reference, tiling)
+        survey = sliding.survey(reference, tiling)
         inputs = {
             "checkpoint": pretrained.digest(model),
             "fasta": [Path(fasta).stat().st_size, reference.lengths],
@@ -77,7 +73,7 @@ def base_track(
             _score(score, reference, tiling, rows, survey.num_windows)
             mean = _write(rows, reference, tiling, output)
     seconds = time.perf_counter() - start_s
-    sliding.print_summary(survey, tiling, output, seconds, settings.strand)
+    sliding.print_summary(survey, tiling, output, seconds)
     print(f"mean {mean:.4f} nats per base; bases hidden at a time: {spacing} apart")
     return mean
 
@@ -105,7 +101,8 @@ def _scorer(
     batch_size = parallel.whole_batch(settings.batch_size)
 
     def surprises(windows: list[Window]) -> list[np.ndarray]:
-        total_W = [np.zeros(end - first) for first, end in (owned(w, tiling) for w in windows)]
+        has_value_W = [_has_value(window, tiling) for window in windows]
+        total_W = [np.zeros(len(has_value)) for has_value in has_value_W]
         for is_reverse in IS_REVERSED[settings.strand]:
             rows = [_passes(window, tiling, spacing, is_reverse) for window in windows]
             bases_RN, hidden_RH = (np.concatenate(part) for part in zip(*rows, strict=True))
@@ -115,17 +112,12 @@ def _scorer(
             true_RH = np.take_along_axis(bases_RN, np.maximum(hidden_RH, 0), axis=1)
             known_RH = np.minimum(true_RH, 3)[:, :, None].astype(np.int64)  # N: left out below
             own_RH = np.take_along_axis(log_RHA, known_RH, axis=2)[:, :, 0]
-            for window, total, part in zip(
-                windows, total_W, np.split(np.arange(len(own_RH)), len(windows)), strict=True
-            ):
-                position, value = hidden_RH[part], own_RH[part]
-                is_real = position >= 0
-                position = len(window.bases) - 1 - position if is_reverse else position
-                total[position[is_real] - owned(window, tiling)[0]] -= value[is_real]
+            for total, own_PH in zip(total_W, np.split(own_RH, len(windows)), strict=True):
+                total -= own_PH.T.ravel()[: len(total)]  # in the order of the grid, see `_passes`
         num_strands = len(IS_REVERSED[settings.strand])
         return [
-            np.where(_has_value(window, tiling), total / num_strands, np.nan)
-            for window, total in zip(windows, total_W, strict=True)
+            np.where(has_value, total / num_strands, np.nan)
+            for has_value, total in zip(has_value_W, total_W, strict=True)
         ]
 
     return surprises
@@ -143,11 +135,14 @@ def owned(window: Window, tiling: Tiling) -> tuple[int, int]:
 def _passes(
     window: Window, tiling: Tiling, spacing: int, is_reverse: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a row for each pass over a window: bases uint8 (R, N), hidden int32 (R, H)."""
+    """Returns a row for each pass over a window: bases uint8 (R, N), hidden int32 (R, H).
+
+    Column by column, the hidden ones are the bases that the window owns in order, then -1.
+    """
     first, end = owned(window, tiling)
-    hidden_RH = np.full((spacing, -(-tiling.window_bases // spacing)), -1, np.int32)
-    position = np.arange(first, end)
-    hidden_RH[(position - first) % spacing, (position - first) // spacing] = position
+    num_hidden = -(-tiling.window_bases // spacing)
+    position_RH = np.arange(first, first + num_hidden * spacing).reshape(num_hidden, spacing).T
+    hidden_RH = np.where(position_RH < end, position_RH, -1)
     bases_N = np.full(tiling.window_bases, vocabulary.PADDING, np.uint8)
     bases_N[: len(window.bases)] = window.bases
     if is_reverse:
@@ -172,7 +167,7 @@ def _score(
     num_windows: int,
 ) -> None:
     """Keeps the values of the windows that have none yet."""
-    windows = predict_track.contig_windows(reference, tiling)
+    windows = sliding.read_windows(reference, tiling)
     num_kept, num_done = 0, 0
     for window in windows:
         first, end = owned(window, tiling)

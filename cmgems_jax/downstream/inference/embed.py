@@ -4,6 +4,7 @@ Axes: B windows, L token positions, T k-mers, D hidden.
 """
 
 import dataclasses
+import itertools
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -18,13 +19,8 @@ from cmgems_jax.config import Config
 from cmgems_jax.downstream.finetuning import classifier
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.downstream.inference import sliding
-from cmgems_jax.downstream.inference.sliding import (
-    Records,
-    Survey,
-    Tiling,
-    Window,
-    WindowOutputs,
-)
+from cmgems_jax.downstream.inference.settings import DEFAULT_WINDOWS, WindowSettings
+from cmgems_jax.downstream.inference.sliding import Records, Survey, Tiling, WindowOutputs
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
 from cmgems_jax.model import bert, strands
@@ -74,12 +70,9 @@ def embed(
     embedder: Embedder,
     fasta: genome_files.Paths,
     output: Path | str,
+    settings: WindowSettings = DEFAULT_WINDOWS,
     *,
     pooling: str = "mean",
-    window: int | None = None,
-    stride: int | None = None,
-    batch_size: int = 32,
-    strand: str | None = None,
 ) -> Survey:
     """Writes the embeddings of every record and prints their shapes.
 
@@ -93,64 +86,48 @@ def embed(
         name, row t for the k-mer that starts at base t * tokens.stride; parquet one row
         per k-mer: record, start_0based, embedding. The strand is an array of npz, a comment
         of npz of tokens, metadata of parquet.
+      settings: states of the other strand are aligned to the forward one.
       pooling: "mean" over the record's k-mers without ambiguous letters; "cls", the
         state of [CLS], mean over windows; "tokens", every k-mer, [UNK] included.
-      window: bases; None = the longest that the model takes.
-      stride: bases between the starts of windows; None = half a window.
-      strand: of `vocabulary.STRANDS`; states are aligned to the forward one. None = its own.
 
     Raises:
       InputError: a bad flag or file; a former output stays as it was.
     """
     records, output = genome_files.Records(input_files.listed(fasta)), Path(output)
     outputs.check_file(output, SUFFIXES)
-    strand = strand or embedder.strand
-    windows, tiling, survey = run(
-        embedder,
-        records,
-        pooling=pooling,
-        window=window,
-        stride=stride,
-        batch_size=batch_size,
-        strand=strand,
-    )
-    start_s = time.perf_counter()
+    windows, tiling, survey = run(embedder, records, pooling, settings)
+    start_s, strand = time.perf_counter(), tiling.strand
     size, is_tokens = embedder.config.model.hidden_size, pooling == "tokens"
     if output.suffix == ".parquet":
-        rows = _token_rows(windows, tiling) if is_tokens else record_rows(windows, size)
+        rows = _token_rows(windows, tiling) if is_tokens else record_rows(windows)
         contents = _write_parquet(rows, output, size, is_tokens, strand)
     elif is_tokens:
         contents = _write_tokens(windows, output, size, strand)
     else:
-        rows = record_rows(windows, size)
-        contents = _write_records(rows, output, size, survey.num_records, strand)
+        rows = record_rows(windows)
+        contents = _write_records(rows, output, (survey.num_records, size), strand)
     print(f"{pooling}: {contents}")
-    sliding.print_summary(survey, tiling, output, time.perf_counter() - start_s, strand)
+    sliding.print_summary(survey, tiling, output, time.perf_counter() - start_s)
     return survey
 
 
 def run(
-    embedder: Embedder,
-    records: Records,
-    *,
-    pooling: str,
-    window: int | None = None,
-    stride: int | None = None,
-    batch_size: int = 32,
-    strand: str | None = None,
+    embedder: Embedder, records: Records, pooling: str, settings: WindowSettings
 ) -> tuple[WindowOutputs, Tiling, Survey]:
     """Returns the windows with their outputs (see `_function`), how they are cut, what there is.
 
-    The outputs are for `record_rows` or `record_states`. Arguments and errors as for `embed`.
+    The outputs are for `record_rows` or `record_states`. Errors as of `embed`.
     """
-    config, strand = embedder.config, strand or embedder.strand
-    tiling = sliding.make_tiling(config.tokens, embedder.max_tokens, window, stride, strand)
+    strand = settings.strand or embedder.strand
+    tiling = sliding.make_tiling(
+        embedder.config.tokens, embedder.max_tokens, settings.window, settings.stride, strand
+    )
     survey = sliding.survey(records, tiling, needs_known=pooling == "mean")
     windows = sliding.run_windows(
         sliding.read_windows(records, tiling),
         program(embedder, pooling, strand),
         tiling,
-        batch_size=batch_size,
+        batch_size=settings.batch_size,
         num_windows=survey.num_windows,
         description="embedding",
         chunk_batches=_TOKEN_CHUNK if pooling == "tokens" else sliding.CHUNK_BATCHES,
@@ -202,38 +179,31 @@ def _function(config: Config, pooling: str, strand: str) -> Callable[..., tuple[
     return function
 
 
-def record_rows(windows: WindowOutputs, size: int) -> Iterator[tuple[str, np.ndarray]]:
+def record_rows(windows: WindowOutputs) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (record, its pooled embedding float32 (D,))."""
-    sum_D, count = np.zeros(size), 0
+    sum_D, count = 0.0, 0
     for window, (window_sum_D, window_count) in windows:
-        sum_D += window_sum_D
-        count += int(window_count)
+        sum_D, count = sum_D + window_sum_D.astype(np.float64), count + int(window_count)
         if window.is_last:
             yield window.record, (sum_D / count).astype(np.float32)
-            sum_D, count = np.zeros(size), 0
+            sum_D, count = 0.0, 0
 
 
 def record_states(windows: WindowOutputs) -> Iterator[tuple[str, list[np.ndarray]]]:
     """Yields (record, the states of its k-mers in order, float32 (T, D) in parts)."""
-    parts = []
-    for window, (states_TD,) in windows:
-        parts.append(_owned(window, states_TD))
-        if window.is_last:
-            yield window.record, parts
-            parts = []
+    for record, of_record in itertools.groupby(windows, key=lambda pair: pair[0].record):
+        yield (
+            record,
+            [states_TD[one.first_owned : one.end_owned] for one, (states_TD,) in of_record],
+        )
 
 
 def _token_rows(windows: WindowOutputs, tiling: Tiling) -> Iterator[tuple[str, int, np.ndarray]]:
     """Yields (record, start in bases, state float32 (D,)) of every k-mer."""
     for window, (states_TD,) in windows:
-        first = window.start + window.first_owned * tiling.token_stride
-        for position, state_D in enumerate(_owned(window, states_TD)):
-            yield window.record, first + position * tiling.token_stride, state_D
-
-
-def _owned(window: Window, states_TD: np.ndarray) -> np.ndarray:
-    """Returns the states of the k-mers that belong to the window."""
-    return states_TD[window.first_owned : window.end_owned]
+        for position in range(window.first_owned, window.end_owned):
+            start = window.start + position * tiling.token_stride
+            yield window.record, start, states_TD[position]
 
 
 def _write_parquet(
@@ -253,7 +223,7 @@ def _write_parquet(
 
 
 def _write_records(
-    rows: Iterator[tuple[str, np.ndarray]], output: Path, size: int, num_records: int, strand: str
+    rows: Iterator[tuple[str, np.ndarray]], output: Path, shape: tuple[int, int], strand: str
 ) -> str:
     """Writes the .npz of ids and embeddings; the ids alone are held in memory."""
     ids = []
@@ -264,11 +234,11 @@ def _write_records(
             yield embedding_D
 
     with outputs.replaced_file(output) as partial, zipfile.ZipFile(partial, "w") as archive:
-        _write_array(archive, "embeddings", (num_records, size), embeddings())
+        _write_array(archive, "embeddings", shape, embeddings())
         for name, value in (("ids", ids), ("strand", strand)):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.array(value), allow_pickle=False)
-    return f"embeddings ({num_records}, {size}) float32, ids ({num_records},)"
+    return f"embeddings {shape} float32, ids ({shape[0]},)"
 
 
 def _write_tokens(windows: WindowOutputs, output: Path, size: int, strand: str) -> str:

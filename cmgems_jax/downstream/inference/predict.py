@@ -10,8 +10,10 @@ import pyarrow as pa
 
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier, logits_on_strand
 from cmgems_jax.downstream.inference import sliding
+from cmgems_jax.downstream.inference.settings import DEFAULT_WINDOWS, WindowSettings
 from cmgems_jax.downstream.inference.sliding import Records, Survey, Tiling, WindowOutputs
 from cmgems_jax.downstream.tasks import labels
+from cmgems_jax.errors import InputError, did_you_mean
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
 from cmgems_jax.runtime import outputs, parallel
@@ -57,12 +59,9 @@ def predict(
     classifier: TrainedClassifier,
     fasta: genome_files.Paths,
     output: Path | str,
+    settings: WindowSettings = DEFAULT_WINDOWS,
     *,
-    window: int | None = None,
-    stride: int | None = None,
-    batch_size: int = 32,
     each_window: bool | None = None,
-    strand: str | None = None,
 ) -> Survey:
     """Writes the class probabilities of every record, and prints how fast that went.
 
@@ -76,60 +75,61 @@ def predict(
         for each label, the mean over the record's windows (where rows have several: the
         names of those from 0.5 on, with ; between); of numbers NAME for each, and no
         prediction. With `each_window`: record, start_0based, end_excluded and the rest.
-      window: bases; None = as many as the classifier was trained on at most.
-      stride: bases between the starts of neighbouring windows; None = half a window.
+      settings: of both strands, the mean of their probabilities is given.
       each_window: one row per window in place of one per record; None = where a record is
         longer than a window, for the mean over a long one says little.
-      strand: of `vocabulary.STRANDS`, that windows are read from; both: the mean of their
-        probabilities. None = the classifier's.
 
     Raises:
       InputError: a bad flag or file; a former output stays as it was.
     """
     records, output = genome_files.Records(input_files.listed(fasta)), Path(output)
     outputs.check_file(output, outputs.TABLE_SUFFIXES)
-    strand = strand or classifier.strand
-    windows, tiling, survey = run(
-        classifier, records, window=window, stride=stride, batch_size=batch_size, strand=strand
-    )
+    windows, tiling, survey = run(classifier, records, settings)
     if each_window is None:
         each_window = survey.num_windows > survey.num_records
         if each_window:
             print("records are longer than a window: one row per window (--nowindows: the mean)")
     start_s = time.perf_counter()
-    rows_of = _window_rows if each_window else _record_rows
+    rows_of = window_predictions if each_window else record_means
     with outputs.table(output, _schema(classifier, each_window)) as add:
-        for row in rows_of(windows, classifier, strand):
-            add(row)
-    sliding.print_summary(survey, tiling, output, time.perf_counter() - start_s, strand)
+        for *where, predicted_C in rows_of(windows):
+            add([*where, tiling.strand, *_cells(predicted_C, classifier)])
+    sliding.print_summary(survey, tiling, output, time.perf_counter() - start_s)
     return survey
 
 
 def run(
-    classifier: TrainedClassifier,
-    records: Records,
-    *,
-    window: int | None = None,
-    stride: int | None = None,
-    batch_size: int = 32,
-    strand: str | None = None,
+    classifier: TrainedClassifier, records: Records, settings: WindowSettings
 ) -> tuple[WindowOutputs, Tiling, Survey]:
     """Returns the windows with what is predicted (C,), how they are cut, and what there is.
 
-    Arguments and errors as for `predict`; for the records' means see `record_means`.
+    Errors as of `predict`; for the records' means see `record_means`.
     """
-    config, strand = classifier.config, strand or classifier.strand
-    tiling = sliding.make_tiling(config.tokens, classifier.max_tokens, window, stride, strand)
+    strand = settings.strand or classifier.strand
+    tiling = sliding.make_tiling(
+        classifier.config.tokens, classifier.max_tokens, settings.window, settings.stride, strand
+    )
     survey = sliding.survey(records, tiling)
     windows = sliding.run_windows(
         sliding.read_windows(records, tiling),
         program(classifier, strand),
         tiling,
-        batch_size=batch_size,
+        batch_size=settings.batch_size,
         num_windows=survey.num_windows,
         description="predicting",
     )
     return windows, tiling, survey
+
+
+def class_number(classifier: TrainedClassifier, name: str, flag: str) -> int:
+    """Returns the index of a class by its name, the last one for ""; else raises `InputError`."""
+    names = classifier.label_names
+    if name and name not in names:
+        raise InputError(
+            f"--{flag}={name}: no such class; the classifier knows {', '.join(names)}."
+            f"{did_you_mean(name, names)}"
+        )
+    return names.index(name) if name else len(names) - 1
 
 
 _READ = {
@@ -168,21 +168,10 @@ def _cells(predicted_C: np.ndarray, classifier: TrainedClassifier) -> list:
     return [chosen, *predicted_C.tolist()]
 
 
-def _window_rows(
-    windows: WindowOutputs, classifier: TrainedClassifier, strand: str
-) -> Iterator[list]:
-    """Yields one row per window."""
+def window_predictions(windows: WindowOutputs) -> Iterator[tuple[str, int, int, np.ndarray]]:
+    """Yields (record, start, end, what is predicted, float32 (C,)) of every window."""
     for window, (predicted_C,) in windows:
-        end = window.start + len(window.bases)
-        yield [window.record, window.start, end, strand, *_cells(predicted_C, classifier)]
-
-
-def _record_rows(
-    windows: WindowOutputs, classifier: TrainedClassifier, strand: str
-) -> Iterator[list]:
-    """Yields one row per record."""
-    for record, num_windows, mean_C in record_means(windows):
-        yield [record, num_windows, strand, *_cells(mean_C, classifier)]
+        yield window.record, window.start, window.start + len(window.bases), predicted_C
 
 
 def record_means(windows: WindowOutputs) -> Iterator[tuple[str, int, np.ndarray]]:

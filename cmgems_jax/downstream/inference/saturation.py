@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import logomaker
@@ -12,19 +12,18 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from cmgems_jax.downstream.inference import variants, vcf
+from cmgems_jax.downstream.inference import variants
 from cmgems_jax.downstream.inference.variants import Allele
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import input_files, vocabulary
 from cmgems_jax.genome.reference import Reference
-from cmgems_jax.runtime import outputs
+from cmgems_jax.runtime import outputs, pictures
 
 MAP_BASES = 120  # regions no longer than this have a map
 MAX_MAPS = 20
 _PIECE = 1 << 16  # bases that are read at a time
 _LETTERS = "ACGT"  # order of a map's rows
 _ORDER = [vocabulary.ALPHABETS["dna"].index(letter) for letter in _LETTERS]
-_COLORS = {"A": "#2a7f4f", "C": "#1b6ca8", "G": "#e09f3e", "T": "#d1495b"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +64,13 @@ class Regions:
         """Yields the alleles alone."""
         return (allele for _, allele in self.positions())
 
+    def sites(self) -> Iterator[list]:
+        """Yields the `vcf.SITE_COLUMNS` of every allele; for an ID, the region's name."""
+        letters = vocabulary.ALPHABETS["dna"] + "N"
+        for region, allele in self.positions():
+            position = [region.written, allele.position + 1, region.name]
+            yield [*position, letters[allele.ref], letters[allele.alt]]
+
 
 def read(path: str, reference: Reference) -> Regions:
     """Reads a BED file, plain or gzip.
@@ -101,17 +107,6 @@ def _region(line: str, where: str, reference: Reference) -> Region:
     return Region(cells[0], contig, start, end, cells[3] if len(cells) > 3 else ".")
 
 
-def write_table(
-    sites: Regions, rows: Iterator[np.void], output: Path, columns: Sequence[vcf.Field]
-) -> None:
-    """Writes one line per substitution, with positions from 1 as in a VCF."""
-    letters = vocabulary.ALPHABETS["dna"] + "N"
-    with outputs.table(output, vcf.table_schema(columns)) as add:
-        for (region, allele), row in zip(sites.positions(), rows, strict=True):
-            position = [region.written, allele.position + 1, region.name]
-            add([*position, letters[allele.ref], letters[allele.alt], *vcf.cells(row)])
-
-
 def write_maps(sites: Regions, rows: Iterator[np.void], output: Path) -> list[Path]:
     """Writes a PNG beside the output for each of the first `MAX_MAPS` short regions with scores."""
     score_of: dict[Region, np.ndarray] = {}
@@ -145,7 +140,7 @@ def plot_map(score_M4: np.ndarray, region: Region, path: Path) -> None:
     heights = pd.DataFrame(np.nan_to_num(share_MA * bits_M[:, None]), columns=list(_LETTERS))
     figure = Figure(figsize=(max(5.0, 1.6 + 0.16 * len(heights)), 3.6), layout="constrained")
     top, bottom = figure.subplots(2, 1, height_ratios=[1.2, 1])
-    logomaker.Logo(heights, ax=top, color_scheme=_COLORS, vpad=0.02, width=0.92)
+    logomaker.Logo(heights, ax=top, color_scheme=pictures.BASES, vpad=0.02, width=0.92)
     top.set(ylabel="bits", xticks=[], xlim=(-0.5, len(heights) - 0.5))
     top.set_title(
         f"{region.written}:{region.start + 1:,}-{region.end:,}: expected letters, and scores",

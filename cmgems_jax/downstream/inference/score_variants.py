@@ -21,6 +21,7 @@ from cmgems_jax.runtime import kept_rows, outputs
 
 SUFFIXES = (".tsv", ".vcf.gz")
 _CHUNK_BATCHES = 16  # of alleles between two writings
+_AT_ONCE = 1 << 16  # kept rows that are in memory
 
 
 def score_variants(
@@ -33,7 +34,7 @@ def score_variants(
     classifier: Path | str | None = None,
     settings: ScoreSettings | None = None,
 ) -> np.ndarray:
-    """Writes the scores of substitutions, and prints how many and how fast.
+    """Writes the scores of substitutions; returns how many alleles have each of `REASONS`.
 
     Memory does not grow with the number of variants. Scores are kept as they come, and the
     same command resumes where it was cut off; the output appears when it is whole.
@@ -45,10 +46,6 @@ def score_variants(
       vcf_path: the variants; or
       bed_path: regions in which every substitution is scored, for a .tsv.
       classifier: a fine-tuned one's folder, whose predictions are compared too.
-      settings: None = the defaults.
-
-    Returns:
-      How many alleles have each of `variants.REASONS`: int64 (reasons,).
 
     Raises:
       InputError: a bad flag or file; a former output stays as it was.
@@ -66,10 +63,10 @@ def score_variants(
             sites = vcf.read(vcf_path, reference, skip_mismatches=settings.skip_mismatches)
         else:
             sites = saturation.read(bed_path, reference)
-        digest = pretrained.digest(model)
+        digest, tensors = pretrained.digest(model), classifier_lib.TENSORS
         inputs = {
             "checkpoint": digest,
-            "classifier": _digest(classifier),
+            "classifier": genome_files.sha256(Path(classifier) / tensors) if classifier else "",
             "vcf or bed": genome_files.sha256(sites.path),
             "fasta": [Path(fasta).stat().st_size, reference.lengths],
             "flags": {**dataclasses.asdict(settings), "batch_size": None},
@@ -81,11 +78,6 @@ def score_variants(
             provenance |= {"Strand": settings.strand, "Window": scorer.num_bases}
             _write(sites, rows, output, columns, provenance | {"FASTA": Path(fasta).name})
             return _print_counts(rows, output)
-
-
-def _digest(classifier: Path | str | None) -> str:
-    """Returns the SHA-256 of a classifier's parameters, "" without one."""
-    return genome_files.sha256(Path(classifier) / classifier_lib.TENSORS) if classifier else ""
 
 
 def _score(
@@ -115,30 +107,30 @@ def _write(
     provenance: dict[str, object],
 ) -> None:
     """Writes the output of all rows."""
-    if isinstance(sites, saturation.Regions):
-        saturation.write_table(sites, _each(rows), output, columns)
-        for path in saturation.write_maps(sites, _each(rows), output):
-            print(f"wrote {path}")
-    elif output.suffix == ".tsv":
-        vcf.write_table(sites, _each(rows), output, columns)
+    if output.suffix == ".tsv":
+        vcf.write_table(sites.sites(), _each(rows), output, columns)
     else:
         vcf.write_vcf(sites, _each(rows), output, columns, provenance)
+    if isinstance(sites, saturation.Regions):
+        for path in saturation.write_maps(sites, _each(rows), output):
+            print(f"wrote {path}")
+
+
+def _parts(rows: kept_rows.KeptRows) -> Iterator[np.ndarray]:
+    """Yields the kept rows, some at a time."""
+    return (rows.read(start, _AT_ONCE) for start in range(0, len(rows), _AT_ONCE))
 
 
 def _each(rows: kept_rows.KeptRows) -> Iterator[np.void]:
     """Yields the kept rows one by one."""
-    start = 0
-    while len(part := rows.read(start, 1 << 14)):
-        yield from part
-        start += len(part)
+    return itertools.chain.from_iterable(_parts(rows))
 
 
 def _print_counts(rows: kept_rows.KeptRows, output: Path) -> np.ndarray:
     """Prints how many alleles were scored, and why the others were not."""
-    counts, start = np.zeros(len(variants.REASONS), np.int64), 0
-    while len(part := rows.read(start, 1 << 16)):
+    counts = np.zeros(len(variants.REASONS), np.int64)
+    for part in _parts(rows):
         counts += np.bincount(part["reason"], minlength=len(counts))
-        start += len(part)
     others = [
         f"{count:,} {name} ({text})"
         for (name, text), count in zip(variants.REASONS.items(), counts.tolist(), strict=True)

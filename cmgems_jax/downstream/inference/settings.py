@@ -1,4 +1,4 @@
-"""What users may set of variant scores and tracks; here stand the defaults of the flags."""
+"""What users may set of predictions, embeddings, variant scores and tracks."""
 
 import dataclasses
 
@@ -7,8 +7,21 @@ IS_REVERSED = {"forward": (False,), "reverse": (True,), "both": (False, True)}
 
 
 @dataclasses.dataclass(frozen=True)
+class WindowSettings:
+    """How records of any length are read."""
+
+    window: int | None = None  # bases; None = the longest that the model takes
+    stride: int | None = None  # bases between the starts of windows; None = half a window
+    batch_size: int = 32  # windows at a time
+    strand: str | None = None  # of `vocabulary.STRANDS`; None = what the model was made for
+
+
+DEFAULT_WINDOWS = WindowSettings()
+
+
+@dataclasses.dataclass(frozen=True)
 class ScoreSettings:
-    """How single-base substitutions are scored."""
+    """How single-base substitutions are scored; here stand the defaults of the flags."""
 
     strand: str = "both"  # of `vocabulary.STRANDS`; both = the mean
     window: int | None = None  # bases that the model sees; None = as long as in pretraining
@@ -19,7 +32,7 @@ class ScoreSettings:
 
 @dataclasses.dataclass(frozen=True)
 class BaseTrackSettings:
-    """How every base of a genome is scored."""
+    """How every base of a genome is scored; here stand the defaults of the flags."""
 
     strand: str = "both"
     window: int | None = None

@@ -15,6 +15,7 @@ from cmgems_jax.config import TokensConfig
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import vocabulary
+from cmgems_jax.genome.reference import Contig, Reference
 from cmgems_jax.runtime import parallel
 
 _MIN_BUCKET = 32  # k-mers; shorter windows are padded to it
@@ -29,7 +30,7 @@ class Tiling:
     token_stride: int  # bases
     window_tokens: int  # k-mers per window
     step_tokens: int  # k-mers between the starts of neighbouring windows
-    from_both_ends: bool = False  # cut, so that the reverse complement has the same windows
+    strand: str = "forward"  # that is read; of "both", the reverse complement has the same windows
 
     @property
     def window_bases(self) -> int:
@@ -37,11 +38,11 @@ class Tiling:
         return vocabulary.num_bases(self.window_tokens, self.k, self.token_stride)
 
     def buckets(self) -> list[int]:
-        """Returns the window lengths (k-mers) that programs are compiled for, smallest first."""
+        """Returns the window lengths (bases) that programs are compiled for, smallest first."""
         lengths = [self.window_tokens]
         while lengths[-1] > _MIN_BUCKET:
             lengths.append(max(_MIN_BUCKET, -(-lengths[-1] // 2)))
-        return lengths[::-1]
+        return [vocabulary.num_bases(n, self.k, self.token_stride) for n in lengths[::-1]]
 
 
 @dataclasses.dataclass
@@ -56,7 +57,8 @@ class Window:
     is_last: bool  # of its record
 
 
-Records = genome_files.Records | Sequence[tuple[str, np.ndarray]]  # name and base codes of each
+# Name and base codes of each; of an indexed file, a window's bases are read when it comes.
+Records = genome_files.Records | Reference | Sequence[tuple[str, np.ndarray]]
 WindowOutputs = Iterator[tuple[Window, list[np.ndarray]]]
 
 
@@ -84,7 +86,6 @@ def make_tiling(
       max_tokens: positions that the model takes, [CLS] and [SEP] included.
       window: bases; None = as many as the model takes.
       stride: bases between window starts; None = half a window.
-      strand: that is read; windows for "both" are those of the reverse complement too.
     """
     k, token_stride = tokens.k, tokens.stride
     longest = vocabulary.num_bases(max_tokens - 2, k, token_stride)
@@ -93,43 +94,38 @@ def make_tiling(
             f"--window={window}: expected {k} to {longest} bases, what the model takes at a time"
         )
     window_tokens = vocabulary.num_tokens(window or longest, k, token_stride)
-    window_bases = vocabulary.num_bases(window_tokens, k, token_stride)
+    half = max(1, window_tokens // 2)
+    tiling = Tiling(k, token_stride, window_tokens, half, strand)
     if stride is None:
-        half = max(1, window_tokens // 2)
-        return Tiling(k, token_stride, window_tokens, half, strand == "both")
+        return tiling
     highest = window_tokens * token_stride
     if not 1 <= stride <= highest:
         raise InputError(
             f"--stride={stride}: expected 1 to {highest} bases; a larger step would leave out "
-            f"k-mers between windows of {window_bases} bases"
+            f"k-mers between windows of {tiling.window_bases} bases"
         )
     if stride % token_stride:
         raise InputError(
             f"--stride={stride}: expected a multiple of {token_stride}, the model's tokens.stride"
         )
-    return Tiling(k, token_stride, window_tokens, stride // token_stride, strand == "both")
-
-
-def num_windows(num_tokens: int, tiling: Tiling) -> int:
-    """Returns how many windows a record of `num_tokens` k-mers has.
-
-    Every k-mer is in a window. The last window ends with the record, so that no
-    window of a long record is short.
-    """
-    return len(window_starts(num_tokens, tiling))
+    return dataclasses.replace(tiling, step_tokens=stride // token_stride)
 
 
 def window_starts(num_tokens: int, tiling: Tiling) -> list[int]:
-    """Returns where the windows of a record of `num_tokens` k-mers start, in k-mers."""
+    """Returns where the windows of a record of `num_tokens` k-mers start, in k-mers.
+
+    Every k-mer is in a window. The last window ends with the record, so that no window of a
+    long record is short.
+    """
     last, step = max(0, num_tokens - tiling.window_tokens), tiling.step_tokens
-    if not tiling.from_both_ends:
+    if tiling.strand != "both":
         return [*range(0, last, step), last]
     # As many from either end that those in the middle are no more than a step apart.
     half = range(0, (max(0, last - step) + 1) // 2 + step, step)
     return sorted({*half, *(last - start for start in half)})
 
 
-def windows_of(name: str, bases: np.ndarray, tiling: Tiling) -> Iterator[Window]:
+def windows_of(name: str, bases: np.ndarray | Contig, tiling: Tiling) -> Iterator[Window]:
     """Yields the windows of one record, uint8 (n,) of at least k bases.
 
     A k-mer that two windows see belongs to the one where it has more context.
@@ -162,40 +158,33 @@ def survey(records: Records, tiling: Tiling, *, needs_known: bool = False) -> Su
         without a k-mer of known bases.
     """
     total = Survey()
+    kind = "contig" if isinstance(records, Reference) else "record"
+    source = kind if isinstance(records, Sequence) else f"{records}: {kind}"
     for name, bases in records:
         num_tokens = vocabulary.num_tokens(len(bases), tiling.k, tiling.token_stride)
         if not num_tokens:
             raise InputError(
-                f"{_source(records)}record '{name}': {len(bases)} bases; expected at least "
-                f"{tiling.k}, one k-mer of the model; leave it out"
+                f"{source} '{name}': {len(bases)} bases; expected at least {tiling.k}, "
+                "one k-mer of the model; leave it out"
             )
-        if needs_known and not _has_known_token(bases, tiling):
+        windows = windows_of(name, bases, tiling)
+        if needs_known and not any(_has_known_token(window, tiling) for window in windows):
             raise InputError(
-                f"{_source(records)}record '{name}': no {tiling.k}-mer without ambiguous letters "
-                "(N), so there is nothing to average; leave it out, or give --pooling=cls"
+                f"{source} '{name}': no {tiling.k}-mer without ambiguous letters (N), so "
+                "there is nothing to average; leave it out, or give --pooling=cls"
             )
         total.num_records += 1
-        total.num_windows += num_windows(num_tokens, tiling)
+        total.num_windows += len(window_starts(num_tokens, tiling))
         total.num_bases += len(bases)
-        total.num_ambiguous += int((bases >= vocabulary.AMBIGUOUS).sum())
+        if isinstance(bases, np.ndarray):  # a contig's bases are not read for this
+            total.num_ambiguous += int((bases >= vocabulary.AMBIGUOUS).sum())
     return total
 
 
-def _has_known_token(bases: np.ndarray, tiling: Tiling) -> bool:
-    """True where one of the record's k-mers has no ambiguous letter."""
-    step = tiling.token_stride << 16  # bases at a time
-    for start in range(0, len(bases), step):
-        part = bases[start : start + step + tiling.k - tiling.token_stride]
-        if (
-            vocabulary.tokenize(part, tiling.k, tiling.token_stride) >= vocabulary.NUM_SPECIAL
-        ).any():
-            return True
-    return False
-
-
-def _source(records: Records) -> str:
-    """Returns where records come from, for messages: their files, or nothing."""
-    return f"{records}: " if isinstance(records, genome_files.Records) else ""
+def _has_known_token(window: Window, tiling: Tiling) -> bool:
+    """True where a k-mer of the window has no ambiguous letter."""
+    ids = vocabulary.tokenize(window.bases, tiling.k, tiling.token_stride)
+    return bool((ids >= vocabulary.NUM_SPECIAL).any())
 
 
 def read_windows(records: Records, tiling: Tiling) -> Iterator[Window]:
@@ -220,14 +209,11 @@ def run_windows(
     few programs are compiled and short records cost little.
 
     Args:
-      windows: to run.
       program: `(bases_BN, owned_B2) -> outputs`, each (B, ...), of `parallel.rows_program`;
         bases are uint8 with `vocabulary.PADDING` behind, owned is int32, the range of
         k-mers that belong to the window.
-      tiling: how the windows were cut.
       batch_size: windows per batch, rounded up to a multiple of the local devices.
-      num_windows: for the progress bar.
-      description: for the progress bar.
+      num_windows: for the progress bar, as `description` is.
       chunk_batches: batches whose windows are sorted together, and whose outputs are
         in memory at a time.
     """
@@ -235,25 +221,20 @@ def run_windows(
     with terminal.bar(total=num_windows, unit="windows", desc=description) as bar:
         while chunk := list(itertools.islice(windows, chunk_batches * batch_size)):
             order = sorted(range(len(chunk)), key=lambda index: len(chunk[index].bases))
-            outputs: dict[int, list[np.ndarray]] = {}
+            outputs: list[list[np.ndarray]] = [[] for _ in chunk]
             for first in range(0, len(order), batch_size):
                 batch = order[first : first + batch_size]
                 arrays = program(*_pad([chunk[index] for index in batch], batch_size, tiling))
                 for row, index in enumerate(batch):
                     outputs[index] = [array_B[row] for array_B in arrays]
                 bar.update(len(batch))
-            for index, window in enumerate(chunk):
-                yield window, outputs.pop(index)
+            yield from zip(chunk, outputs, strict=True)
 
 
 def _pad(windows: list[Window], batch_size: int, tiling: Tiling) -> tuple[np.ndarray, np.ndarray]:
     """Returns bases uint8 (B, N), N one of few lengths, and owned ranges int32 (B, 2)."""
     longest = max(len(window.bases) for window in windows)
-    num_bases = next(
-        length
-        for bucket in tiling.buckets()
-        if (length := vocabulary.num_bases(bucket, tiling.k, tiling.token_stride)) >= longest
-    )
+    num_bases = next(length for length in tiling.buckets() if length >= longest)
     bases_BN = np.full((batch_size, num_bases), vocabulary.PADDING, np.uint8)
     owned_B2 = np.zeros((batch_size, 2), np.int32)
     for row, window in enumerate(windows):
@@ -262,9 +243,7 @@ def _pad(windows: list[Window], batch_size: int, tiling: Tiling) -> tuple[np.nda
     return bases_BN, owned_B2
 
 
-def print_summary(
-    survey: Survey, tiling: Tiling, output: object, seconds: float, strand: str
-) -> None:
+def print_summary(survey: Survey, tiling: Tiling, output: object, seconds: float) -> None:
     """Prints what was read, from which strand, how it was cut, and how fast it went."""
     ambiguous = (
         f", {survey.num_ambiguous:,} ambiguous letters ([UNK] tokens)"
@@ -274,7 +253,8 @@ def print_summary(
     print(
         f"{survey.num_records:,} records, {survey.num_bases:,} bases{ambiguous}; "
         f"{survey.num_windows:,} windows of at most {tiling.window_bases} bases, "
-        f"{tiling.step_tokens * tiling.token_stride} from start to start; strand: {strand}"
+        f"{tiling.step_tokens * tiling.token_stride} from start to start; "
+        f"strand: {tiling.strand}"
     )
     print(
         f"{seconds:,.1f} s, {survey.num_bases / seconds / 1e3:,.1f} kb/s; wrote {output}",

@@ -6,7 +6,8 @@ Axes: S sites, R rows (sites and strands), N bases, A the four letters, C classe
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -43,13 +44,10 @@ class Allele:
     alt: int = 0
     reason: int = SCORED
 
-
-@dataclasses.dataclass
-class _Windows:
-    """What a network sees around sites."""
-
-    bases_RN: np.ndarray  # uint8, each row in its strand's direction, padded
-    offset_R: np.ndarray  # int32, the site in its row
+    @property
+    def site(self) -> tuple[str, int]:
+        """Contig and position."""
+        return self.contig, self.position
 
 
 class Scorer:
@@ -62,17 +60,7 @@ class Scorer:
         settings: ScoreSettings,
         classifier: TrainedClassifier | None = None,
     ) -> None:
-        """Compiles nothing yet.
-
-        Args:
-          model: from `pretrained.load_masked_lm`.
-          reference: the genome.
-          settings: see there.
-          classifier: whose predictions are compared too.
-
-        Raises:
-          InputError: --window is out of its range.
-        """
+        """Compiles nothing yet; raises `InputError` where --window is out of its range."""
         tokens = model.config.tokens
         tiling = sliding.make_tiling(tokens, model.config.data.num_tokens, settings.window, None)
         self.k, self.token_stride = tokens.k, tokens.stride
@@ -83,22 +71,24 @@ class Scorer:
                 f"the {self.k}-mers around a base cover"
             )
         self._reference, self._strands = reference, IS_REVERSED[settings.strand]
-        self._batch_size = parallel.whole_batch(settings.batch_size)
+        self._map = functools.partial(
+            parallel.map_rows,
+            batch_size=parallel.whole_batch(settings.batch_size),
+            description="",
+        )
         network = heads.MaskedLM(model.config.model, tokens)
         self._posterior = base_probabilities.program(network, model.params)
         self.label_names = classifier.label_names if classifier else []
-        if classifier:
-            self._prepare(classifier)
+        if classifier:  # whose windows are those that it was trained on
+            tiling = sliding.make_tiling(
+                classifier.config.tokens, classifier.max_tokens, None, None
+            )
+            self._classifier_bases = tiling.window_bases
+            self._predictions = parallel.rows_program(
+                predict.predictions_function(classifier), classifier.params
+            )
         self.dtype = np.dtype(
             [("reason", "u1"), ("score", "<f4"), ("change", "<f4", (len(self.label_names),))]
-        )
-
-    def _prepare(self, classifier: TrainedClassifier) -> None:
-        """Makes the classifier's program; its windows are those that it was trained on."""
-        tiling = sliding.make_tiling(classifier.config.tokens, classifier.max_tokens, None, None)
-        self._classifier_bases = tiling.window_bases
-        self._predictions = parallel.rows_program(
-            predict.predictions_function(classifier), classifier.params
         )
 
     def score(self, alleles: Sequence[Allele]) -> np.ndarray:
@@ -109,58 +99,47 @@ class Scorer:
         """
         rows = np.zeros(len(alleles), self.dtype)
         rows["score"], rows["change"] = np.nan, np.nan
-        rows["reason"] = [allele.reason for allele in alleles]
-        reason_of: dict[tuple[str, int], int] = {}
-        for allele in alleles:
-            site = allele.contig, allele.position
-            if allele.reason == SCORED and site not in reason_of:
-                reason_of[site] = self._reason(*site)
-        number_of = {site: number for number, site in enumerate(
-            site for site, reason in reason_of.items() if reason == SCORED
-        )}  # fmt: skip
-        for row, allele in zip(rows, alleles, strict=True):
-            row["reason"] = row["reason"] or reason_of[allele.contig, allele.position]
-        kept = [number for number, row in enumerate(rows) if row["reason"] == SCORED]
-        if kept:
-            log_SA = self.log_posteriors(list(number_of))
+        reason_at = functools.cache(self._reason)
+        rows["reason"] = [allele.reason or reason_at(*allele.site) for allele in alleles]
+        kept = np.flatnonzero(rows["reason"] == SCORED)
+        if len(kept):
             chosen = [alleles[number] for number in kept]
-            site = [number_of[allele.contig, allele.position] for allele in chosen]
-            ref, alt = ([getattr(allele, name) for allele in chosen] for name in ("ref", "alt"))
-            rows["score"][kept] = log_SA[site, alt] - log_SA[site, ref]
+            sites = list(dict.fromkeys(allele.site for allele in chosen))
+            log_at = dict(zip(sites, self.log_posteriors(sites), strict=True))
+            rows["score"][kept] = [
+                log_at[allele.site][allele.alt] - log_at[allele.site][allele.ref]
+                for allele in chosen
+            ]
             if self.label_names:
                 rows["change"][kept] = self._changes(chosen)
         return rows
 
     def log_posteriors(self, sites: Sequence[tuple[str, int]]) -> np.ndarray:
         """Returns log p of A, T, C, G at sites, the mean over the strands: float32 (S, A)."""
-        windows = self._windows(sites, self.num_bases)
-        log_RA = self._in_batches(self._posterior, windows.bases_RN, windows.offset_R[:, None])
-        log_RA = log_RA[:, 0].reshape(len(sites), len(self._strands), 4)
+        bases_RN, offset_R = self._windows(sites, self.num_bases)
+        log_R1A = self._map(self._posterior, bases_RN, offset_R[:, None])
+        log_SRA = log_R1A.reshape(len(sites), len(self._strands), 4)
         for number, is_reverse in enumerate(self._strands):
             if is_reverse:
-                log_RA[:, number] = log_RA[:, number, _OTHER_STRAND]
-        return log_RA.mean(axis=1)
+                log_SRA[:, number] = log_SRA[:, number, _OTHER_STRAND]
+        return log_SRA.mean(axis=1)
 
     def _changes(self, alleles: Sequence[Allele]) -> np.ndarray:
         """Returns what is predicted with alt minus that with ref: float32 (alleles, C)."""
-        variants = dict.fromkeys(
-            (allele.contig, allele.position, base)
-            for allele in alleles
-            for base in (allele.ref, allele.alt)
+        variants = list(
+            dict.fromkeys(
+                (allele.site, base) for allele in alleles for base in (allele.ref, allele.alt)
+            )
         )
-        number_of = {variant: number for number, variant in enumerate(variants)}
-        windows = self._windows([variant[:2] for variant in variants], self._classifier_bases)
-        base_R = np.repeat([base for _, _, base in variants], len(self._strands))
+        bases_RN, offset_R = self._windows([site for site, _ in variants], self._classifier_bases)
+        base_R = np.repeat([base for _, base in variants], len(self._strands))
         is_reverse_R = np.tile(self._strands, len(variants))
         base_R = np.where(is_reverse_R, _OTHER_STRAND[base_R], base_R)
-        windows.bases_RN[np.arange(len(base_R)), windows.offset_R] = base_R
-        share_RC = self._in_batches(self._predictions, windows.bases_RN)
+        bases_RN[np.arange(len(base_R)), offset_R] = base_R
+        share_RC = self._map(self._predictions, bases_RN)
         share_VC = share_RC.reshape(len(variants), len(self._strands), -1).mean(axis=1)
-        ref, alt = (
-            [number_of[a.contig, a.position, getattr(a, name)] for a in alleles]
-            for name in ("ref", "alt")
-        )
-        return share_VC[alt] - share_VC[ref]
+        share_of = dict(zip(variants, share_VC, strict=True))
+        return np.array([share_of[a.site, a.alt] - share_of[a.site, a.ref] for a in alleles])
 
     def _reason(self, contig: str, position: int) -> int:
         """Returns why a site cannot be scored, or SCORED."""
@@ -178,18 +157,20 @@ class Scorer:
                     return AMBIGUOUS
         return SCORED
 
-    def _windows(self, sites: Sequence[tuple[str, int]], num_bases: int) -> _Windows:
-        """Returns the windows around the sites, for each in every strand."""
-        num_rows = len(sites) * len(self._strands)
-        bases_RN = np.full((num_rows, num_bases), vocabulary.PADDING, np.uint8)
-        offset_R = np.zeros(num_rows, np.int32)
-        row = 0
-        for contig, position in sites:
-            for is_reverse in self._strands:
-                bases, offset_R[row] = self._window(contig, position, num_bases, is_reverse)
-                bases_RN[row, : len(bases)] = bases
-                row += 1
-        return _Windows(bases_RN, offset_R)
+    def _windows(
+        self, sites: Sequence[tuple[str, int]], num_bases: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns a row for each site and strand: bases uint8 (R, N) and the site among them (R,).
+
+        A row is in its strand's direction, and padded.
+        """
+        rows = [(*site, num_bases, is_reverse) for site in sites for is_reverse in self._strands]
+        bases_RN = np.full((len(rows), num_bases), vocabulary.PADDING, np.uint8)
+        offset_R = np.zeros(len(rows), np.int32)
+        for number, row in enumerate(rows):
+            bases, offset_R[number] = self._window(*row)
+            bases_RN[number, : len(bases)] = bases
+        return bases_RN, offset_R
 
     def _window(
         self, contig: str, position: int, num_bases: int, is_reverse: bool
@@ -208,7 +189,3 @@ class Scorer:
             bases = self._reference.fetch(contig, length - end, length - start)
             return vocabulary.reverse_complement(bases), position - start
         return self._reference.fetch(contig, start, end), position - start
-
-    def _in_batches(self, program: Callable, *rows: np.ndarray) -> np.ndarray:
-        """Returns a program's outputs for all rows."""
-        return parallel.map_rows(program, *rows, batch_size=self._batch_size, description="")

@@ -27,6 +27,7 @@ from cmgems_jax.runtime import outputs
 PREFIX = "CMGEMS_"  # of our INFO fields; those of an earlier scoring are replaced
 _TBI_LONGEST = 2**29  # bases of a contig that a .tbi index takes
 _INFO = 7  # the column
+SITE_COLUMNS = ("chrom", "pos", "id", "ref", "alt")  # of a table of scores; positions from 1
 
 
 @dataclasses.dataclass
@@ -35,7 +36,7 @@ class Variants:
 
     path: str
     reference: Reference
-    header: str  # with everything that pysam found missing in it
+    header: str = ""  # with everything that pysam found missing in it
     num_records: int = 0
     num_alleles: int = 0
     is_sorted: bool = True  # as an index wants it
@@ -45,6 +46,12 @@ class Variants:
         """Yields every alternative allele of every record, in their order."""
         for record in _records(self.path):
             yield from _alleles(record, self.reference)
+
+    def sites(self) -> Iterator[list]:
+        """Yields the `SITE_COLUMNS` of every allele, as the file spells them."""
+        for record in _records(self.path):
+            for alt in record.alts or ():
+                yield [record.chrom, record.pos, record.id or ".", record.ref, alt]
 
 
 def read(path: str, reference: Reference, *, skip_mismatches: bool) -> Variants:
@@ -56,7 +63,7 @@ def read(path: str, reference: Reference, *, skip_mismatches: bool) -> Variants:
     """
     input_files.read_head(path, "a VCF file (plain, bgzip or BCF)")
     with _opened(path) as file:
-        sites = Variants(path, reference, "")
+        sites = Variants(path, reference)
         first, contigs, last = "", set(), ("", 0)
         for record in terminal.bar(_iterate(path, file), desc="checking", unit="records"):
             sites.num_records += 1
@@ -158,11 +165,9 @@ def _opened(path: str) -> Iterator[pysam.VariantFile]:
 
 def _iterate(path: str, file: pysam.VariantFile) -> Iterator[pysam.VariantRecord]:
     """Yields the records; a damaged one is named."""
-    records, number = iter(file), 0
-    while True:
-        number += 1
+    for number in itertools.count(1):
         try:
-            record = next(records, None)
+            record = next(file, None)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{_where(path, number)}: damaged record ({error}); bcftools view says more"
@@ -219,20 +224,13 @@ def cells(row: np.void) -> list[float | str]:
 
 
 def write_table(
-    sites: Variants, rows: Iterator[np.void], output: Path, columns: Sequence[Field]
+    sites: Iterator[list], rows: Iterator[np.void], output: Path, columns: Sequence[Field]
 ) -> None:
-    """Writes one line per alternative allele."""
-    with outputs.table(output, table_schema(columns)) as add:
-        for record in _records(sites.path):
-            for alt in record.alts or ():
-                site = [record.chrom, record.pos, record.id or ".", record.ref, alt]
-                add([*site, *cells(next(rows))])
-
-
-def table_schema(columns: Sequence[Field]) -> pa.Schema:
-    """Returns the columns of a table of scores."""
-    names = ["chrom", "pos", "id", "ref", "alt", *(field.column for field in columns)]
-    return pa.schema([(name, pa.string()) for name in names])
+    """Writes one line per allele: its `SITE_COLUMNS`, and its scores."""
+    names = [*SITE_COLUMNS, *(field.column for field in columns)]
+    with outputs.table(output, pa.schema([(name, pa.string()) for name in names])) as add:
+        for site, row in zip(sites, rows, strict=True):
+            add([*site, *cells(row)])
 
 
 def write_vcf(
@@ -249,16 +247,14 @@ def write_vcf(
     is_long = max(sites.reference.lengths.values()) >= _TBI_LONGEST
     suffix, other = (".csi", ".tbi") if is_long else (".tbi", ".csi")
     index = output.with_name(output.name + suffix)
-    with contextlib.ExitStack() as stack:
-        if sites.is_sorted:
-            partial_index = stack.enter_context(outputs.replaced_file(index))
-        partial = stack.enter_context(outputs.replaced_file(output))
+    new_index = outputs.replaced_file(index) if sites.is_sorted else contextlib.nullcontext()
+    with new_index as partial_index, outputs.replaced_file(output) as partial:
         with pysam.BGZFile(str(partial), "wb") as file:
             file.write(_header(sites, columns, provenance).encode())
             for record in _records(sites.path):
                 scored = list(itertools.islice(rows, len(record.alts or ())))
                 file.write(_line(str(record), scored, columns).encode())
-        if sites.is_sorted:
+        if partial_index:
             pysam.tabix_index(str(partial), preset="vcf", index=str(partial_index), csi=is_long)
     output.with_name(output.name + other).unlink(missing_ok=True)
     if not sites.is_sorted:
@@ -290,7 +286,7 @@ def _line(text: str, scored: Sequence[np.void], columns: Sequence[Field]) -> str
     if scored:
         values = zip(*map(cells, scored), strict=True)
         infos += [
-            f"{field.info}={','.join(_spell(value) for value in by_allele)}"
+            f"{field.info}={','.join(map(_spell, by_allele))}"
             for field, by_allele in zip(columns, values, strict=True)
         ]
     parts[_INFO] = ";".join(infos) or "."

@@ -44,9 +44,7 @@ def base_scores(
     share it (a k-mer's own score, spread over its bases, would blur k bases on either side).
 
     Args:
-      classifier: a fine-tuned classifier.
       bases_NM: uint8 (N, M), `vocabulary.PADDING` behind.
-      label: index of the class.
       batch_size: sequences per batch, rounded up to a multiple of the local devices.
       strand: of `vocabulary.STRANDS`, that sequences are read from; of both, the mean of
         the scores.
@@ -74,10 +72,9 @@ def base_scores(
             gradient_BLD[:, 1:-1], ids_BL[:, 1:-1], table_VD, bases_BM.shape[1], tokens
         )
 
+    function = strands.on_strand(scores, strand, strands.align_bases)
     return parallel.map_rows(
-        parallel.rows_program(
-            strands.on_strand(scores, strand, strands.align_bases), classifier.params
-        ),
+        parallel.rows_program(function, classifier.params),
         bases_NM,
         batch_size=parallel.whole_batch(batch_size),
         description="scoring",
@@ -105,17 +102,13 @@ def scores_from_gradients(
     num_bases: int,
     tokens: TokensConfig,
 ) -> jax.Array:
-    """Returns the scores of bases from the gradients at the embeddings of their k-mers.
+    """Returns float32 (B, M): the bases' scores from the gradients at their k-mers' embeddings.
 
     Args:
       gradient_BTD: float32, of a scalar with respect to the word embeddings.
       ids_BT: int32, the k-mers; special tokens score nothing.
       table_VD: float32, word embeddings.
       num_bases: M of the sequences.
-      tokens: k and stride.
-
-    Returns:
-      float32 (B, M).
     """
     k, stride, num_kmers = tokens.k, tokens.stride, ids_BT.shape[1]
     code_BT = jnp.maximum(ids_BT - vocabulary.NUM_SPECIAL, 0)
@@ -140,19 +133,17 @@ def mutagenesis(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function of one sequence: the effect of every substitution of one base.
 
-    It is compiled once per length.
+    It is compiled once per length, and raises `InputError` where the classifier takes no sequence
+    of that length.
 
     Args:
-      classifier: a fine-tuned classifier.
-      label: index of the class.
       batch_size: mutants per batch, rounded up to a multiple of the local devices.
       strand: of `vocabulary.STRANDS`, that they are read from; of both, of the mean probability.
 
     Returns:
       `bases_M -> change_M4`. bases_M: uint8 (M,), codes 0..4. change_M4: float32 (M, 4),
       the change of the class log-odds in nats; columns A, T, C, G as in `vocabulary`; 0
-      at the sequence's own base. It raises `InputError` for a sequence longer than the
-      classifier takes.
+      at the sequence's own base.
     """
     logits = predict.logits_function(classifier, strand)
     program = parallel.rows_program(

@@ -1,14 +1,16 @@
 """Two sets of sequences to tell apart: positives and negatives."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
+from cmgems_jax.downstream.inference import predict
 from cmgems_jax.downstream.tasks import files as task_files
 from cmgems_jax.downstream.tasks import labels, tasks
-from cmgems_jax.errors import InputError, did_you_mean
+from cmgems_jax.downstream.tasks.settings import USUAL_COLUMNS, Columns
+from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
 
@@ -23,19 +25,20 @@ class Contrast:
     is_positive_N: np.ndarray  # bool (N,)
     names: list[str]  # (N,), unique
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many sequences there are of either side."""
+        num_positives = int(self.is_positive_N.sum())
+        return {"positives": num_positives, "negatives": len(self.names) - num_positives}
 
-def find_label(label: str, label_names: Sequence[str], kind: str = labels.CLASSES) -> int:
+
+def find_label(classifier: TrainedClassifier, name: str) -> int:
     """Returns the index of a class by its name, the last one for ""; else raises `InputError`."""
-    if kind != labels.CLASSES:
-        raise InputError(f"a classifier of {kind}; expected one of classes to contrast")
-    if not label:
-        return len(label_names) - 1
-    if label not in label_names:
+    if classifier.labels != labels.CLASSES:
         raise InputError(
-            f"--label={label}: no such class; the classifier knows {', '.join(label_names)}."
-            f"{did_you_mean(label, label_names)}"
+            f"a classifier of {classifier.labels}; expected one of classes to contrast"
         )
-    return list(label_names).index(label)
+    return predict.class_number(classifier, name, "label")
 
 
 def from_fasta(positives: genome_files.Paths, negatives: genome_files.Paths) -> Contrast:
@@ -62,12 +65,9 @@ def from_fasta(positives: genome_files.Paths, negatives: genome_files.Paths) -> 
 def from_task(
     name: str,
     data_dir: Path,
+    classifier: TrainedClassifier,
     label: int,
-    label_names: Sequence[str],
-    k: int,
-    *,
-    sequence_column: str = "",
-    label_column: str = "",
+    columns: Columns = USUAL_COLUMNS,
 ) -> Contrast:
     """Returns one class of a task's test rows against all others; rows are `row_LINE`.
 
@@ -75,15 +75,12 @@ def from_task(
       name: of the task, or the path of its folder.
       data_dir: holds fewshot/ and gue/.
       label: index of the class.
-      label_names: of the classifier.
-      k: bases per token.
-      sequence_column: of the task's files; "" = a usual name.
-      label_column: the same.
 
     Raises:
       InputError: no such task, a bad row, other classes, or too few rows.
     """
-    data = tasks.load(name, data_dir, k=k, columns=tasks.Columns(sequence_column, label_column))
+    data = tasks.load(name, data_dir, k=classifier.config.tokens.k, columns=columns)
+    label_names = classifier.label_names
     if data.label_names != [task_files.class_name(own, "classifier") for own in label_names]:
         raise InputError(
             f"--task={name}: its classes are {', '.join(data.label_names)}, the classifier's "
@@ -93,9 +90,9 @@ def from_task(
     return _checked(Contrast(data.test.bases_NM, data.test.labels_N == label, rows))
 
 
-def limit(contrast: Contrast, num_each: int, seed: int = 0) -> Contrast:
+def limit(contrast: Contrast, num_each: int) -> Contrast:
     """Returns a random sample of at most `num_each` sequences per side, in their order."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     sides = [np.flatnonzero(contrast.is_positive_N == side) for side in (True, False)]
     kept = np.sort(np.concatenate([rng.permutation(rows)[:num_each] for rows in sides]))
     return Contrast(
@@ -107,10 +104,7 @@ def limit(contrast: Contrast, num_each: int, seed: int = 0) -> Contrast:
 
 def _checked(contrast: Contrast) -> Contrast:
     """Raises `InputError` where one side is too small."""
-    for side, count in (
-        ("positives", int(contrast.is_positive_N.sum())),
-        ("negatives", int((~contrast.is_positive_N).sum())),
-    ):
+    for side, count in contrast.sizes.items():
         if count < _MIN_SIDE:
             raise InputError(
                 f"{count} {side}; expected at least {_MIN_SIDE} positives and {_MIN_SIDE} "

@@ -44,12 +44,8 @@ def high_regions(
     """Returns the stretches of high scores: int64 (R, 3), row, start, end (excluded).
 
     A base is high where its score, averaged with its two neighbours', exceeds the mean
-    of its sequence by `num_sd` of that sequence's standard deviations.
-
-    Args:
-      scores_NM: float.
-      lengths_N: int, bases of each sequence; what is behind them does not count.
-      settings: threshold and lengths.
+    of its sequence by `num_sd` of that sequence's standard deviations. What stands behind the
+    `lengths_N` bases of a sequence does not count.
     """
     regions = []
     for row, (scores_M, length) in enumerate(zip(scores_NM, lengths_N, strict=True)):
@@ -93,13 +89,7 @@ def enrich(
 
     Regions of positives and negatives alike name the candidates: the choice does not
     look at the labels, so the tests stay valid. A k-mer then counts wherever it is in a
-    sequence.
-
-    Args:
-      codes_NS: see `kmer_codes`.
-      inside_NS: see `starts_in_regions`.
-      is_positive_N: bool.
-      settings: width and the smallest share of the sequences.
+    sequence. For `codes_NS` see `kmer_codes`, for `inside_NS` `starts_in_regions`.
     """
     num_codes = 4**settings.width
     usable_NS = inside_NS & (codes_NS >= 0)

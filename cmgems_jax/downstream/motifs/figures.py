@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from cmgems_jax.downstream.motifs.motifs import Motif
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.known_motifs import Match
 from cmgems_jax.runtime import pictures
 
 LETTERS = "ACGT"  # order of rows and columns in figures and files
@@ -21,7 +20,7 @@ _ROW_BASES = 80  # of a map; longer sequences continue below
 _MAX_ROWS = 40
 
 
-def plot_logo(motif: Motif, match: Match | None, path: Path) -> None:
+def plot_logo(motif: Motif, path: Path) -> None:
     """Writes a PNG: letters as tall as their share of the column's information (bits)."""
     frequencies_W4 = motif.frequencies_W4[:, ORDER]
     bits_W = 2 + (frequencies_W4 * np.log2(frequencies_W4)).sum(axis=1)
@@ -35,8 +34,8 @@ def plot_logo(motif: Motif, match: Match | None, path: Path) -> None:
         f"{motif.consensus}: {motif.num_sites} sites; found in {motif.positives} positives and "
         f"{motif.negatives} negatives"
     )
-    if match:
-        title += f"\n{match}"
+    if motif.match:
+        title += f"\n{motif.match}"
     axes.set_title(title, loc="left", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=_DPI)
@@ -48,15 +47,11 @@ def plot_mutagenesis(change_M4: np.ndarray, bases_M: np.ndarray, title: str, pat
     Args:
       change_M4: float32 (M, 4), of `attribution.mutagenesis`, columns A, T, C, G.
       bases_M: uint8 (M,), the sequence.
-      title: of the figure.
-      path: the file.
     """
     num_rows = min(_MAX_ROWS, -(-len(bases_M) // _ROW_BASES))
     width = min(_ROW_BASES, len(bases_M))
     figure = Figure(figsize=(2.2 + 0.155 * width, 0.7 + 1.75 * num_rows), layout="constrained")
-    grid = figure.subplots(2 * num_rows, 1, height_ratios=[1.0, 1.6] * num_rows, squeeze=False)[
-        :, 0
-    ]
+    grid = figure.subplots(2 * num_rows, 1, height_ratios=[1.0, 1.6] * num_rows)
     reach = max(float(np.abs(change_M4).max()), 1e-6)
     norm = TwoSlopeNorm(0, -reach, reach)
     mean_M = change_M4.sum(axis=1) / np.maximum(1, (bases_M[:, None] != np.arange(4)).sum(axis=1))

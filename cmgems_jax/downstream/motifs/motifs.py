@@ -12,6 +12,7 @@ import numpy as np
 from cmgems_jax.downstream.motifs import enrichment
 from cmgems_jax.downstream.motifs.enrichment import Enrichment, MotifSettings
 from cmgems_jax.genome import vocabulary
+from cmgems_jax.known_motifs import Match
 
 _MAX_SHIFT = 2  # bases between two k-mers of one motif
 _MAX_MERGED = 500  # enriched k-mers, the most significant ones
@@ -36,6 +37,15 @@ class Motif:
     num_sites: int  # that the frequencies are of
     frequencies_W4: np.ndarray  # float64, bases A, T, C, G; with a pseudocount; rows sum to 1
     consensus: str  # IUPAC letters
+    match: Match | None = None  # the nearest known motif, where it was compared
+
+    def __str__(self) -> str:
+        """Returns a line of what was found."""
+        return (
+            f"{self.consensus:<14} in {self.positives:,} positives, {self.negatives:,} negatives; "
+            f"{self.seed}: odds ratio {self.odds_ratio:.2f}, q = {self.q:.1e}"
+            + (f"; {self.match}" if self.match else "")
+        )
 
 
 def shift_of(kmer: str, other: str) -> int | None:
@@ -84,16 +94,14 @@ def _offset_in(group: list[tuple[int, int]], kmers: Sequence[str], kmer: str) ->
 def find_motifs(
     bases_NM: np.ndarray, is_positive_N: np.ndarray, scores_NM: np.ndarray, settings: MotifSettings
 ) -> tuple[list[Motif], np.ndarray, Enrichment]:
-    """Returns the motifs, most significant first, the regions and the tests.
+    """Returns the motifs, the regions int64 (R, 3) (row, start, end), and all candidates' tests.
+
+    The most significant motif comes first.
 
     Args:
       bases_NM: uint8, `vocabulary.PADDING` behind.
       is_positive_N: bool.
       scores_NM: float, how much each base speaks for the positive class.
-      settings: see there.
-
-    Returns:
-      The motifs; regions int64 (R, 3), row, start, end; the tests of all candidates.
     """
     lengths_N = (bases_NM != vocabulary.PADDING).sum(axis=1)
     regions_R3 = enrichment.high_regions(scores_NM, lengths_N, settings)
@@ -121,11 +129,11 @@ def _sites(
     codes_NS: np.ndarray, chosen_NS: np.ndarray, tests: Enrichment, group: list[tuple[int, int]]
 ) -> np.ndarray:
     """Returns int64 (sites, 2): row and start of the seed at every member's positions, once."""
-    parts = []
-    for index, offset in group:
-        rows, starts = np.nonzero(chosen_NS & (codes_NS == tests.codes_K[index]))
-        parts.append(np.stack([rows, starts - offset], axis=1))
-    return np.unique(np.concatenate(parts), axis=0)
+    sites = [
+        np.argwhere(chosen_NS & (codes_NS == tests.codes_K[index])) - [0, offset]
+        for index, offset in group
+    ]
+    return np.unique(np.concatenate(sites), axis=0)
 
 
 def _motif(
@@ -165,11 +173,8 @@ def _motif(
 def count_bases(bases_NM: np.ndarray, sites: np.ndarray, first: int, last: int) -> np.ndarray:
     """Returns int64 (last - first, 4), the bases around the sites, columns A, T, C, G.
 
-    Args:
-      bases_NM: uint8.
-      sites: int64 (sites, 2), row and start.
-      first: first column, relative to the start.
-      last: behind the last column; what lies outside a sequence is not counted.
+    Sites are int64 (sites, 2), row and start; columns go from `first` to `last` (excluded)
+    relative to the start. What lies outside a sequence is not counted.
     """
     counts_W4 = np.zeros((last - first, 4), np.int64)
     for column, offset in enumerate(range(first, last)):

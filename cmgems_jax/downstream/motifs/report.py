@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -16,42 +17,17 @@ from cmgems_jax.downstream.motifs.enrichment import MAX_WIDTH, MIN_WIDTH, MotifS
 from cmgems_jax.downstream.motifs.motifs import Motif, find_motifs
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.known_motifs import Match
 from cmgems_jax.runtime import outputs
 
 OUTPUTS = ("logos", "motifs.meme", "motifs.tsv", "mutagenesis", "regions.tsv")
 _MARKS = ("motifs.meme", "motifs.tsv", "regions.tsv")
-_MOTIF_COLUMNS = pa.schema(
-    [
-        ("motif", pa.string()),  # consensus, IUPAC letters
-        ("positives", pa.int64()),  # sequences with any of its k-mers
-        ("negatives", pa.int64()),
-        ("sites", pa.int64()),  # that logo and matrix are of
-        ("kmers", pa.string()),
-        ("seed", pa.string()),  # its most significant k-mer; the numbers below are its own
-        ("seed_positives", pa.int64()),
-        ("seed_negatives", pa.int64()),
-        ("odds_ratio", pa.float64()),
-        ("p", pa.float64()),
-        ("q", pa.float64()),
-        ("known_motif", pa.string()),  # the nearest of JASPAR's; empty where none were compared
-        ("known_id", pa.string()),
-        ("known_p", pa.float64()),  # TOMTOM's
-        ("known_q", pa.float64()),
-        ("strand", pa.string()),  # that the classifier has read
-        ("logo", pa.string()),
-    ]
+# Of `Motif`; the numbers behind the seed are its own.
+_MOTIF_COLUMNS = (
+    "motif positives negatives sites kmers seed seed_positives seed_negatives odds_ratio p q "
+    "known_motif known_id known_p known_q strand logo"
 )
-_REGION_COLUMNS = pa.schema(
-    [
-        ("record", pa.string()),
-        ("start_0based", pa.int64()),
-        ("end_excluded", pa.int64()),
-        ("set", pa.string()),
-        ("sequence", pa.string()),
-        ("mean_score", pa.float64()),
-    ]
-)
+_REGION_COLUMNS = "record start_0based end_excluded set sequence mean_score"
+_MAP_COLUMNS = "position_0based reference A C G T"
 
 
 def write_motifs(
@@ -73,42 +49,43 @@ def write_motifs(
     `mapped`. The tests are valid for sequences that the classifier was not trained on.
 
     Args:
-      classifier: from `classifier.load_classifier`.
-      contrast: positives and negatives.
       label: index of the class that the positives are of.
       output: a new or empty folder, or one that this function made.
-      settings: how motifs are searched for.
       mapped: rows of the contrast to try every substitution in.
-      batch_size: sequences that the model sees at a time.
-      strand: of `vocabulary.STRANDS`, that they are read from; None = the classifier's.
+      strand: of `vocabulary.STRANDS`, that sequences are read from; None = the classifier's.
       taxon: of `known_motifs.TAXA`, whose known motifs name those that are found, or "none".
 
     Raises:
       InputError: bad settings or sequences; nothing is written, nothing lost.
     """
-    output = Path(output)
+    output, strand = Path(output), strand or classifier.strand
     outputs.check_folder(output, OUTPUTS, _MARKS)
     check_settings(settings)
     known = known_motifs.comparison(taxon)
-    strand = strand or classifier.strand
     bases_NM, class_name = contrast.bases_NM, classifier.label_names[label]
     reading = {"batch_size": batch_size, "strand": strand}
     scores_NM = attribution.base_scores(classifier, bases_NM, label, **reading)
     motifs, regions_R3, tests = find_motifs(bases_NM, contrast.is_positive_N, scores_NM, settings)
-    matches = [known and known.best(motif.frequencies_W4) for motif in motifs]
+    if known:
+        for motif in motifs:
+            motif.match = known.best(motif.frequencies_W4)
     with outputs.replaced_folder(output) as folder:
         (folder / "logos").mkdir()
-        for rank, (motif, match) in enumerate(zip(motifs, matches, strict=True), 1):
-            figures.plot_logo(motif, match, folder / _logo_name(rank, motif))
-        _write_table(motifs, matches, strand, folder / "motifs.tsv")
-        write_meme(motifs, matches, len(tests.p_K), bases_NM, folder / "motifs.meme")
+        for rank, motif in enumerate(motifs, 1):
+            figures.plot_logo(motif, folder / _logo_name(rank, motif))
+        _write_table(motifs, strand, folder / "motifs.tsv")
+        write_meme(motifs, len(tests.p_K), bases_NM, folder / "motifs.meme")
         _write_regions(contrast, regions_R3, scores_NM, folder / "regions.tsv")
         if mapped:
             effects = attribution.mutagenesis(classifier, label, **reading)
             _write_maps(effects, contrast, mapped, class_name, folder / "mutagenesis")
-    num_tested = f"{len(tests.p_K):,} {settings.width}-mers tested; strand: {strand}"
-    work = f"{len(regions_R3):,} regions, {num_tested}"
-    _print_motifs(motifs, matches, contrast, class_name, work)
+    print(
+        f"{contrast.sizes['positives']:,} positives (class {class_name}), "
+        f"{contrast.sizes['negatives']:,} negatives; {len(regions_R3):,} regions, "
+        f"{len(tests.p_K):,} {settings.width}-mers tested; strand: {strand}; motifs: {len(motifs)}"
+    )
+    for motif in motifs:
+        print(f"  {motif}")
     if not motifs:
         _print_what_to_try(settings)
     print(f"wrote {output}", flush=True)
@@ -120,9 +97,7 @@ def check_settings(settings: MotifSettings) -> None:
     for name, value, low, high in (
         ("motif_length", settings.width, MIN_WIDTH, MAX_WIDTH),
         ("num_sd", settings.num_sd, 0, 10),
-        ("min_region", settings.min_region, 1, settings.max_region),
         ("alpha", settings.alpha, 0, 1),
-        ("min_share", settings.min_share, 0, 1),
     ):
         if not low <= value <= high:
             raise InputError(f"--{name}={value}: expected {low} to {high}")
@@ -140,27 +115,6 @@ def rows_to_map(contrast: Contrast, value: str) -> list[int]:
             f"'{contrast.names[0]}', or a number, the first so many positives"
         )
     return np.flatnonzero(contrast.is_positive_N)[: int(value)].tolist()
-
-
-def _print_motifs(
-    motifs: Sequence[Motif],
-    matches: Sequence[Match | None],
-    contrast: Contrast,
-    class_name: str,
-    work: str,
-) -> None:
-    """Prints the two sets, what was done with them, and one line per motif."""
-    num_positives = int(contrast.is_positive_N.sum())
-    print(
-        f"{num_positives:,} positives (class {class_name}), "
-        f"{len(contrast.names) - num_positives:,} negatives; {work}; motifs: {len(motifs)}"
-    )
-    for motif, match in zip(motifs, matches, strict=True):
-        print(
-            f"  {motif.consensus:<14} in {motif.positives:,} positives, {motif.negatives:,} "
-            f"negatives; {motif.seed}: odds ratio {motif.odds_ratio:.2f}, q = {motif.q:.1e}"
-            + (f"; {match}" if match else "")
-        )
 
 
 def _print_what_to_try(settings: MotifSettings) -> None:
@@ -184,32 +138,26 @@ def _logo_name(rank: int, motif: Motif) -> str:
     return f"logos/{rank:02d}_{motif.consensus}.png"
 
 
-def _write_table(
-    motifs: Sequence[Motif], matches: Sequence[Match | None], strand: str, path: Path
-) -> None:
+def _table(path: Path, columns: str) -> AbstractContextManager[Callable[[Sequence], None]]:
+    """Returns `outputs.table` of a .tsv, which needs no types."""
+    return outputs.table(path, pa.schema([(name, pa.string()) for name in columns.split()]))
+
+
+def _write_table(motifs: Sequence[Motif], strand: str, path: Path) -> None:
     """Writes motifs.tsv."""
-    with outputs.table(path, _MOTIF_COLUMNS) as add:
-        for rank, (motif, match) in enumerate(zip(motifs, matches, strict=True), 1):
+    with _table(path, _MOTIF_COLUMNS) as add:
+        for rank, motif in enumerate(motifs, 1):
             known = ("", "", math.nan, math.nan)
-            if match:
+            if match := motif.match:
                 known = (match.motif.name, match.motif.id, match.p, match.q)
             kmers = ",".join(kmer for kmer, _ in motif.members)
-            add(
-                (
-                    *(motif.consensus, motif.positives, motif.negatives, motif.num_sites, kmers),
-                    *(motif.seed, motif.seed_positives, motif.seed_negatives),
-                    *(motif.odds_ratio, motif.p, motif.q, *known, strand, _logo_name(rank, motif)),
-                )
-            )
+            found = (motif.consensus, motif.positives, motif.negatives, motif.num_sites, kmers)
+            seed = (motif.seed, motif.seed_positives, motif.seed_negatives)
+            tests = (motif.odds_ratio, motif.p, motif.q)
+            add((*found, *seed, *tests, *known, strand, _logo_name(rank, motif)))
 
 
-def write_meme(
-    motifs: Sequence[Motif],
-    matches: Sequence[Match | None],
-    num_tests: int,
-    bases_NM: np.ndarray,
-    path: Path,
-) -> None:
+def write_meme(motifs: Sequence[Motif], num_tests: int, bases_NM: np.ndarray, path: Path) -> None:
     """Writes the motifs in MEME's minimal format, version 4, as tomtom and fimo read it.
 
     A motif's alternate name is the known motif's that it is like, else its seed. Its E value
@@ -218,10 +166,8 @@ def write_meme(
 
     Args:
       motifs: most significant first.
-      matches: of each, or None.
       num_tests: k-mers that were tested.
       bases_NM: uint8, whose composition is the background.
-      path: the file.
     """
     count_4 = np.bincount(bases_NM[bases_NM < vocabulary.AMBIGUOUS], minlength=4)
     share_4 = (count_4 / count_4.sum())[figures.ORDER]
@@ -231,7 +177,8 @@ def write_meme(
         "MEME version 4", "", f"ALPHABET= {letters}", "", "strands: +", "",
         "Background letter frequencies", background,
     ]  # fmt: skip
-    for rank, (motif, match) in enumerate(zip(motifs, matches, strict=True), 1):
+    for rank, motif in enumerate(motifs, 1):
+        match = motif.match
         name = match.motif.name if match and match.is_significant else motif.seed
         lines += [
             "",
@@ -255,16 +202,11 @@ def _write_regions(
     contrast: Contrast, regions_R3: np.ndarray, scores_NM: np.ndarray, path: Path
 ) -> None:
     """Writes regions.tsv."""
-    with outputs.table(path, _REGION_COLUMNS) as add:
+    with _table(path, _REGION_COLUMNS) as add:
         for row, start, end in regions_R3.tolist():
-            add(
-                (
-                    *(contrast.names[row], start, end),
-                    _side(contrast, row),
-                    vocabulary.decode(contrast.bases_NM[row, start:end]),
-                    float(scores_NM[row, start:end].mean()),
-                )
-            )
+            sequence = vocabulary.decode(contrast.bases_NM[row, start:end])
+            score = float(scores_NM[row, start:end].mean())
+            add((contrast.names[row], start, end, _side(contrast, row), sequence, score))
 
 
 def _write_maps(
@@ -276,8 +218,6 @@ def _write_maps(
 ) -> None:
     """Writes the substitutions of some sequences, each as a figure and a table."""
     folder.mkdir()
-    columns = [("position_0based", pa.int64()), ("reference", pa.string())]
-    schema = pa.schema([*columns, *((letter, pa.float64()) for letter in figures.LETTERS)])
     for row in rows:
         bases_M = contrast.bases_NM[row]
         bases_M = bases_M[bases_M != vocabulary.PADDING]
@@ -289,6 +229,6 @@ def _write_maps(
         )
         figures.plot_mutagenesis(change_M4, bases_M, title, folder / f"{name}.png")
         letters = vocabulary.decode(bases_M)
-        with outputs.table(folder / f"{name}.tsv", schema) as add:
+        with _table(folder / f"{name}.tsv", _MAP_COLUMNS) as add:
             for position, change_4 in enumerate(change_M4[:, figures.ORDER].tolist()):
                 add((position, letters[position], *change_4))
