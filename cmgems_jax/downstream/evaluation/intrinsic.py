@@ -16,7 +16,6 @@ from cmgems_jax.downstream.evaluation.settings import IntrinsicSettings
 from cmgems_jax.downstream.finetuning import loop as finetuning_loop
 from cmgems_jax.downstream.finetuning.recipes import Recipe, fewshot_recipe
 from cmgems_jax.downstream.tasks import labels, metrics, tasks
-from cmgems_jax.downstream.tasks.settings import Columns
 from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.errors import InputError
 from cmgems_jax.model import heads
@@ -30,20 +29,14 @@ OUTPUTS = ("dimensions.csv", "dimensions.png")
 
 
 def sweep(
-    checkpoint: Path | str,
-    task: str,
-    data_dir: Path | str,
-    output: Path | str,
-    settings: IntrinsicSettings,
+    checkpoint: Path, task: str, data_dir: Path, output: Path, settings: IntrinsicSettings
 ) -> pd.DataFrame:
     """Fine-tunes in subspaces of growing dimension, and in full; writes a table and a picture.
 
     Args:
-      checkpoint: of a pretraining run.
       task: a published task's name, or a folder.
       data_dir: holds fewshot/ and gue/.
       output: folder of dimensions.csv and dimensions.png.
-      settings: of the sweep.
 
     Returns:
       One row per dimension (`FULL` = all) and draw, with the scores.
@@ -51,14 +44,10 @@ def sweep(
     Raises:
       InputError: a path, a file or a dimension cannot work; nothing is written.
     """
-    checkpoint, data_dir, output = Path(checkpoint), Path(data_dir), Path(output)
     outputs.check_folder(output, OUTPUTS, OUTPUTS[:1])
     model = pretrained.load(checkpoint)
-    columns = Columns(settings.sequence_column, settings.label_column)
-    k = model.config.tokens.k
-    data = tasks.load(
-        task, data_dir, shots=settings.shots, k=k, columns=columns, labels=labels.CLASSES
-    )
+    settings = dataclasses.replace(settings, labels=labels.CLASSES)
+    data = tasks.load(task, data_dir, settings, k=model.config.tokens.k, shots=settings.shots)
     tasks.keep_some_tests(data, settings.test_rows, settings.seed)
     for note in data.notes:
         print(f"{data.task.name}: {note}", flush=True)

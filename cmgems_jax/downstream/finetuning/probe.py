@@ -16,46 +16,34 @@ from cmgems_jax import terminal
 from cmgems_jax.downstream.finetuning import position_limit
 from cmgems_jax.downstream.finetuning.targets import Targets
 from cmgems_jax.downstream.tasks import labels
+from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.model import bert, heads, strands
 from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import parallel
 
-INVERSE_PENALTY = 0.01  # scikit-learn's C; see `probe`
-_PENALTIES = np.logspace(0, 6, 13)  # of ridge regression
-_MAX_ITERATIONS = 1_000
+_logistic = functools.partial(LogisticRegression, C=0.01, max_iter=1_000)  # see `linear_layers`
+ridge = functools.partial(RidgeCV, np.logspace(0, 6, 13), alpha_per_target=True)
 _PREDICTED_ROWS = 8_192  # at a time: they are copied in float64
 _NO_CLASS = -1e4  # the logit of a class that was not drawn; exp of it is 0
 
 
 def features(
     pretrained: Pretrained,
-    bases_NM: np.ndarray,
+    examples: Examples,
     *,
     batch_size: int = 64,
     long_sequences: str = "error",
-    source: str = "sequences",
     strand: str = "forward",
 ) -> np.ndarray:
-    """Returns what the encoder makes of each sequence, without training it.
+    """Returns what the encoder makes of each sequence, without training it: float32 (N, F).
 
-    See `heads.pooled_features`.
-
-    Args:
-      pretrained: the encoder.
-      bases_NM: uint8, base codes, `vocabulary.PADDING` behind.
-      batch_size: sequences at a time, rounded up to a multiple of the local devices.
-      long_sequences: what is done with those beyond the position table; see
-        `position_limit.cut`. Of windows, the mean of their features.
-      source: how to call the sequences in messages.
-      strand: of `vocabulary.STRANDS`; of both, the mean of their features.
-
-    Returns:
-      float32 (N, F).
+    See `heads.pooled_features`. Of windows (`position_limit.cut`), and of both strands, it is the
+    mean of their features.
     """
     config = pretrained.config
-    windows = position_limit.cut(bases_NM, config, long_sequences, source=source)
-    position_limit.warn_of_new_positions(windows, config, source=source)
+    windows = position_limit.cut(examples, config, long_sequences)
+    position_limit.warn_of_new_positions(windows, config, source=examples.path)
     model = bert.Encoder(config.model, config.tokens)
     pooled = strands.on_strand(functools.partial(pooled_states, model=model), strand)
     features_WF = parallel.map_rows(
@@ -90,9 +78,6 @@ def probe(
       labels_N: int (N,), their classes; of other kinds float (N, C).
       draws_DN: int (D, n), rows that a draw trains on.
       test_features_NF: float32, of what is predicted.
-      num_classes: C.
-      kind: of the labels, of `labels.KINDS`.
-      weight_F: of the standardised features, such as `heads.feature_weights`.
 
     Returns:
       float32 (D, rows of test, C), probabilities, or numbers.
@@ -120,11 +105,12 @@ def linear_layers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the regression of every draw as one linear layer over the features.
 
-    Features are standardised by the drawn rows and weighted, and both are folded into the layer.
-    Logistic regression's penalty is fixed and strong (`INVERSE_PENALTY`): there are more
-    features than rows, and ten shots are too few to choose it. Of several labels per row each
-    has its own; numbers, standardised ones, have ridge regression with the penalty of the
-    least leave-one-out error.
+    Features are standardised by the drawn rows and weighted (by `weight_F`, such as
+    `heads.feature_weights`), and both are folded into the layer.
+    Logistic regression's penalty is fixed and strong (C = 0.01): there are more features than
+    rows, and ten shots are too few to choose it. Of several labels per row each has its own;
+    numbers, standardised ones, have ridge regression, each with the penalty of the least
+    leave-one-out error.
 
     Returns:
       kernel_DFC and bias_DC, float64: logits of classes or labels, or numbers. A class that
@@ -144,11 +130,6 @@ def linear_layers(
             kernel_FC[:] = fitted_FC * (weight_F / scaler.scale_)[:, None]
             bias_C[:] = intercept_C - scaler.mean_ @ kernel_FC
     return kernel_DFC[index_D], bias_DC[index_D]
-
-
-def _logistic() -> LogisticRegression:
-    """Returns what is fitted."""
-    return LogisticRegression(C=INVERSE_PENALTY, max_iter=_MAX_ITERATIONS)
 
 
 def _fit_classes(
@@ -186,14 +167,9 @@ def _fit_several(
 def _fit_numbers(
     scaled_nF: np.ndarray, numbers_nC: np.ndarray, num_numbers: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the same of ridge regression; see `ridge`."""
+    """Returns the same of ridge regression."""
     model = ridge().fit(scaled_nF.astype(np.float64), numbers_nC)
     return model.coef_.reshape(num_numbers, -1).T, model.intercept_
-
-
-def ridge() -> RidgeCV:
-    """Returns ridge regression with the penalty, of every number, of the least error left out."""
-    return RidgeCV(_PENALTIES, alpha_per_target=True)
 
 
 _FITS = {

@@ -8,6 +8,7 @@ import numpy as np
 
 from cmgems_jax.downstream.tasks import files as task_files
 from cmgems_jax.downstream.tasks import labels, tasks
+from cmgems_jax.downstream.tasks.settings import TaskSettings
 from cmgems_jax.errors import InputError, did_you_mean
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
@@ -83,7 +84,8 @@ def from_task(
     Raises:
       InputError: no such task, a bad row, other classes, or too few rows.
     """
-    data = tasks.load(name, data_dir, k=k, columns=tasks.Columns(sequence_column, label_column))
+    settings = TaskSettings(sequence_column=sequence_column, label_column=label_column)
+    data = tasks.load(name, data_dir, settings, k=k)
     if data.label_names != [task_files.class_name(own, "classifier") for own in label_names]:
         raise InputError(
             f"--task={name}: its classes are {', '.join(data.label_names)}, the classifier's "
