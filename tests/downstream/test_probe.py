@@ -12,6 +12,7 @@ from cmgems_jax.config import Config, ModelConfig, TokensConfig
 from cmgems_jax.downstream.evaluation import methods
 from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.downstream.finetuning import probe
+from cmgems_jax.downstream.finetuning.targets import Targets
 from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.downstream.tasks.tasks import Task, TaskData
 from cmgems_jax.errors import InputError
@@ -141,7 +142,8 @@ def test_a_weight_is_a_smaller_penalty_and_folded_into_the_layer():
     rng = np.random.default_rng(0)
     labels, features = rng.integers(0, 2, 60), rng.normal(size=(60, 2)).astype(np.float32)
     draws, weight_F = np.arange(60)[None], np.array([2.0, 0.0])
-    kernel_1FC, bias_1C = probe.linear_layers(features, labels, draws, 2, weight_F=weight_F)
+    targets = Targets.of("classes", 2, labels)
+    kernel_1FC, bias_1C = probe.linear_layers(features, labels, draws, targets, weight_F)
     scaled = (features[:, :1] - features[:, :1].mean()) / features[:, :1].std()
     model = LogisticRegression(C=0.01, max_iter=1_000).fit(2 * scaled, labels)
     logits = features.astype(np.float64) @ kernel_1FC[0] + bias_1C[0]

@@ -26,7 +26,7 @@ from cmgems_jax.downstream.evaluation.given_features import GivenFeatures
 from cmgems_jax.downstream.evaluation.methods import Method
 from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.downstream.finetuning import position_limit
-from cmgems_jax.downstream.tasks import metrics, table, tasks
+from cmgems_jax.downstream.tasks import table, tasks
 from cmgems_jax.downstream.tasks.table import Task
 from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.errors import InputError, did_you_mean
@@ -50,7 +50,6 @@ def evaluate(
         and with the baselines: the same model untrained, k-mer logistic regression, majority.
       data_dir: holds fewshot/ and gue/, or the folders of the tasks themselves.
       output: made where it is missing; resumed where it holds results of the same settings.
-      settings: what to run.
 
     Returns:
       One row per model, mode, task, shots and draw.
@@ -199,11 +198,12 @@ def _complete(
     if num_done == len(draws_DN):
         return results
     for first in range(num_done, len(draws_DN), method.draws_at_once or len(draws_DN)):
-        scores, resamples = _run(method, data, draws_DN, first)
-        rows = [{**unit, **row} for row in scores]
+        rows = _run(method, data, draws_DN, first)
         # Before the rows, which say what is done: a kill between the two loses nothing.
+        resamples = [row.pop(statistics.RESAMPLED) for row in rows]
         resampled.add(output, tuple(unit.values()), first, resamples)
-        results = pd.concat([results, pd.DataFrame(rows)], ignore_index=True)
+        new = pd.DataFrame(unit | row for row in rows)
+        results = pd.concat([results, new], ignore_index=True)
         with outputs.replaced_file(output / "results.csv") as part:
             results.to_csv(part, index=False)
     done = _of_unit(results, unit)
@@ -223,19 +223,10 @@ def _of_unit(results: pd.DataFrame, unit: dict[str, Any]) -> pd.DataFrame:
     return results[(results[list(unit)] == pd.Series(unit)).all(axis=1)]
 
 
-def _run(
-    method: Method, data: TaskData, draws_DN: np.ndarray, first: int
-) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """Returns the scores of the draws from `first` on that are run together, a row each, and
-    those on resampled test rows."""
+def _run(method: Method, data: TaskData, draws_DN: np.ndarray, first: int) -> list[dict[str, Any]]:
+    """Returns the scores of the draws from `first` on that are run together, a row each."""
     start_s = time.perf_counter()
     some_DN = draws_DN[first:][: method.draws_at_once]
     predictions = method.run(data, some_DN, first)
     seconds = round((time.perf_counter() - start_s) / len(some_DN), 3)
-    labels_N, kind = data.test.labels_N, data.task.labels
-    scores = [metrics.score(labels_N, one_NC, kind) for one_NC in predictions]
-    resamples = [metrics.resampled(labels_N, one_NC, kind) for one_NC in predictions]
-    overlap = tasks.shared_by_draws(data.train.labels_N, data.shots)
-    shared = {"overlap": overlap, "metric": data.task.metric, "seconds": seconds}
-    rows = [{"draw": draw, **score, **shared} for draw, score in enumerate(scores, first)]
-    return rows, resamples
+    return [row | {"seconds": seconds} for row in statistics.of_draws(data, predictions, first)]

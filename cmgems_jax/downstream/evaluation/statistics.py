@@ -1,14 +1,15 @@
 """Means and paired differences with intervals over seeds, draws and test rows; what they show."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cmgems_jax.downstream.tasks import metrics
+from cmgems_jax.downstream.tasks import metrics, tasks
+from cmgems_jax.downstream.tasks.tasks import TaskData
 
 UNIT = ["task", "shots"]
 RESAMPLED = "resampled"  # column of arrays of `metrics.resampled`, where they were kept
@@ -48,6 +49,24 @@ class Estimate:
         if not (is_enough and excludes_zero and p < 0.05):
             return UNCLEAR
         return ABOVE if self.mean > 0 else BELOW
+
+
+def of_draws(
+    data: TaskData, predictions: Iterable[np.ndarray], first: int = 0
+) -> list[dict[str, Any]]:
+    """Returns the scores of draws, from number `first` on, and those on resampled test rows."""
+    labels_N, kind = data.test.labels_N, data.task.labels
+    overlap = tasks.shared_by_draws(data.train.labels_N, data.shots)
+    return [
+        {
+            "draw": draw,
+            **metrics.score(labels_N, predicted_NC, kind),
+            "overlap": overlap,
+            "metric": data.task.metric,
+            RESAMPLED: metrics.resampled(labels_N, predicted_NC, kind),
+        }
+        for draw, predicted_NC in enumerate(predictions, first)
+    ]
 
 
 def crossed(

@@ -63,13 +63,17 @@ class TrainedDraws:
         return 0 if self.recipe.head == heads.FEATURES else 1
 
     @property
+    def best_D(self) -> np.ndarray:
+        """Which of the epochs on dev each draw keeps: the last of its least loss."""
+        return self.dev_losses_DE.shape[1] - 1 - self.dev_losses_DE[:, ::-1].argmin(axis=1)
+
+    @property
     def is_patient(self) -> bool:
         """Whether some draw may continue: its least loss on dev is of one of the last epochs."""
         num_epochs = self.dev_losses_DE.shape[1]
         if not self.recipe.patience or not num_epochs:
             return True
-        since_D = self.dev_losses_DE[:, ::-1].argmin(axis=1)
-        return bool((since_D < self.recipe.patience).any())
+        return bool((self.best_D >= num_epochs - self.recipe.patience).any())
 
     def last_epoch(self) -> str:
         """Returns a line about the last epoch of the first draw."""
@@ -120,10 +124,9 @@ def train_draws(
     """Trains a classifier for every draw, all side by side, from the encoder and a new head.
 
     A head over [CLS] is a random one; a features head starts at the probe's solution (Kumar et
-    al. 2022).
-    With dev each draw keeps the epoch of the least mean loss on it, the later on a tie; a features
-    head's start is a candidate, too. The loss tells epochs apart where a metric of few rows, or of
-    a rare class, is the same for all; GUE's script chooses by it too.
+    al. 2022). With dev each draw keeps the epoch of the least mean loss on it, the later on a tie;
+    a features head's start is a candidate, too. The loss tells epochs apart where a metric of few
+    rows, or of a rare class, is the same for all; GUE's script chooses by it too.
 
     Args:
       data: of the task; test is not used.
@@ -136,7 +139,8 @@ def train_draws(
     Raises:
       InputError: sequences are too long.
     """
-    config, num_draws, train, dev = pretrained.config, len(draws_DN), data.train, data.dev
+    config, train, dev = pretrained.config, data.train, data.dev
+    num_draws, num_rows = draws_DN.shape
     numbers_D = np.arange(first_draw, first_draw + num_draws)
     windows = position_limit.cut(train, config, long_sequences)
     position_limit.warn_of_new_positions(windows, config, source=train.path)
@@ -148,17 +152,17 @@ def train_draws(
     labels_W = np.repeat(labels_N, windows.count_N, axis=0)
     devices = side_by_side.num_devices(num_draws)
     shared = side_by_side.share((windows.bases_WM, labels_W), devices)
-    num_steps = recipe.num_steps(draws_DN.shape[1])
-    stop, title = stop or StopRequest(), f"fine-tuning {num_draws} x {draws_DN.shape[1]:,} rows"
-    with terminal.bar(total=num_steps, desc=title, unit="steps") as bar:
+    stop, title = stop or StopRequest(), f"fine-tuning {num_draws} x {num_rows:,} rows"
+    with terminal.bar(total=recipe.num_steps(num_rows), desc=title, unit="steps") as bar:
+        told = bar if report_epochs else None
         if trained.first_epoch == 0:
-            _end_epoch(trained, states.params, dev, bar if report_epochs else None)
+            _end_epoch(trained, states.params, dev, told)
         for rows_DSB in _epochs(draws_DN, windows, recipe, seed, numbers_D):
             states, losses_D = _train_epoch(trained.programs, states, rows_DSB, shared, bar, stop)
             if losses_D is None:
                 break
             trained.losses_DE = np.column_stack([trained.losses_DE, losses_D])
-            _end_epoch(trained, states.params, dev, bar if report_epochs else None)
+            _end_epoch(trained, states.params, dev, told)
             if not trained.is_patient:
                 break
     return trained
@@ -218,10 +222,9 @@ def _probes(
     train = data.train.take(used_U)
     layers = probe.linear_layers(
         probe.features(pretrained, train, long_sequences=long_sequences, strand=strand),
-        targets.standardised(train.labels_N),
+        train.labels_N,
         np.searchsorted(used_U, draws_DN),
-        data.task.num_classes,
-        data.task.labels,
+        targets,
         heads.feature_weights(pretrained.config.model),
     )
     kernel_DFC, bias_DC = (layer.astype(np.float32) for layer in layers)

@@ -14,8 +14,6 @@ from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 
-LONG_SEQUENCES = ("error", "truncate", "window")
-
 
 @dataclasses.dataclass
 class SequenceWindows:

@@ -44,22 +44,20 @@ def features(
     config = pretrained.config
     windows = position_limit.cut(examples, config, long_sequences)
     position_limit.warn_of_new_positions(windows, config, source=examples.path)
-    model = bert.Encoder(config.model, config.tokens)
-    pooled = strands.on_strand(functools.partial(pooled_states, model=model), strand)
+    model, tokens = bert.Encoder(config.model, config.tokens), config.tokens
+
+    def pooled(params: dict, bases_BM: jax.Array) -> jax.Array:
+        ids_BL = vocabulary.model_ids(bases_BM, tokens.k, tokens.stride)
+        states = model.apply({"params": params}, ids_BL, method=model.all_states)
+        return heads.pooled_features(states, ids_BL)
+
     features_WF = parallel.map_rows(
-        parallel.rows_program(pooled, pretrained.params),
+        parallel.rows_program(strands.on_strand(pooled, strand), pretrained.params),
         windows.bases_WM,
         batch_size=parallel.whole_batch(min(batch_size, len(windows.bases_WM))),
         description="features",
     )
     return position_limit.mean(features_WF, windows)
-
-
-def pooled_states(params: dict, bases_BM: jax.Array, *, model: bert.Encoder) -> jax.Array:
-    """Returns the features of a batch: float32 (B, F)."""
-    ids_BL = vocabulary.model_ids(bases_BM, model.tokens.k, model.tokens.stride)
-    states = model.apply({"params": params}, ids_BL, method=model.all_states)
-    return heads.pooled_features(states, ids_BL)
 
 
 def probe(
@@ -83,9 +81,7 @@ def probe(
       float32 (D, rows of test, C), probabilities, or numbers.
     """
     targets = Targets.of(kind, num_classes, labels_N)
-    kernel_DFC, bias_DC = linear_layers(
-        train_features_NF, targets.standardised(labels_N), draws_DN, num_classes, kind, weight_F
-    )
+    kernel_DFC, bias_DC = linear_layers(train_features_NF, labels_N, draws_DN, targets, weight_F)
     shape = len(draws_DN), len(test_features_NF), num_classes
     predicted_DNC = np.empty(shape, np.float32)
     for start in range(0, shape[1], _PREDICTED_ROWS):
@@ -99,8 +95,7 @@ def linear_layers(
     features_NF: np.ndarray,
     labels_N: np.ndarray,
     draws_DN: np.ndarray,
-    num_outputs: int,
-    kind: str = labels.CLASSES,
+    targets: Targets,
     weight_F: np.ndarray | float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the regression of every draw as one linear layer over the features.
@@ -117,6 +112,7 @@ def linear_layers(
       was not drawn has no probability; a label that all or no drawn rows have has its share,
       of one row more.
     """
+    labels_N, num_outputs = targets.standardised(labels_N), len(targets.mean_C)
     # Draws of all rows are the same rows, and are fitted once.
     unique_DN, index_D = np.unique(np.sort(draws_DN), axis=0, return_inverse=True)
     kernel_DFC = np.zeros((len(unique_DN), features_NF.shape[1], num_outputs))
@@ -126,7 +122,7 @@ def linear_layers(
         for kernel_FC, bias_C, rows in zip(kernel_DFC, bias_DC, bar, strict=True):
             scaler = StandardScaler(copy=False)  # the drawn rows are a copy
             scaled_nF = (scaler.fit_transform(features_NF[rows]) * weight_F).astype(np.float32)
-            fitted_FC, intercept_C = _FITS[kind](scaled_nF, labels_N[rows], num_outputs)
+            fitted_FC, intercept_C = _FITS[targets.kind](scaled_nF, labels_N[rows], num_outputs)
             kernel_FC[:] = fitted_FC * (weight_F / scaler.scale_)[:, None]
             bias_C[:] = intercept_C - scaler.mean_ @ kernel_FC
     return kernel_DFC[index_D], bias_DC[index_D]

@@ -68,17 +68,7 @@ def train_classifier(
     save_classifier(output, _classifier(trained, data), task=data.task.name, **about)
     (predicted_NC,) = loop.probabilities(trained, data.test)
     scores = metrics.score(data.test.labels_N, predicted_NC, data.task.labels)
-    record = {
-        "task": data.task.name,
-        "checkpoint": str(checkpoint),
-        "rows": {name: len(examples.labels_N) for name, examples in data.splits.items()},
-        "notes": data.notes,
-        **_history(trained),
-        "strand": recipe.strand,
-        "seconds": round(seconds, 2),
-        "test": {name: _or_none(score) for name, score in scores.items()},
-        "environment": run_log.environment(),
-    }
+    record = _record(str(checkpoint), data, trained, seconds, scores)
     outputs.write_json(output / "metrics.json", record)
     described = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
     text = f"test {described} (strand: {recipe.strand}; {seconds:.1f} s of training)"
@@ -149,18 +139,32 @@ def _with_dev(data: TaskData, seed: int) -> TaskData:
     return dataclasses.replace(data, train=data.train.take(~is_dev_N), dev=dev)
 
 
-def _history(trained: TrainedDraws) -> dict[str, Any]:
-    """Returns what happened in every epoch, and which one was kept.
+def _record(
+    checkpoint: str,
+    data: TaskData,
+    trained: TrainedDraws,
+    seconds: float,
+    scores: dict[str, float],
+) -> dict[str, Any]:
+    """Returns metrics.json: what happened in every epoch, and which one was kept.
 
     Epochs are from 1; the first loss and score on dev are of `first_dev_epoch`, which is 0 where
     the start of a features head, the probe, is a candidate.
     """
     return {
+        "task": data.task.name,
+        "checkpoint": checkpoint,
+        "rows": {name: len(examples.labels_N) for name, examples in data.splits.items()},
+        "notes": data.notes,
         "losses": trained.losses_DE[0].tolist(),
         "first_dev_epoch": trained.first_epoch,
         "dev_losses": trained.dev_losses_DE[0].tolist(),
-        f"dev_{trained.task.metric}": list(map(_or_none, trained.dev_scores_DE[0].tolist())),
-        "epoch_kept": trained.first_epoch + _best(trained),
+        f"dev_{data.task.metric}": list(map(_or_none, trained.dev_scores_DE[0].tolist())),
+        "epoch_kept": trained.first_epoch + int(trained.best_D[0]),
+        "strand": trained.recipe.strand,
+        "seconds": round(seconds, 2),
+        "test": {name: _or_none(score) for name, score in scores.items()},
+        "environment": run_log.environment(),
     }
 
 
@@ -169,15 +173,9 @@ def _or_none(score: float) -> float | None:
     return score if math.isfinite(score) else None
 
 
-def _best(trained: TrainedDraws) -> int:
-    """Returns which of the epochs on dev is kept: the last of the least loss."""
-    losses_E = trained.dev_losses_DE[0]
-    return int(np.flatnonzero(losses_E == losses_E.min())[-1])
-
-
 def _kept(trained: TrainedDraws, signal: str) -> str:
     """Returns a sentence: which epoch was kept, its loss and metric on dev, and why."""
-    best, num_epochs = _best(trained), trained.losses_DE.shape[1]
+    best, num_epochs = int(trained.best_D[0]), trained.losses_DE.shape[1]
     epoch, score = trained.first_epoch + best, trained.dev_scores_DE[0, best]
     shown = f"{trained.task.metric} {f'{score:.3f}' if math.isfinite(score) else 'not defined'}"
     kept = f"epoch {epoch} of {num_epochs}" if epoch else "the probe, before any epoch"

@@ -12,7 +12,7 @@ class TaskSettings:
     labels: str = ""  # of labels.KINDS; "" = what the file plainly has
     metric: str = ""  # the main one; "" = the task's
     dedupe: bool = False  # drop repeated rows, and train rows that stand in test
-    long_sequences: str = "error"  # of position_limit.LONG_SEQUENCES
+    long_sequences: str = "error"  # or "truncate", or "window": see `position_limit.cut`
     reverse_complement: bool = False  # fine-tuning draws the strand of each sequence of a step
     strand: str = ""  # that is predicted from, of `vocabulary.STRANDS`; "" = both where
     # fine-tuning draws the strand, else forward

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -135,24 +134,25 @@ def _rows_per_class(examples: Examples, data: TaskData) -> list[int]:
 
 def _note_duplicates(data: TaskData, dedupe: bool) -> None:
     """Counts repeated train rows and those that stand in test; drops them on demand."""
-    sequences = [row_M.tobytes() for row_M in data.train.bases_NM]
-    tested = [row_M.tobytes() for row_M in data.test.bases_NM]
+    labels_N = data.train.labels_N
+    sequences, tested = (
+        [row_M.tobytes() for row_M in rows.bases_NM] for rows in (data.train, data.test)
+    )
+    first_of: dict[bytes, int] = {}
+    first_N = np.array([first_of.setdefault(one, row) for row, one in enumerate(sequences)])
+    repeats_N = first_N != np.arange(len(sequences))
     known_tests = set(tested)
-    label_of: dict[bytes, Any] = {}
-    repeats, num_contradicting = [], 0
-    for sequence, label in zip(sequences, data.train.labels_N.tolist(), strict=True):
-        repeats.append(sequence in label_of)
-        num_contradicting += label_of.setdefault(sequence, label) != label
-    repeats_N = np.array(repeats)
     in_test_N = np.array([sequence in known_tests for sequence in sequences])
     name = Path(data.train.path).name
     if repeats_N.any():
-        under = f", {num_contradicting:,} of them under another label" if num_contradicting else ""
+        is_other = (labels_N != labels_N[first_N]).reshape(len(labels_N), -1).any(axis=1)
+        num_other = is_other.sum()
+        under = f", {num_other:,} of them under another label" if num_other else ""
         data.notes.append(
             f"{repeats_N.sum():,} of {len(sequences):,} rows of {name} repeat an earlier one{under}"
         )
     if in_test_N.any():
-        num_seen = sum(sequence in label_of for sequence in tested)
+        num_seen = sum(sequence in first_of for sequence in tested)
         data.notes.append(f"{num_seen:,} of {len(tested):,} test rows are in {name}")
     dropped_N = repeats_N | in_test_N
     if dedupe and dropped_N.any():
