@@ -43,8 +43,8 @@ def main() -> None:
     trained = classifier.load_classifier(_CHECKPOINT.value)
     label = contrast.find_label(trained, _LABEL.value)
     if _TASK.value:
-        columns = TaskSettings(**_COLUMNS()).columns
-        pair = contrast.from_task(_TASK.value, Path(_DATA_DIR.value), trained, label, columns)
+        settings = TaskSettings(**_COLUMNS())
+        pair = contrast.from_task(_TASK.value, Path(_DATA_DIR.value), trained, label, settings)
     else:
         pair = contrast.from_fasta(_POSITIVES.value, _NEGATIVES.value)
     pair = contrast.limit(pair, _LIMIT.value)

@@ -14,6 +14,7 @@ from cmgems_jax.downstream.evaluation.given_features import EMBEDDINGS, SEQUENCE
 from cmgems_jax.downstream.tasks import files as task_files
 from cmgems_jax.downstream.tasks import folder as task_folder
 from cmgems_jax.downstream.tasks import table
+from cmgems_jax.downstream.tasks.settings import TaskSettings
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.runtime import outputs
@@ -59,7 +60,7 @@ def _sequences(tasks: Sequence[str], data_dir: Path) -> set[str]:
     for task in table.find_all(tasks, data_dir):
         files, _ = task_folder.split_files(table.folder_of(task, data_dir))
         for path in itertools.chain.from_iterable(files.values()):
-            rows = task_files.read_examples(path, may_lack_labels=True)
+            rows = task_files.read_examples(path, TaskSettings(labels="multilabel"))
             texts.update(vocabulary.decode(bases_M) for bases_M in rows.bases_NM)
     return texts
 

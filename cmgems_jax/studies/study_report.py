@@ -14,10 +14,10 @@ from cmgems_jax.downstream.evaluation.report import (
     cell,
     counted,
     interval_text,
+    markdown_table,
     method,
     named_rows,
     read_table,
-    table_row,
     too_few_draws,
 )
 from cmgems_jax.downstream.evaluation.statistics import ABOVE, BELOW, MIN_DRAWS, MIN_SEEDS, UNCLEAR
@@ -308,9 +308,8 @@ def _by_arm(lines: dict[str, dict[str, str]]) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame) -> str:
     """Returns a table as Markdown; numbers with four digits."""
-    rows = [list(table.columns), ["---"] * len(table.columns)]
-    rows += [[number_text(value) for value in row] for row in table.itertuples(index=False)]
-    return "\n".join(map(table_row, rows))
+    rows = ([number_text(value) for value in row] for row in table.itertuples(index=False))
+    return markdown_table(table.columns, rows)
 
 
 def number_text(value: Any) -> str:

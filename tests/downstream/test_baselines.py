@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from cmgems_jax.downstream.evaluation import baselines
 from cmgems_jax.downstream.tasks.files import Examples
+from cmgems_jax.downstream.tasks.tasks import Task, TaskData
 from cmgems_jax.genome import vocabulary
 
 
@@ -20,6 +21,15 @@ def make_examples(count: int, seed: int, num_classes: int = 2, length: int = 60)
         for start in rng.integers(0, length - 4, 3):
             bases_M[start : start + 4] = (label, (label + 1) % 4, label, (label + 2) % 4)
     return Examples(bases_NM, labels_N, np.arange(2, count + 2, dtype=np.int32), "train.tsv")
+
+
+def make_task(
+    num_train: int, num_test: int, num_classes: int = 2
+) -> tuple[Examples, Examples, TaskData]:
+    """Returns train, test, and both as a task."""
+    train, test = make_examples(num_train, 0, num_classes), make_examples(num_test, 1, num_classes)
+    task = Task("mine", "own", num_classes, "mcc")
+    return train, test, TaskData(task, train, None, test, [], [])
 
 
 def slow_counts(bases_NM: np.ndarray, longest: int) -> np.ndarray:
@@ -46,9 +56,9 @@ def test_counts_equal_a_slow_counter_with_padding_and_ambiguous_bases():
 
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_draws_give_what_fitting_each_alone_gives(num_classes):
-    train, test = make_examples(60, 0, num_classes), make_examples(30, 1, num_classes)
+    train, test, data = make_task(60, 30, num_classes)
     draws_DN = np.array([np.arange(30), np.arange(20, 50), np.arange(30)[::-1]])
-    found = baselines.kmer_regression(train, draws_DN, test, num_classes, seed=0, k=2)
+    found = baselines.kmer_regression(data, draws_DN, seed=0, k=2)
     assert [k for _, k in found] == [2, 2, 2]
     for rows, (probabilities_NC, _) in zip(draws_DN, found, strict=True):
         counts = slow_counts(train.bases_NM[rows], 2)
@@ -62,10 +72,10 @@ def test_draws_give_what_fitting_each_alone_gives(num_classes):
 
 
 def test_k_is_chosen_on_the_drawn_rows_and_the_signal_is_found():
-    train, test = make_examples(400, 0), make_examples(200, 1)
+    _, test, data = make_task(400, 200)
     draws_DN = np.arange(400).reshape(2, 200)
-    found = baselines.kmer_regression(train, draws_DN, test, 2, seed=0)
-    again = baselines.kmer_regression(train, draws_DN[:1], test, 2, seed=0)
+    found = baselines.kmer_regression(data, draws_DN, seed=0)
+    again = baselines.kmer_regression(data, draws_DN[:1], seed=0)
     assert found[0][1] == again[0][1]
     np.testing.assert_array_equal(found[0][0], again[0][0])
     for probabilities_NC, k in found:
@@ -76,33 +86,29 @@ def test_k_is_chosen_on_the_drawn_rows_and_the_signal_is_found():
 
 
 def test_one_row_a_class_needs_no_folds_and_an_absent_class_is_improbable():
-    train, test = make_examples(10, 0, num_classes=3), make_examples(6, 1, num_classes=3)
-    ((probabilities_NC, k),) = baselines.kmer_regression(
-        train, np.array([[0, 2]]), test, num_classes=3, seed=0
-    )
+    _, _, data = make_task(10, 6, num_classes=3)
+    ((probabilities_NC, k),) = baselines.kmer_regression(data, np.array([[0, 2]]), seed=0)
     assert k == 3 and (probabilities_NC[:, 1] == 0).all()
     np.testing.assert_allclose(probabilities_NC.sum(axis=1), 1, atol=1e-12)
 
 
 def test_sequences_shorter_than_k_are_counted_as_far_as_they_go():
-    train, test = make_examples(20, 0), make_examples(4, 1)
+    _, test, data = make_task(20, 4)
     test.bases_NM[:, 2:] = vocabulary.PADDING
-    ((probabilities_NC, _),) = baselines.kmer_regression(
-        train, np.arange(20)[None], test, 2, seed=0, k=5
-    )
+    ((probabilities_NC, _),) = baselines.kmer_regression(data, np.arange(20)[None], seed=0, k=5)
     assert np.isfinite(probabilities_NC).all()
 
 
 def test_many_rows_are_counted_and_predicted_in_chunks_with_the_same_result(monkeypatch):
     """60 bases a row: chunks of two rows, the last of one."""
-    train, test = make_examples(31, 0), make_examples(15, 1)
+    train, _, data = make_task(31, 15)
     draws_DN = np.array([np.arange(31), np.arange(31)[::-1]])
-    whole = baselines.kmer_regression(train, draws_DN, test, 2, seed=0)
+    whole = baselines.kmer_regression(data, draws_DN, seed=0)
     counts_NF = baselines.count_kmers(train.bases_NM, 6)
     monkeypatch.setattr(baselines, "_CHUNK_BASES", 130)
     assert (baselines.count_kmers(train.bases_NM, 6) != counts_NF).nnz == 0
     for (one_NC, k), (other_NC, other_k) in zip(
-        baselines.kmer_regression(train, draws_DN, test, 2, seed=0), whole, strict=True
+        baselines.kmer_regression(data, draws_DN, seed=0), whole, strict=True
     ):
         assert k == other_k
         np.testing.assert_allclose(one_NC, other_NC, rtol=1e-12)
@@ -122,7 +128,7 @@ def test_counting_takes_no_more_memory_than_is_told(k):
 
 
 def test_majority_says_the_shares_of_the_drawn_classes():
-    train, test = make_examples(10, 0), make_examples(4, 1)
-    first, second = baselines.majority(train, np.array([[0, 1, 3, 5], [0, 2, 1, 3]]), test, 2)
+    _, _, data = make_task(10, 4)
+    first, second = baselines.majority(data, np.array([[0, 1, 3, 5], [0, 2, 1, 3]]))
     np.testing.assert_array_equal(first, np.tile([0.25, 0.75], (4, 1)))
     np.testing.assert_array_equal(second, np.tile([0.5, 0.5], (4, 1)))

@@ -17,6 +17,8 @@ from cmgems_jax.downstream.finetuning import position_limit, probe, recipes
 from cmgems_jax.downstream.finetuning import steps as draw_steps
 from cmgems_jax.downstream.finetuning.recipes import Recipe
 from cmgems_jax.downstream.finetuning.targets import Targets
+from cmgems_jax.downstream.tasks.files import Examples
+from cmgems_jax.downstream.tasks.table import Task
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.model import heads
@@ -76,7 +78,7 @@ def test_another_seed_gives_other_classifiers(side_by_side):
 
 def test_every_epoch_shows_every_row_of_a_draw_once_in_an_order_of_its_own():
     recipe = Recipe(peak_lr=1e-3, num_epochs=3, batch_size=4)
-    windows = position_limit.cut(TRAIN.bases_NM, ENCODER.config, "error", source="x")
+    windows = position_limit.cut(TRAIN, ENCODER.config, "error")
     epochs = list(finetuning_loop._epochs(DRAWS, windows, recipe, 0, np.arange(5)))
     assert [rows.shape for rows in epochs] == [(5, 3, 4)] * 3
     orders = []
@@ -90,7 +92,7 @@ def test_every_epoch_shows_every_row_of_a_draw_once_in_an_order_of_its_own():
 
 def test_max_steps_ends_the_last_epoch_early():
     recipe = Recipe(peak_lr=1e-3, num_epochs=3, batch_size=4, max_steps=5)
-    windows = position_limit.cut(TRAIN.bases_NM, ENCODER.config, "error", source="x")
+    windows = position_limit.cut(TRAIN, ENCODER.config, "error")
     epochs = list(finetuning_loop._epochs(DRAWS, windows, recipe, 0, np.arange(5)))
     assert [rows.shape[1] for rows in epochs] == [3, 2]
     assert recipe.num_steps(10) == 5
@@ -180,14 +182,14 @@ def test_the_later_epoch_wins_a_tie_and_a_metric_that_is_no_number_is_recorded()
     programs = types.SimpleNamespace(
         keep_better=lambda old, new, take: {"epoch": np.where(take, new["epoch"], old["epoch"])}
     )
-    targets = Targets.of("classes", 2, labels_N)
+    task, targets = Task("t", "own", 2, "auroc"), Targets.of("classes", 2, labels_N)
     best = finetuning_loop.TrainedDraws(
-        None, TINY, targets, "error", programs, {}, *np.zeros((3, 2, 0))
+        None, task, TINY, targets, "error", programs, {}, *np.zeros((3, 2, 0))
     )
     for epoch, bits_D in enumerate(bits):
         right_D = 2.0 ** -np.array(bits_D)
         said_DNC = np.tile(np.stack([right_D, 1 - right_D], axis=1)[:, None], (1, 4, 1))
-        best.offer({"epoch": np.full((1, 2), epoch)}, said_DNC, labels_N, "auroc")
+        best.offer({"epoch": np.full((1, 2), epoch)}, said_DNC, labels_N)
     assert best.params["epoch"].tolist() == [[2, 1]]
     np.testing.assert_allclose(best.dev_losses_DE / np.log(2), np.transpose(bits))
     assert np.isnan(best.dev_scores_DE).all()
@@ -196,8 +198,7 @@ def test_the_later_epoch_wins_a_tie_and_a_metric_that_is_no_number_is_recorded()
 def probed(encoder: Pretrained, long_sequences: str = "error") -> np.ndarray:
     """Returns the probe's probabilities of the test rows, of every draw."""
     features = [
-        probe.features(encoder, rows.bases_NM, long_sequences=long_sequences)
-        for rows in (TRAIN, TEST)
+        probe.features(encoder, rows, long_sequences=long_sequences) for rows in (TRAIN, TEST)
     ]
     weight_F = heads.feature_weights(encoder.config.model)
     return probe.probe(features[0], TRAIN.labels_N, DRAWS, features[1], 2, weight_F=weight_F)
@@ -261,7 +262,7 @@ def test_the_epochs_of_a_long_sequence_take_its_windows_in_turn():
 
 def test_truncation_keeps_the_beginning(capsys):
     config = small_encoder(12).config
-    windows = position_limit.cut(TRAIN.bases_NM, config, "truncate", source="x")
+    windows = position_limit.cut(TRAIN, config, "truncate")
     np.testing.assert_array_equal(windows.bases_WM, TRAIN.bases_NM[:, :12])
     assert "60 of 60 sequences are longer than 12 bases: cut off there" in capsys.readouterr().out
 
@@ -275,7 +276,7 @@ def test_windows_cover_a_sequence_and_end_with_it(num_positions, num_tokens):
     assert position_limit.max_tokens(config, "error") == num_positions
     bases = np.full((3, 30), vocabulary.PADDING, np.uint8)
     bases[0, :30], bases[1, :5], bases[2, :13] = np.arange(30) % 4, 1, np.arange(13) % 4
-    windows = position_limit.cut(bases, config, "window", source="x")
+    windows = position_limit.cut(Examples(bases, np.zeros(3), np.arange(3), "x"), config, "window")
     assert list(windows.count_N) == [3, 1, 2]
     assert list(windows.first_N) == [0, 3, 4]
     expected = [bases[0, 0:12], bases[0, 9:21], bases[0, 18:30], bases[1, :12], bases[2, :12],
@@ -288,7 +289,7 @@ def test_windows_cover_a_sequence_and_end_with_it(num_positions, num_tokens):
 def test_positions_that_pretraining_never_saw_are_warned_of_once(capsys):
     config = small_encoder(40).config
     config.data.num_tokens = 10
-    windows = position_limit.cut(TRAIN.bases_NM, config, "error", source="small.tsv")
+    windows = position_limit.cut(TRAIN, config, "error")
     for _ in range(2):
         position_limit.warn_of_new_positions(windows, config, source="small.tsv")
     assert capsys.readouterr().out.count("16 tokens, but the model was pretrained on 10") == 1

@@ -15,7 +15,7 @@ from cmgems_jax.downstream.finetuning import loop as finetuning_loop
 from cmgems_jax.downstream.finetuning.recipes import Recipe
 from cmgems_jax.downstream.inference import predict
 from cmgems_jax.downstream.tasks import labels, metrics, tasks
-from cmgems_jax.downstream.tasks.settings import Columns
+from cmgems_jax.downstream.tasks.settings import TaskSettings
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.model import heads
@@ -24,16 +24,16 @@ from tests.downstream.small_task import LOUD
 DNA = ("ACGTACGTAA", "CCGTACGTAC", "GCGTACGTAG", "TCGTACGTAT")
 
 
-def load(folder: Path, cells: list[str], header: str = "label", **options) -> tasks.TaskData:
+def load(folder: Path, cells: list[str], header: str = "label", **asked: str) -> tasks.TaskData:
     """Returns a task whose train and test hold these cells, of one or several columns."""
     folder.mkdir(exist_ok=True)
     rows = "".join(f"{DNA[n % 4]}\t{cell}\n" for n, cell in enumerate(cells))
     for split in ("train", "test"):
         (folder / f"{split}.tsv").write_text(f"sequence\t{header}\n{rows}")
-    return tasks.load(folder, folder.parent, k=3, **options)
+    return tasks.load(folder, folder.parent, TaskSettings(**asked), k=3)
 
 
-TWO = {"columns": Columns(label="a,b"), "header": "a\tb"}
+TWO = {"label_column": "a,b", "header": "a\tb"}
 
 
 @pytest.mark.parametrize(
@@ -141,11 +141,9 @@ def test_a_planted_signal_is_recovered_by_probe_kmers_and_a_trained_features_hea
     data = planted(kind)
     every = np.arange(len(data.train.labels_N))[None]
     weight_F = heads.feature_weights(LOUD.config.model)
-    splits = [probe.features(LOUD, rows.bases_NM) for rows in (data.train, data.test)]
+    splits = [probe.features(LOUD, rows) for rows in (data.train, data.test)]
     (probed_NC,) = probe.probe(splits[0], data.train.labels_N, every, splits[1], 2, kind, weight_F)
-    ((kmers_NC, _),) = baselines.kmer_regression(
-        data.train, every, data.test, 2, kind=kind, seed=0, k=1
-    )
+    ((kmers_NC, _),) = baselines.kmer_regression(data, every, seed=0, k=1)
     still = Recipe(peak_lr=0.0, num_epochs=1, batch_size=16, head="features", dropout=0.0)
     learning = dataclasses.replace(still, peak_lr=5e-4, num_epochs=10)
     start, trained = (

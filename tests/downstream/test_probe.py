@@ -12,6 +12,7 @@ from cmgems_jax.config import Config, ModelConfig, TokensConfig
 from cmgems_jax.downstream.evaluation import methods
 from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.downstream.finetuning import probe
+from cmgems_jax.downstream.finetuning.targets import Targets
 from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.downstream.tasks.tasks import Task, TaskData
 from cmgems_jax.errors import InputError
@@ -47,7 +48,7 @@ def test_features_that_no_memory_holds_are_refused_before_any_work(monkeypatch, 
             sizes = {"SC_PAGE_SIZE": 2**30, "SC_PHYS_PAGES": num_gib}
             monkeypatch.setattr(methods.os, "sysconf", sizes.get)
             settings = EvaluationSettings(modes=modes, num_draws=1, baselines=baselines)
-            check = functools.partial(methods.check_memory, data, [model], settings, shots=0)
+            check = functools.partial(methods.check_memory, data, [model], settings)
             if num_gib == 8:
                 with pytest.raises(InputError, match=f"big.tsv: {told} GiB, but this machine has"):
                     check()
@@ -58,12 +59,17 @@ def test_features_that_no_memory_holds_are_refused_before_any_work(monkeypatch, 
 def test_features_of_both_strands_are_their_mean():
     bases_NM = sequences()
     forward, reverse, both = (
-        probe.features(ENCODER, bases_NM, strand=strand) for strand in vocabulary.STRANDS
+        probe.features(ENCODER, rows(bases_NM), strand=strand) for strand in vocabulary.STRANDS
     )
-    other = probe.features(ENCODER, vocabulary.reverse_complement(bases_NM))
+    other = probe.features(ENCODER, rows(vocabulary.reverse_complement(bases_NM)))
     np.testing.assert_array_equal(reverse, other)
     np.testing.assert_allclose(both, (forward + other) / 2, atol=1e-6)
     assert abs(forward - other).max() > 1e-2
+
+
+def rows(bases_NM: np.ndarray) -> Examples:
+    """Returns sequences without labels."""
+    return Examples(bases_NM, np.zeros(len(bases_NM)), np.arange(len(bases_NM)), "task.tsv")
 
 
 def sequences() -> np.ndarray:
@@ -95,7 +101,7 @@ def slow_features(bases: np.ndarray) -> np.ndarray:
 def test_features_are_means_of_every_layer_and_of_the_last_maximum_cls_and_means_of_parts():
     """Batches of four on four devices: the last is filled up. float32 tolerance."""
     bases_NM = sequences()
-    found = probe.features(ENCODER, bases_NM, batch_size=4)
+    found = probe.features(ENCODER, rows(bases_NM), batch_size=4)
     assert found.shape == (7, (1 + 2 + 2 + 16) * 16) == (7, heads.num_features(CONFIG.model))
     assert found.dtype == np.float32
     expected = np.stack([slow_features(bases) for bases in bases_NM])
@@ -106,9 +112,9 @@ def test_features_are_means_of_every_layer_and_of_the_last_maximum_cls_and_means
 def test_long_sequences_are_refused_or_averaged_over_windows():
     bases_NM = np.random.default_rng(0).integers(0, 4, (2, 48)).astype(np.uint8)
     with pytest.raises(InputError, match=r"task\.tsv: 2 of 2 sequences are longer than 24 bases"):
-        probe.features(ENCODER, bases_NM, source="task.tsv")
-    found = probe.features(ENCODER, bases_NM, long_sequences="window")
-    halves = probe.features(ENCODER, np.concatenate([bases_NM[:, :24], bases_NM[:, 24:]]))
+        probe.features(ENCODER, rows(bases_NM))
+    found = probe.features(ENCODER, rows(bases_NM), long_sequences="window")
+    halves = probe.features(ENCODER, rows(np.concatenate([bases_NM[:, :24], bases_NM[:, 24:]])))
     np.testing.assert_allclose(found, (halves[:2] + halves[2:]) / 2, atol=1e-6)
 
 
@@ -136,7 +142,8 @@ def test_a_weight_is_a_smaller_penalty_and_folded_into_the_layer():
     rng = np.random.default_rng(0)
     labels, features = rng.integers(0, 2, 60), rng.normal(size=(60, 2)).astype(np.float32)
     draws, weight_F = np.arange(60)[None], np.array([2.0, 0.0])
-    kernel_1FC, bias_1C = probe.linear_layers(features, labels, draws, 2, weight_F=weight_F)
+    targets = Targets.of("classes", 2, labels)
+    kernel_1FC, bias_1C = probe.linear_layers(features, labels, draws, targets, weight_F)
     scaled = (features[:, :1] - features[:, :1].mean()) / features[:, :1].std()
     model = LogisticRegression(C=0.01, max_iter=1_000).fit(2 * scaled, labels)
     logits = features.astype(np.float64) @ kernel_1FC[0] + bias_1C[0]

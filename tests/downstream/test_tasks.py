@@ -12,6 +12,7 @@ import pytest
 from cmgems_jax.downstream.tasks import files as task_files
 from cmgems_jax.downstream.tasks import metrics, tasks
 from cmgems_jax.downstream.tasks import table as task_table
+from cmgems_jax.downstream.tasks.settings import TaskSettings
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import vocabulary
@@ -171,7 +172,7 @@ def test_the_table_holds_five_few_shot_tasks_and_the_28_sets_of_gue():
     assert [task.name for task in task_table.FEWSHOT] == [
         "prom_core", "prom_300", "cohn_enh", "splice_40", "silencer"
     ]  # fmt: skip
-    groups = collections.Counter(task.group for task in task_table.GUE)
+    groups = collections.Counter(task.name.partition("/")[0] for task in task_table.GUE)
     assert groups == {"EMP": 10, "mouse": 5, "prom": 6, "splice": 1, "tf": 5, "virus": 1}
     assert len({task.name for task in task_table.GUE}) == 28
     assert all(task.metric in metrics.NAMES for task in (*task_table.FEWSHOT, *task_table.GUE))
@@ -259,7 +260,7 @@ def test_a_decimal_is_no_class(label, tmp_path):
     with pytest.raises(
         InputError, match=f"train.tsv: row 8: label '{label}' is a decimal .*low, high"
     ):
-        tasks.load(folder, tmp_path, k=6, labels="classes")
+        tasks.load(folder, tmp_path, TaskSettings(labels="classes"), k=6)
 
 
 @pytest.mark.parametrize("name", ["val.tsv", "valid.csv", "validation.tsv.gz", "Dev.tsv"])
@@ -288,11 +289,11 @@ def test_columns_of_other_names_can_be_given_and_the_metric_too(tmp_path):
     rows = [("TTTTTTTT", "0.5", sequence, label) for sequence, label in balanced(3)]
     for split in ("train", "test"):
         write(tmp_path / "task" / f"{split}.tsv", table(rows, header=header))
-    columns = tasks.Columns("Probe DNA", "bound")
-    data = tasks.load("task", tmp_path, k=6, columns=columns, metric="auroc")
+    settings = TaskSettings(sequence_column="Probe DNA", label_column="bound", metric="auroc")
+    data = tasks.load("task", tmp_path, settings, k=6)
     assert decoded(data.train.bases_NM) == [sequence for sequence, _ in balanced(3)]
     assert data.train.labels_N.tolist() == [0, 1] * 3 and data.task.metric == "auroc"
-    first = tasks.load("task", tmp_path, k=6, columns=tasks.Columns(label="bound")).train
+    first = tasks.load("task", tmp_path, TaskSettings(label_column="bound"), k=6).train
     assert set(decoded(first.bases_NM)) == {"TTTTTTTT"}
     message = "columns 'sequence', 'score', .* one 'label', .*--sequence_column and --label_column"
     with pytest.raises(InputError, match=message):
@@ -349,7 +350,7 @@ def test_repeats_and_overlaps_are_counted_and_dropped_on_demand(tmp_path):
     )
     assert "2 of 3 test rows are in train.tsv" in data.notes
     assert len(data.train.labels_N) == 6
-    data = tasks.load(folder, tmp_path, k=6, dedupe=True)
+    data = tasks.load(folder, tmp_path, TaskSettings(dedupe=True), k=6)
     assert decoded(data.train.bases_NM) == [one, two, four]
     assert data.train.rows_N.tolist() == [2, 3, 7]
     assert data.notes[-1] == "dropped 3 rows of train.tsv for that"
@@ -407,7 +408,7 @@ def test_a_draw_depends_on_seed_and_number_only():
 
 def test_the_manifest_names_the_lines_of_the_file(tmp_path):
     folder = write_fewshot(tmp_path / "task", {10: 30})
-    data = tasks.load(folder, tmp_path, k=6, shots=3, dedupe=True)
+    data = tasks.load(folder, tmp_path, TaskSettings(dedupe=True), k=6, shots=3)
     draws_DN = tasks.draw_shots(data.train.labels_N, 3, 2, seed=0)
     tasks.write_manifest(tmp_path / "draws.json", data, draws_DN)
     manifest = json.loads((tmp_path / "draws.json").read_text())

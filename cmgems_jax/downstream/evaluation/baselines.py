@@ -15,7 +15,7 @@ from sklearn.preprocessing import MaxAbsScaler
 from cmgems_jax import terminal
 from cmgems_jax.downstream.finetuning import probe
 from cmgems_jax.downstream.tasks import labels
-from cmgems_jax.downstream.tasks.files import Examples
+from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.genome import vocabulary
 
 MAX_K = 6
@@ -27,14 +27,7 @@ _CHUNK_BASES = 1 << 18  # of which the k-mers are listed at a time
 
 
 def kmer_regression(
-    train: Examples,
-    draws_DN: np.ndarray,
-    test: Examples,
-    num_classes: int,
-    *,
-    kind: str = labels.CLASSES,
-    seed: int,
-    k: int | None = None,
+    data: TaskData, draws_DN: np.ndarray, *, seed: int, k: int | None = None
 ) -> list[tuple[np.ndarray, int]]:
     """Fits logistic regression (C=1) on the counts of 1..k-mers, once per draw.
 
@@ -44,11 +37,7 @@ def kmer_regression(
     rows, some thousands are counted at a time; for the drawn rows see `num_bytes`.
 
     Args:
-      train: what is drawn from.
-      draws_DN: int (D, n), rows of `train` that a draw trains on.
-      test: what is predicted.
-      num_classes: C.
-      kind: of the labels, of `labels.KINDS`.
+      draws_DN: int (D, n), rows of train that a draw trains on; test is predicted.
       seed: of the folds.
       k: bases of the longest k-mer, 1 to 6. None: chosen for every draw by
         cross-validation on its rows (5 folds, accuracy, the smaller on a tie; of several labels
@@ -57,6 +46,7 @@ def kmer_regression(
     Returns:
       For every draw float64 (rows of test, C) probabilities, or numbers, and its k.
     """
+    train, kind = data.train, data.task.labels
     # GUE's draws are all of the same rows, and are fitted once.
     unique_DN, index_D = np.unique(np.sort(draws_DN), axis=0, return_inverse=True)
     fitted: list[tuple[Pipeline, int]] = []
@@ -66,19 +56,18 @@ def kmer_regression(
             bases_nM, labels_n = train.bases_NM[rows], train.labels_N[rows]
             chosen = k or _choose_k(bases_nM, labels_n, seed, kind)
             fitted.append((_model(kind).fit(count_kmers(bases_nM, chosen), labels_n), chosen))
-        predicted_DNC = _predict(fitted, test.bases_NM, num_classes, kind)
+        predicted_DNC = _predict(fitted, data.test.bases_NM, data.task.num_classes, kind)
     return [(predicted_DNC[draw], fitted[draw][1]) for draw in index_D]
 
 
-def majority(
-    train: Examples, draws_DN: np.ndarray, test: Examples, num_classes: int
-) -> list[np.ndarray]:
+def majority(data: TaskData, draws_DN: np.ndarray) -> list[np.ndarray]:
     """Predicts the class shares of the drawn rows, whatever the sequence.
 
     Returns float64 (rows of test, C) for every draw (D, n); the largest share is the majority's.
     """
-    counts = (np.bincount(train.labels_N[rows], minlength=num_classes) for rows in draws_DN)
-    return [np.tile(count_C / count_C.sum(), (len(test.labels_N), 1)) for count_C in counts]
+    num_rows, num_classes = len(data.test.labels_N), data.task.num_classes
+    counts = (np.bincount(data.train.labels_N[rows], minlength=num_classes) for rows in draws_DN)
+    return [np.tile(count_C / count_C.sum(), (num_rows, 1)) for count_C in counts]
 
 
 def num_features(k: int) -> int:

@@ -26,11 +26,10 @@ from cmgems_jax.downstream.evaluation.given_features import GivenFeatures
 from cmgems_jax.downstream.evaluation.methods import Method
 from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.downstream.finetuning import position_limit
-from cmgems_jax.downstream.tasks import metrics, table, tasks
+from cmgems_jax.downstream.tasks import table, tasks
 from cmgems_jax.downstream.tasks.table import Task
 from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.errors import InputError, did_you_mean
-from cmgems_jax.genome import input_files
 from cmgems_jax.pretraining import pretrained
 from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import outputs, run_lock
@@ -51,7 +50,6 @@ def evaluate(
         and with the baselines: the same model untrained, k-mer logistic regression, majority.
       data_dir: holds fewshot/ and gue/, or the folders of the tasks themselves.
       output: made where it is missing; resumed where it holds results of the same settings.
-      settings: what to run.
 
     Returns:
       One row per model, mode, task, shots and draw.
@@ -60,7 +58,7 @@ def evaluate(
       InputError: a setting, a checkpoint or a task cannot work; nothing is lost.
     """
     data_dir, output = Path(data_dir), Path(output)
-    checkpoints = list(map(Path, input_files.listed(checkpoints)))
+    checkpoints = [Path(checkpoint) for checkpoint in checkpoints]
     chosen = _choose(data_dir, settings)
     models = _load(checkpoints)
     given = [given_features.read(argument) for argument in settings.features]
@@ -72,11 +70,14 @@ def evaluate(
         results = report.read_table(path) if path.exists() else pd.DataFrame()
         notes = report.read_notes(output) | new_notes
         lines, sentences = methods.compared(models, given, settings), []
-        for number, (name, (data, shots)) in enumerate(units.items(), 1):
-            draws_DN = _draw(data, shots, output, settings)
+        for number, (name, data) in enumerate(units.items(), 1):
+            draws_DN = _draws(data, settings)
+            if data.shots:
+                manifest = f"{data.task.name.replace('/', '_')}_{data.shots}.json"
+                tasks.write_manifest(output / "draws" / manifest, data, draws_DN)
             print(f"{number}/{len(units)} {name}", flush=True)
             for method in methods.of_task(lines, data.task, settings):
-                results = _complete(results, method, data, draws_DN, shots, output)
+                results = _complete(results, method, data, draws_DN, output)
             sentences = report.write(
                 results, notes, output, first=models[0].name, strand=settings.read_strand
             )
@@ -137,72 +138,50 @@ def _load_tasks(
     models: Sequence[Pretrained],
     given: Sequence[GivenFeatures],
     settings: EvaluationSettings,
-) -> tuple[dict[str, tuple[TaskData, int]], dict[str, list[str]]]:
-    """Returns rows and shots by unit, and notes; without so many shots the notes alone.
+) -> tuple[dict[str, TaskData], dict[str, list[str]]]:
+    """Returns rows by unit, and notes; without so many shots the notes alone.
 
     All are read before any training, so that a bad file costs nothing.
     """
     units, notes = {}, {}
+    k = max(model.config.tokens.k for model in models)
     all_shots = settings.shots if settings.suite == "fewshot" else (methods.ALL_ROWS,)
     for task, shots in itertools.product(chosen, all_shots):
         name = report.unit_name(task.name, shots)
         try:
-            data = _load_task(task, data_dir, shots, models, settings)
-            units[name], notes[name] = (data, shots), data.notes
-            for one in given:  # a row that lacks costs nothing now, and hours later
-                one.of(data.train.take(np.unique(_draw_rows(data, shots, settings))))
-                one.of(data.test)
+            data = tasks.load(task, data_dir, settings, k=k, shots=shots)
         except tasks.TooFewRows as error:
             notes[name] = [f"left out: {error}"]
+        else:
+            tasks.keep_some_tests(data, settings.test_rows, settings.seed)
+            _check(data, models, given, settings)
+            units[name], notes[name] = data, data.notes
         for note in notes[name]:
             print(f"{name}: {note}", flush=True)
     return units, notes
 
 
-def _load_task(
-    task: Task,
-    data_dir: Path,
-    shots: int,
+def _check(
+    data: TaskData,
     models: Sequence[Pretrained],
+    given: Sequence[GivenFeatures],
     settings: EvaluationSettings,
-) -> TaskData:
-    """Returns the rows, which every model can take."""
-    data = tasks.load(
-        task,
-        data_dir,
-        shots=shots or None,
-        dedupe=settings.dedupe,
-        k=max(model.config.tokens.k for model in models),
-        columns=settings.columns,
-        metric=settings.metric,
-        labels=settings.labels,
-    )
-    tasks.keep_some_tests(data, settings.test_rows, settings.seed)
+) -> None:
+    """Raises `InputError` where a model, or this machine, cannot take all rows."""
     for model in models:
         splits = (data.train, data.test)
         position_limit.refuse_long(splits, model.config, settings.long_sequences)
-    methods.check_memory(data, models, settings, shots)
-    return data
+    methods.check_memory(data, models, settings)
+    for one in given:  # a row that lacks costs nothing now, and hours later
+        one.of(data.train.take(np.unique(_draws(data, settings))))
+        one.of(data.test)
 
 
-def _draw_rows(data: TaskData, shots: int, settings: EvaluationSettings) -> np.ndarray:
+def _draws(data: TaskData, settings: EvaluationSettings) -> np.ndarray:
     """Returns the training rows of every draw, int32 (D, n)."""
-    if shots == methods.ALL_ROWS:
+    if data.shots == methods.ALL_ROWS:
         return np.tile(np.arange(len(data.train.labels_N), dtype=np.int32), (settings.num_draws, 1))
-    return tasks.draw_shots(data.train.labels_N, shots, settings.num_draws, settings.seed)
-
-
-def _draw(data: TaskData, shots: int, output: Path, settings: EvaluationSettings) -> np.ndarray:
-    """Returns the training rows of every draw, and writes which they are."""
-    draws_DN = _draw_rows(data, shots, settings)
-    if shots == methods.ALL_ROWS:
-        return draws_DN
-    folder = output / "draws"
-    folder.mkdir(exist_ok=True)
-    tasks.write_manifest(
-        folder / f"{data.task.name.replace('/', '_')}_{shots}.json", data, draws_DN
-    )
-    return draws_DN
+    return tasks.draw_shots(data.train.labels_N, data.shots, settings.num_draws, settings.seed)
 
 
 def _complete(
@@ -210,20 +189,21 @@ def _complete(
     method: Method,
     data: TaskData,
     draws_DN: np.ndarray,
-    shots: int,
     output: Path,
 ) -> pd.DataFrame:
     """Returns the results with every draw of a unit, written as they come, and prints the mean."""
-    unit = {"model": method.model, "mode": method.mode, "task": data.task.name, "shots": shots}
+    unit = {"model": method.model, "mode": method.mode, "task": data.task.name}
+    unit["shots"] = data.shots
     num_done = len(_of_unit(results, unit))
     if num_done == len(draws_DN):
         return results
     for first in range(num_done, len(draws_DN), method.draws_at_once or len(draws_DN)):
-        scores, resamples = _run(method, data, draws_DN, shots, first)
-        rows = [{**unit, **row} for row in scores]
+        rows = _run(method, data, draws_DN, first)
         # Before the rows, which say what is done: a kill between the two loses nothing.
+        resamples = [row.pop(statistics.RESAMPLED) for row in rows]
         resampled.add(output, tuple(unit.values()), first, resamples)
-        results = pd.concat([results, pd.DataFrame(rows)], ignore_index=True)
+        new = pd.DataFrame(unit | row for row in rows)
+        results = pd.concat([results, new], ignore_index=True)
         with outputs.replaced_file(output / "results.csv") as part:
             results.to_csv(part, index=False)
     done = _of_unit(results, unit)
@@ -243,19 +223,10 @@ def _of_unit(results: pd.DataFrame, unit: dict[str, Any]) -> pd.DataFrame:
     return results[(results[list(unit)] == pd.Series(unit)).all(axis=1)]
 
 
-def _run(
-    method: Method, data: TaskData, draws_DN: np.ndarray, shots: int, first: int
-) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """Returns the scores of the draws from `first` on that are run together, a row each, and
-    those on resampled test rows."""
+def _run(method: Method, data: TaskData, draws_DN: np.ndarray, first: int) -> list[dict[str, Any]]:
+    """Returns the scores of the draws from `first` on that are run together, a row each."""
     start_s = time.perf_counter()
     some_DN = draws_DN[first:][: method.draws_at_once]
-    predictions = method.run(data, some_DN, shots, first)
+    predictions = method.run(data, some_DN, first)
     seconds = round((time.perf_counter() - start_s) / len(some_DN), 3)
-    labels_N, kind = data.test.labels_N, data.task.labels
-    scores = [metrics.score(labels_N, one_NC, kind) for one_NC in predictions]
-    resamples = [metrics.resampled(labels_N, one_NC, kind) for one_NC in predictions]
-    overlap = tasks.shared_by_draws(data.train.labels_N, shots)
-    shared = {"overlap": overlap, "metric": data.task.metric, "seconds": seconds}
-    rows = [{"draw": draw, **score, **shared} for draw, score in enumerate(scores, first)]
-    return rows, resamples
+    return [row | {"seconds": seconds} for row in statistics.of_draws(data, predictions, first)]

@@ -15,8 +15,7 @@ from cmgems_jax.downstream.evaluation import report, statistics
 from cmgems_jax.downstream.evaluation.settings import IntrinsicSettings
 from cmgems_jax.downstream.finetuning import loop as finetuning_loop
 from cmgems_jax.downstream.finetuning.recipes import Recipe, fewshot_recipe
-from cmgems_jax.downstream.tasks import labels, metrics, tasks
-from cmgems_jax.downstream.tasks.settings import Columns
+from cmgems_jax.downstream.tasks import labels, tasks
 from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.errors import InputError
 from cmgems_jax.model import heads
@@ -30,20 +29,14 @@ OUTPUTS = ("dimensions.csv", "dimensions.png")
 
 
 def sweep(
-    checkpoint: Path | str,
-    task: str,
-    data_dir: Path | str,
-    output: Path | str,
-    settings: IntrinsicSettings,
+    checkpoint: Path, task: str, data_dir: Path, output: Path, settings: IntrinsicSettings
 ) -> pd.DataFrame:
     """Fine-tunes in subspaces of growing dimension, and in full; writes a table and a picture.
 
     Args:
-      checkpoint: of a pretraining run.
       task: a published task's name, or a folder.
       data_dir: holds fewshot/ and gue/.
       output: folder of dimensions.csv and dimensions.png.
-      settings: of the sweep.
 
     Returns:
       One row per dimension (`FULL` = all) and draw, with the scores.
@@ -51,14 +44,10 @@ def sweep(
     Raises:
       InputError: a path, a file or a dimension cannot work; nothing is written.
     """
-    checkpoint, data_dir, output = Path(checkpoint), Path(data_dir), Path(output)
     outputs.check_folder(output, OUTPUTS, OUTPUTS[:1])
     model = pretrained.load(checkpoint)
-    columns = Columns(settings.sequence_column, settings.label_column)
-    k = model.config.tokens.k
-    data = tasks.load(
-        task, data_dir, shots=settings.shots, k=k, columns=columns, labels=labels.CLASSES
-    )
+    settings = dataclasses.replace(settings, labels=labels.CLASSES)
+    data = tasks.load(task, data_dir, settings, k=model.config.tokens.k, shots=settings.shots)
     tasks.keep_some_tests(data, settings.test_rows, settings.seed)
     for note in data.notes:
         print(f"{data.task.name}: {note}", flush=True)
@@ -88,7 +77,6 @@ def _scores(
     model: Pretrained, data: TaskData, settings: IntrinsicSettings, number: int, num_parameters: int
 ) -> pd.DataFrame:
     """Returns the scores of a training in so many dimensions, a row per draw; prints the mean."""
-    labels_N, metric = data.test.labels_N, data.task.metric
     draws_DN = tasks.draw_shots(
         data.train.labels_N, settings.shots, settings.num_draws, settings.seed
     )
@@ -100,21 +88,15 @@ def _scores(
         seed=settings.seed,
         long_sequences="window",
     )
-    probabilities_DNC = finetuning_loop.probabilities(trained, data.test)
+    predictions_DNC = finetuning_loop.probabilities(trained, data.test)
     scores = pd.DataFrame(
-        {"dimensions": number, "draw": draw, **metrics.score(labels_N, of_draw_NC)}
-        for draw, of_draw_NC in enumerate(probabilities_DNC)
+        {"dimensions": number} | row for row in statistics.of_draws(data, predictions_DNC)
     )
-    resamples = [metrics.resampled(labels_N, of_draw_NC) for of_draw_NC in probabilities_DNC]
-    described = scores.assign(
-        mode="finetune", task=data.task.name, shots=settings.shots, metric=metric,
-        overlap=tasks.shared_by_draws(data.train.labels_N, settings.shots),
-        resampled=pd.Series(resamples),
-    )  # fmt: skip
-    (row,) = statistics.summary(described, "dimensions").to_dict("records")
+    unit = {"mode": "finetune", "task": data.task.name, "shots": data.shots}
+    (row,) = statistics.summary(scores.assign(**unit), "dimensions").to_dict("records")
     name = f"{number:,}" if number else f"all {num_parameters:,}"
-    print(f"{name:>15}  {metric} {report.cell(row)}", flush=True)
-    return scores
+    print(f"{name:>15}  {data.task.metric} {report.cell(row)}", flush=True)
+    return scores.drop(columns=["overlap", "metric", statistics.RESAMPLED])
 
 
 def recipe_of(recipe: Recipe, num_dimensions: int, num_parameters: int) -> Recipe:

@@ -30,7 +30,7 @@ SIMPLE_K = 3  # better than k chosen by cross-validation where there are few sho
 GUE_SEED = 42  # as published (SPEC section 6)
 _NOTED_BYTES = 2**30
 
-Run = Callable[[TaskData, np.ndarray, int, int], Sequence[np.ndarray]]
+Run = Callable[[TaskData, np.ndarray, int], Sequence[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Method:
 
     model: str
     mode: str
-    run: Run  # (data, draws_DN, shots, number of the first draw) -> (N, C), one per draw
+    run: Run  # (data, draws_DN, number of the first draw) -> (N, C), one per draw
     draws_at_once: int | None = None  # None = all
     head: str = ""  # of what is fine-tuned
     kinds: tuple[str, ...] = labels.KINDS  # of the labels that it can predict
@@ -62,8 +62,13 @@ def compared(
                 at_once = settings.draws_at_once
                 lines.append(Method(model.name, _mode(head, settings), run, at_once, head))
         if PROBE in settings.modes:
+            frozen = functools.partial(
+                probe.features,
+                model,
+                long_sequences=settings.long_sequences,
+                strand=settings.read_strand,
+            )
             weight_F = heads.feature_weights(model.config.model)
-            frozen = functools.partial(_frozen, model, settings)
             lines.append(Method(model.name, PROBE, _Probe(frozen, weight_F)))
     lines += [Method(one.name, PROBE, _Probe(one.of)) for one in given]
     if not settings.baselines:
@@ -90,7 +95,7 @@ def _mode(head: str, settings: EvaluationSettings) -> str:
 
 
 def check_memory(
-    data: TaskData, models: Sequence[Pretrained], settings: EvaluationSettings, shots: int
+    data: TaskData, models: Sequence[Pretrained], settings: EvaluationSettings
 ) -> None:
     """Prints how much memory features or counts of many rows take, from 1 GiB on.
 
@@ -99,7 +104,7 @@ def check_memory(
     """
     num_train, num_bases = data.train.bases_NM.shape
     num_strata = len(np.unique(labels.strata(data.train.labels_N)))
-    each = min(num_train, shots * num_strata) if shots else num_train
+    each = min(num_train, data.shots * num_strata) if data.shots else num_train
     needed = {}
     if PROBE in settings.modes:
         num_rows = min(num_train, each * settings.num_draws) + each + len(data.test.labels_N)
@@ -125,13 +130,12 @@ def _finetune(
     head: str,
     data: TaskData,
     draws_DN: np.ndarray,
-    shots: int,
     first_draw: int,
 ) -> Sequence[np.ndarray]:
     """Fine-tunes under the recipe of the head, but for the learning rate where one is given."""
     recipe = recipes.choose(
         data.task,
-        shots,
+        data.shots,
         head=head,
         width=model.config.model.hidden_size,
         num_rows=draws_DN.shape[1],
@@ -139,7 +143,7 @@ def _finetune(
         reverse_complement=settings.reverse_complement,
         strand=settings.read_strand,
     )
-    has_all_rows = shots == ALL_ROWS  # then dev chooses the epoch
+    has_all_rows = data.shots == ALL_ROWS  # then dev chooses the epoch
     trained = finetuning_loop.train_draws(
         model,
         data if has_all_rows else dataclasses.replace(data, dev=None),
@@ -164,37 +168,23 @@ class _Probe:
     def __call__(self, data: TaskData, draws_DN: np.ndarray, *_: int) -> Sequence[np.ndarray]:
         """Returns the probabilities of every draw."""
         used_U = np.unique(draws_DN)
-        train_UF = self.features(data.train.take(used_U))
+        train = data.train.take(used_U)
+        train_UF = self.features(train)
         if data.test.path != self.test_path:
             self.test_NF, self.test_path = self.features(data.test), data.test.path
         rows_DN = np.searchsorted(used_U, draws_DN)
-        labels_U = data.train.labels_N[used_U]
         kind = (data.task.num_classes, data.task.labels)
-        return probe.probe(train_UF, labels_U, rows_DN, self.test_NF, *kind, self.weight_F)
-
-
-def _frozen(model: Pretrained, settings: EvaluationSettings, examples: Examples) -> np.ndarray:
-    """Returns what the encoder makes of every row."""
-    return probe.features(
-        model,
-        examples.bases_NM,
-        long_sequences=settings.long_sequences,
-        source=examples.path,
-        strand=settings.read_strand,
-    )
+        return probe.probe(train_UF, train.labels_N, rows_DN, self.test_NF, *kind, self.weight_F)
 
 
 def _kmers(
-    seed: int, k: int | None, data: TaskData, draws_DN: np.ndarray, *_: int
+    seed: int, k: int | None, data: TaskData, draws_DN: np.ndarray, _: int
 ) -> Sequence[np.ndarray]:
     """k-mer logistic (or ridge) regression; without k, it is chosen on the shots."""
-    task = data.task
-    fitted = kmer_baselines.kmer_regression(
-        data.train, draws_DN, data.test, task.num_classes, kind=task.labels, seed=seed, k=k
-    )
-    return [probabilities_NC for probabilities_NC, _ in fitted]
+    fitted = kmer_baselines.kmer_regression(data, draws_DN, seed=seed, k=k)
+    return [predicted_NC for predicted_NC, _ in fitted]
 
 
-def _majority(data: TaskData, draws_DN: np.ndarray, *_: int) -> Sequence[np.ndarray]:
+def _majority(data: TaskData, draws_DN: np.ndarray, _: int) -> Sequence[np.ndarray]:
     """Always the class that is the most frequent among the drawn rows."""
-    return kmer_baselines.majority(data.train, draws_DN, data.test, data.task.num_classes)
+    return kmer_baselines.majority(data, draws_DN)

@@ -1,7 +1,8 @@
 """Tables and the picture of a suite: means, 95 % intervals, paired differences."""
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +54,19 @@ def differences(results: pd.DataFrame, first: str) -> pd.DataFrame:
       covers, shown, draws.
     """
     rows = []
-    for keys, unit in results.groupby(UNIT, sort=False):
+    for (task, shots), unit in results.groupby(UNIT, sort=False):
         lines = dict(list(unit.groupby(LINE, sort=False)))
-        for (model, mode), own in lines.items():
-            if model != first:
+        for ((model, mode), own), ((other, other_mode), group) in itertools.product(
+            lines.items(), repeat=2
+        ):
+            is_comparable = _is_comparable(first, mode, other, other_mode)
+            if model != first or len(group) != len(own) or not is_comparable:
                 continue
-            for (other, other_mode), group in lines.items():
-                if len(group) != len(own) or not _is_comparable(first, mode, other, other_mode):
-                    continue
-                estimate = statistics.paired([(own, group)])
-                row = {"mode": mode, "model": other, "other_mode": other_mode}
-                row |= {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
-                row |= {"covers": estimate.covers, "shown": estimate.shown(len(own))}
-                row |= {"draws": len(own)}
-                rows.append(dict(zip(UNIT, keys, strict=True)) | row)
+            estimate = statistics.paired([(own, group)])
+            row = {"task": task, "shots": shots, "mode": mode, "model": other}
+            row |= {"other_mode": other_mode, "difference": estimate.mean}
+            row |= {"low": estimate.low, "high": estimate.high, "covers": estimate.covers}
+            rows.append(row | {"shown": estimate.shown(len(own)), "draws": len(own)})
     return pd.DataFrame(rows)
 
 
@@ -85,11 +85,10 @@ def sentences(compared: pd.DataFrame, first: str) -> list[str]:
     lines = []
     if compared.empty:
         return lines
-    for (mode, model, other_mode), rows in compared.groupby(
+    spoken = compared[compared.model != MAJORITY]
+    for (mode, model, other_mode), rows in spoken.groupby(
         ["mode", "model", "other_mode"], sort=False
     ):
-        if model == MAJORITY:
-            continue
         parts = []
         for shown in (statistics.ABOVE, statistics.BELOW):
             chosen = rows[rows.shown == shown]
@@ -160,7 +159,7 @@ def write(
     in_words = sentences(compared, first)
     if in_words:
         parts.append("## In words\n\n" + "\n".join(f"- {sentence}" for sentence in in_words))
-    named = unit_names(means)
+    named = {unit_name(*unit) for unit in means[UNIT].itertuples(index=False)}
     left_out = {name: texts for name, texts in notes.items() if name not in named}
     if left_out:
         parts.append("## Without results\n\n" + "\n".join(note_lines(left_out)))
@@ -209,55 +208,51 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def unit_names(means: pd.DataFrame) -> set[str]:
-    """Returns the names of the units that a summary has."""
-    return {unit_name(*unit) for unit in means[UNIT].itertuples(index=False)}
-
-
 def _means_text(means: pd.DataFrame, notes: dict[str, list[str]]) -> str:
     """One table per task, lines by shots, and what is to be known of its data."""
     parts = []
     for task, rows in means.groupby("task", sort=False):
-        metric, shots = rows.metric.iloc[0], list(dict.fromkeys(rows.shots))
-        parts.append(f"## {task}: {metric}, mean [95 % interval]\n")
-        heads = [counted(count, "shot") if count else "all rows" for count in shots]
-        parts.append(
-            table_row(["model", "mode", *heads]) + "\n" + table_row(["---"] * (2 + len(heads)))
-        )
-        for (model, mode), line in rows.groupby(LINE, sort=False):
-            cells = {row.shots: cell(row) for _, row in line.iterrows()}
-            parts.append(table_row([model, mode, *(cells.get(count, "") for count in shots)]))
-        names = [unit_name(task, count) for count in shots]
-        own = note_lines({name: notes[name] for name in names if name in notes})
-        parts += ["", *own, ""] if own else [""]
-    return "\n".join(parts).rstrip()
+        all_shots = list(dict.fromkeys(rows.shots))
+        heads = [counted(shots, "shot") if shots else "all rows" for shots in all_shots]
+        lines = []
+        for line, group in rows.groupby(LINE, sort=False):
+            cells = {row["shots"]: cell(row) for row in group.to_dict("records")}
+            lines.append([*line, *(cells.get(shots, "") for shots in all_shots)])
+        parts.append(f"## {task}: {rows.metric.iloc[0]}, mean [95 % interval]")
+        parts.append(markdown_table([*LINE, *heads], lines))
+        names = [unit_name(task, shots) for shots in all_shots]
+        if own := note_lines({name: notes[name] for name in names if name in notes}):
+            parts.append("\n".join(own))
+    return "\n\n".join(parts)
 
 
 def _differences_text(compared: pd.DataFrame, first: str) -> str:
     """The paired differences; those that are shown in bold."""
-    lines = [
-        f"## {first} minus the others, paired by draw and test row [95 % interval]\n",
-        table_row(["task", "shots", "mode", "minus", "difference"]),
-        table_row(["---"] * 5),
-    ]
-    for _, row in compared.iterrows():
-        text = interval_text(row.difference, row.low, row.high, row.covers, sign="+")
-        if row.shown != statistics.UNCLEAR:
+    lines = []
+    for row in compared.to_dict("records"):
+        text = interval_text(row["difference"], row["low"], row["high"], row["covers"], sign="+")
+        if row["shown"] != statistics.UNCLEAR:
             text = f"**{text}**"
-        other = f"{row.model} ({row.other_mode})"
-        lines.append(table_row([row.task, row.shots or "all", row["mode"], other, text]))
-    return "\n".join(lines)
+        other = f"{row['model']} ({row['other_mode']})"
+        lines.append([row["task"], row["shots"] or "all", row["mode"], other, text])
+    title = f"## {first} minus the others, paired by draw and test row [95 % interval]"
+    return f"{title}\n\n{markdown_table(['task', 'shots', 'mode', 'minus', 'difference'], lines)}"
 
 
-def table_row(cells: list) -> str:
-    """Returns a line of a Markdown table."""
-    return "| " + " | ".join(map(str, cells)) + " |"
+def markdown_table(head: Sequence, rows: Iterable[Sequence]) -> str:
+    """Returns a table as Markdown."""
+    lines = (head, ["---"] * len(head), *rows)
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
 
 
 def cell(row: Mapping[str, Any]) -> str:
     """Returns the main metric of a row of `statistics.summary`, with its interval."""
-    values = (row[f"{row['metric']}{end}"] for end in ("", "_low", "_high"))
-    return interval_text(*values, row.get("covers", ""))
+    return interval_text(*_bounds(row), row.get("covers", ""))
+
+
+def _bounds(row: Mapping[str, Any]) -> list[float]:
+    """Returns the main metric of a row of `statistics.summary`, and its interval's ends."""
+    return [row[f"{row['metric']}{end}"] for end in ("", "_low", "_high")]
 
 
 def interval_text(mean: float, low: float, high: float, covers: str = "", sign: str = "") -> str:
@@ -310,7 +305,7 @@ def means_figure(rows: NamedRows) -> Figure:
     for axes, ((task, shots), part) in zip(grid.flat, units.items(), strict=False):
         for name, is_beside, row in part:
             height, color = lines.index(name), pictures.FAINT if is_beside else pictures.MAIN
-            mean, low, high = (row[f"{row['metric']}{end}"] for end in ("", "_low", "_high"))
+            mean, low, high = _bounds(row)
             if np.isfinite(low):
                 axes.plot([low, high], [height] * 2, color=color, linewidth=2.2, alpha=0.5)
             axes.plot(mean, height, "o", color=color, markersize=4.5)

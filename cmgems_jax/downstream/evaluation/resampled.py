@@ -24,15 +24,14 @@ def read(output: Path) -> dict[tuple, np.ndarray]:
     path = output / NAME
     if not path.exists():
         return {}
+    kept = {}
     with np.load(path) as file:
-        scores = {tuple(json.loads(name)): file[name] for name in file.files}
-    return {key: _with_all_metrics(scores_DBM) for key, scores_DBM in scores.items()}
-
-
-def _with_all_metrics(scores_DBM: np.ndarray) -> np.ndarray:
-    """Returns the scores with nan behind for metrics that an earlier version did not know."""
-    missing = len(metrics.NAMES) - scores_DBM.shape[2]
-    return np.pad(scores_DBM, ((0, 0), (0, 0), (0, missing)), constant_values=np.nan)
+        for name, scores_DBM in file.items():
+            missing = len(metrics.NAMES) - scores_DBM.shape[2]  # not known to an earlier version
+            kept[tuple(json.loads(name))] = np.pad(
+                scores_DBM, ((0, 0), (0, 0), (0, missing)), constant_values=np.nan
+            )
+    return kept
 
 
 def write(output: Path, scores: dict[tuple, np.ndarray]) -> None:

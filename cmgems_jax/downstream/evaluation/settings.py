@@ -36,7 +36,7 @@ class EvaluationSettings(TaskSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class IntrinsicSettings:
+class IntrinsicSettings(TaskSettings):
     """What is swept for the intrinsic dimension, and how."""
 
     dimensions: tuple[int, ...] = (10, 30, 100, 300, 1_000)
@@ -44,5 +44,3 @@ class IntrinsicSettings:
     num_draws: int = 3
     seed: int = 0  # of draws, training and projections
     test_rows: int = 1_000  # at most so many are predicted; 0 = all
-    sequence_column: str = ""  # of the task's files; "" = a usual name
-    label_column: str = ""

@@ -1,14 +1,15 @@
 """Means and paired differences with intervals over seeds, draws and test rows; what they show."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cmgems_jax.downstream.tasks import metrics
+from cmgems_jax.downstream.tasks import metrics, tasks
+from cmgems_jax.downstream.tasks.tasks import TaskData
 
 UNIT = ["task", "shots"]
 RESAMPLED = "resampled"  # column of arrays of `metrics.resampled`, where they were kept
@@ -16,6 +17,7 @@ ABOVE, BELOW, UNCLEAR = "above", "below", "unclear"  # what a difference shows
 MIN_DRAWS = 5  # fewer show nothing: a t value of few degrees of freedom, scores far from normal
 MIN_SEEDS = 6  # of the pretraining, in studies
 WHOLE, DRAWS_ONLY, NONE = "draws and test rows", "draws only", "none"  # what an interval covers
+_LEVEL = 0.95  # of the intervals
 _ROUNDING = 1e-12  # variance: scores on resampled test rows are kept in float32
 METHOD = (
     "Intervals: of the draws by Student's t, their variance times 1 + D r / (1 - r) for D draws "
@@ -36,11 +38,6 @@ class Estimate:
     p: float  # two-sided, of the mean being 0
     covers: str = WHOLE  # or DRAWS_ONLY, or NONE
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of 0."""
-        return self.low > 0 or self.high < 0
-
     def shown(self, num_draws: int, num_seeds: int = MIN_SEEDS, p: float = 0.0) -> str:
         """Returns ABOVE or BELOW where a difference is shown, else UNCLEAR.
 
@@ -48,9 +45,28 @@ class Estimate:
         number of comparisons, where it was.
         """
         is_enough = num_draws >= MIN_DRAWS and num_seeds >= MIN_SEEDS and self.covers == WHOLE
-        if not (is_enough and self.excludes_zero and p < 0.05):
+        excludes_zero = self.low > 0 or self.high < 0
+        if not (is_enough and excludes_zero and p < 0.05):
             return UNCLEAR
         return ABOVE if self.mean > 0 else BELOW
+
+
+def of_draws(
+    data: TaskData, predictions: Iterable[np.ndarray], first: int = 0
+) -> list[dict[str, Any]]:
+    """Returns the scores of draws, from number `first` on, and those on resampled test rows."""
+    labels_N, kind = data.test.labels_N, data.task.labels
+    overlap = tasks.shared_by_draws(data.train.labels_N, data.shots)
+    return [
+        {
+            "draw": draw,
+            **metrics.score(labels_N, predicted_NC, kind),
+            "overlap": overlap,
+            "metric": data.task.metric,
+            RESAMPLED: metrics.resampled(labels_N, predicted_NC, kind),
+        }
+        for draw, predicted_NC in enumerate(predictions, first)
+    ]
 
 
 def crossed(
@@ -59,7 +75,6 @@ def crossed(
     overlap: float = np.nan,
     of_tests: float = np.nan,
     bounds: tuple[float, float] = (-np.inf, np.inf),
-    level: float = 0.95,
 ) -> Estimate:
     """Returns the mean over seeds x draws, as two crossed random factors.
 
@@ -82,7 +97,6 @@ def crossed(
         nan = not known, and left out.
       of_tests: variance of the mean over samples of test rows; nan = not known, and left out.
       bounds: of the mean; the interval is cut there.
-      level: of the interval.
     """
     num_seeds, num_draws = value_SR.shape
     mean = float(value_SR.mean())
@@ -101,7 +115,7 @@ def crossed(
         return Estimate(mean, np.nan, np.nan, np.nan, NONE)
     freedom = freedom * (total / variance) ** 2 if variance else np.inf
     error = float(np.sqrt(total))
-    half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
+    half = float(stats.t.ppf((1 + _LEVEL) / 2, freedom)) * error
     low, high = np.clip([mean - half, mean + half], *bounds).tolist()
     p = float(2 * stats.t.sf(abs(mean) / error, freedom))
     return Estimate(mean, low, high, p, covers)
@@ -141,8 +155,9 @@ def summary(results: pd.DataFrame, line: str) -> pd.DataFrame:
       task's main one), for each of `metrics.NAMES` there NAME, NAME_low, NAME_high, and covers.
     """
     rows = []
-    for keys, group in results.groupby([line, "mode", *UNIT], sort=False):
-        row: dict[str, Any] = dict(zip([line, "mode", *UNIT], keys, strict=True))
+    names = [line, "mode", *UNIT]
+    for keys, group in results.groupby(names, sort=False):
+        row: dict[str, Any] = dict(zip(names, keys, strict=True))
         if "seed" in group:
             row["seeds"] = group.seed.nunique()
         row |= {"draws": group.draw.nunique(), "metric": group.metric.iloc[0]}

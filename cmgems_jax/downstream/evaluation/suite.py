@@ -21,7 +21,7 @@ def check_same(
     checkpoints: Sequence[Path],
     models: Sequence[Pretrained],
     given: Sequence[GivenFeatures],
-    units: dict[str, tuple[TaskData, int]],
+    units: dict[str, TaskData],
 ) -> None:
     """Writes suite.json, or refuses results of other settings, models or rows.
 
@@ -37,7 +37,7 @@ def check_same(
     now["features"] = {one.name: {"path": str(one.path), "sha256": one.sha256} for one in given}
     now["tasks"] = {
         name: {"folder": str(Path(data.train.path).resolve().parent), "sha256": tasks.digest(data)}
-        for name, (data, _) in units.items()
+        for name, data in units.items()
     }
     if path.exists() and (output / "results.csv").exists():
         before = EvaluationSettings().fixed() | json.loads(path.read_text())

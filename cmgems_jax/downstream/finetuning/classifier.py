@@ -48,12 +48,9 @@ class TrainedClassifier:
 
 
 def logits_on_strand(logits: strands.Function, strand: str, kind: str) -> strands.Function:
-    """Returns logits read from a strand; of both, those of the mean probabilities.
+    """Returns logits, float32 (B, C), read from a strand; of both, those of the mean probabilities.
 
-    Args:
-      logits: `(params, bases_BM) -> float32 (B, C)`.
-      strand: of `vocabulary.STRANDS`.
-      kind: of `labels.KINDS`; of numbers, the mean itself.
+    Of both, numbers are the mean itself.
     """
     if strand != "both" or kind == task_labels.NUMBERS:
         return strands.on_strand(logits, strand)
@@ -127,7 +124,7 @@ def load_classifier(folder: Path | str) -> TrainedClassifier:
         raise _damaged(folder, f"{type(error).__name__}: {error}") from None
     params = traverse_util.unflatten_dict(flat, sep=".")
     expected = heads.param_shapes(config.model, config.tokens, len(names), head)
-    if _shapes(params) != _shapes(expected):
+    if _arrays(params) != _arrays(expected):
         raise _damaged(path, "its arrays are not those of the config's network")
     strand = record.get("strand", "forward")  # earlier versions had no other
     return TrainedClassifier(config, params, names, max_tokens, strand, head, kind)
@@ -149,10 +146,9 @@ def _read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _shapes(params: dict) -> dict[str, tuple]:
-    """Returns (shape, dtype) by name."""
-    flat = traverse_util.flatten_dict(params, sep=".")
-    return {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in flat.items()}
+def _arrays(params: dict) -> dict:
+    """Returns (shape, dtype) in place of every array."""
+    return jax.tree.map(lambda leaf: (tuple(leaf.shape), np.dtype(leaf.dtype)), params)
 
 
 def _damaged(path: Path, reason: str) -> InputError:

@@ -31,6 +31,7 @@ from cmgems_jax.downstream.finetuning.subspace import Subspace
 from cmgems_jax.downstream.finetuning.targets import Targets
 from cmgems_jax.downstream.tasks import metrics
 from cmgems_jax.downstream.tasks.files import Examples
+from cmgems_jax.downstream.tasks.table import Task
 from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.model import heads
 from cmgems_jax.pretraining.pretrained import Pretrained
@@ -46,6 +47,7 @@ class TrainedDraws:
     """The classifiers of D draws, on the devices, and how their training went."""
 
     config: Config  # of the pretraining run
+    task: Task
     recipe: Recipe
     targets: Targets
     long_sequences: str  # see `position_limit.cut`
@@ -61,21 +63,26 @@ class TrainedDraws:
         return 0 if self.recipe.head == heads.FEATURES else 1
 
     @property
+    def best_D(self) -> np.ndarray:
+        """Which of the epochs on dev each draw keeps: the last of its least loss."""
+        return self.dev_losses_DE.shape[1] - 1 - self.dev_losses_DE[:, ::-1].argmin(axis=1)
+
+    @property
     def is_patient(self) -> bool:
         """Whether some draw may continue: its least loss on dev is of one of the last epochs."""
         num_epochs = self.dev_losses_DE.shape[1]
         if not self.recipe.patience or not num_epochs:
             return True
-        since_D = self.dev_losses_DE[:, ::-1].argmin(axis=1)
-        return bool((since_D < self.recipe.patience).any())
+        return bool((self.best_D >= num_epochs - self.recipe.patience).any())
 
-    def last_epoch(self, metric: str) -> str:
+    def last_epoch(self) -> str:
         """Returns a line about the last epoch of the first draw."""
         epoch = self.first_epoch + self.dev_losses_DE.shape[1] - 1
         loss = f"train loss {self.losses_DE[0, -1]:.4f}" if epoch else "the probe"
         return (
-            f"epoch {epoch} of {self.recipe.num_epochs}: {loss}, dev loss "
-            f"{self.dev_losses_DE[0, -1]:.4f}, dev {metric} {self.dev_scores_DE[0, -1]:.3f}"
+            f"epoch {epoch} of {self.recipe.num_epochs}: {loss}, "
+            f"dev loss {self.dev_losses_DE[0, -1]:.4f}, "
+            f"dev {self.task.metric} {self.dev_scores_DE[0, -1]:.3f}"
         )
 
     def of_draw(self, draw: int) -> dict:
@@ -85,15 +92,12 @@ class TrainedDraws:
         return self.targets.in_units(jax.tree.map(np.asarray, subspace.expand(own)))
 
     def offer(
-        self,
-        params: dict | Subspace,
-        predicted_DNC: np.ndarray,
-        labels_N: np.ndarray,
-        metric: str,
+        self, params: dict | Subspace, predicted_DNC: np.ndarray, labels_N: np.ndarray
     ) -> None:
         """Takes the parameters of the draws whose loss on dev was never less."""
-        kind = self.targets.kind
-        scores_D = [metrics.score(labels_N, own_NC, kind)[metric] for own_NC in predicted_DNC]
+        kind = self.task.labels
+        scores = [metrics.score(labels_N, own_NC, kind) for own_NC in predicted_DNC]
+        scores_D = [own[self.task.metric] for own in scores]
         losses_D = self.targets.losses(predicted_DNC, labels_N)
         is_best_D = (losses_D[:, None] <= self.dev_losses_DE).all(axis=1)
         best = self.params if self.dev_losses_DE.size else params  # copied: the next step takes it
@@ -120,10 +124,9 @@ def train_draws(
     """Trains a classifier for every draw, all side by side, from the encoder and a new head.
 
     A head over [CLS] is a random one; a features head starts at the probe's solution (Kumar et
-    al. 2022).
-    With dev each draw keeps the epoch of the least mean loss on it, the later on a tie; a features
-    head's start is a candidate, too. The loss tells epochs apart where a metric of few rows, or of
-    a rare class, is the same for all; GUE's script chooses by it too.
+    al. 2022). With dev each draw keeps the epoch of the least mean loss on it, the later on a tie;
+    a features head's start is a candidate, too. The loss tells epochs apart where a metric of few
+    rows, or of a rare class, is the same for all; GUE's script chooses by it too.
 
     Args:
       data: of the task; test is not used.
@@ -136,9 +139,10 @@ def train_draws(
     Raises:
       InputError: sequences are too long.
     """
-    config, num_draws, train, dev = pretrained.config, len(draws_DN), data.train, data.dev
+    config, train, dev = pretrained.config, data.train, data.dev
+    num_draws, num_rows = draws_DN.shape
     numbers_D = np.arange(first_draw, first_draw + num_draws)
-    windows = position_limit.cut(train.bases_NM, config, long_sequences, source=train.path)
+    windows = position_limit.cut(train, config, long_sequences)
     position_limit.warn_of_new_positions(windows, config, source=train.path)
     if dev is not None:
         position_limit.refuse_long((dev,), config, long_sequences)
@@ -148,17 +152,17 @@ def train_draws(
     labels_W = np.repeat(labels_N, windows.count_N, axis=0)
     devices = side_by_side.num_devices(num_draws)
     shared = side_by_side.share((windows.bases_WM, labels_W), devices)
-    num_steps = recipe.num_steps(draws_DN.shape[1])
-    stop, title = stop or StopRequest(), f"fine-tuning {num_draws} x {draws_DN.shape[1]:,} rows"
-    with terminal.bar(total=num_steps, desc=title, unit="steps") as bar:
+    stop, title = stop or StopRequest(), f"fine-tuning {num_draws} x {num_rows:,} rows"
+    with terminal.bar(total=recipe.num_steps(num_rows), desc=title, unit="steps") as bar:
+        told = bar if report_epochs else None
         if trained.first_epoch == 0:
-            _end_epoch(trained, states.params, data, bar if report_epochs else None)
+            _end_epoch(trained, states.params, dev, told)
         for rows_DSB in _epochs(draws_DN, windows, recipe, seed, numbers_D):
             states, losses_D = _train_epoch(trained.programs, states, rows_DSB, shared, bar, stop)
             if losses_D is None:
                 break
             trained.losses_DE = np.column_stack([trained.losses_DE, losses_D])
-            _end_epoch(trained, states.params, data, bar if report_epochs else None)
+            _end_epoch(trained, states.params, dev, told)
             if not trained.is_patient:
                 break
     return trained
@@ -173,15 +177,15 @@ def _begin(
     long_sequences: str,
 ) -> tuple[DrawState, TrainedDraws]:
     """Returns the states of the draws before the first step, and their record, still empty."""
+    config, task = pretrained.config, data.task
     num_draws, num_rows = draws_DN.shape
     devices = side_by_side.num_devices(num_draws)
     split = functools.partial(side_by_side.split, num_devices=devices)
-    programs = steps.make(pretrained.config, data.task, recipe, recipe.num_steps(num_rows), devices)
-    targets = Targets.of(data.task.labels, data.task.num_classes, data.train.labels_N)
+    programs = steps.make(config, task, recipe, recipe.num_steps(num_rows), devices)
+    targets = Targets.of(task.labels, task.num_classes, data.train.labels_N)
     head_params = {}
     if recipe.head == heads.FEATURES:
-        how = (long_sequences, recipe.strand)
-        head_params = _probes(pretrained, data, draws_DN, targets, *how)
+        head_params = _probes(pretrained, data, draws_DN, targets, recipe.strand, long_sequences)
     states = programs.init(
         side_by_side.share(pretrained.params, devices),
         split(keys_D),
@@ -189,21 +193,20 @@ def _begin(
     )
     empty = np.zeros((3, num_draws, 0))
     return states, TrainedDraws(
-        pretrained.config, recipe, targets, long_sequences, programs, states.params, *empty
+        config, task, recipe, targets, long_sequences, programs, states.params, *empty
     )
 
 
 def _end_epoch(
-    trained: TrainedDraws, params: dict | Subspace, data: TaskData, bar: tqdm | None
+    trained: TrainedDraws, params: dict | Subspace, dev: Examples | None, bar: tqdm | None
 ) -> None:
     """Takes the parameters where dev, if there is one, finds them better; prints a line."""
-    if data.dev is None:
+    if dev is None:
         trained.params = params
         return
-    predicted_DNC = _predict(trained, params, data.dev)
-    trained.offer(params, predicted_DNC, data.dev.labels_N, data.task.metric)
+    trained.offer(params, probabilities(trained, dev, params), dev.labels_N)
     if bar is not None:
-        terminal.say(bar, trained.last_epoch(data.task.metric))
+        terminal.say(bar, trained.last_epoch())
 
 
 def _probes(
@@ -211,39 +214,34 @@ def _probes(
     data: TaskData,
     draws_DN: np.ndarray,
     targets: Targets,
-    long_sequences: str,
     strand: str,
+    long_sequences: str,
 ) -> dict:
     """Returns the parameters of every draw's features head: the probe's solution."""
     used_U = np.unique(draws_DN)
     train = data.train.take(used_U)
-    features_UF = probe.features(
-        pretrained, train.bases_NM, long_sequences=long_sequences, source=train.path, strand=strand
+    layers = probe.linear_layers(
+        probe.features(pretrained, train, long_sequences=long_sequences, strand=strand),
+        train.labels_N,
+        np.searchsorted(used_U, draws_DN),
+        targets,
+        heads.feature_weights(pretrained.config.model),
     )
-    rows_DN, labels_U = np.searchsorted(used_U, draws_DN), targets.standardised(train.labels_N)
-    kind = data.task.num_classes, targets.kind, heads.feature_weights(pretrained.config.model)
-    layers = probe.linear_layers(features_UF, labels_U, rows_DN, *kind)
     kernel_DFC, bias_DC = (layer.astype(np.float32) for layer in layers)
     return {"classifier": {"kernel": kernel_DFC, "bias": bias_DC}}
 
 
-def probabilities(trained: TrainedDraws, examples: Examples) -> np.ndarray:
+def probabilities(
+    trained: TrainedDraws, examples: Examples, params: dict | Subspace | None = None
+) -> np.ndarray:
     """Returns every draw's probabilities, or numbers, float32 (D, N, C).
 
-    Those of a sequence in windows are means over them.
+    Those of a sequence in windows are means over them. Of a features head they are of the mean
+    outputs, which are its outputs of the mean features: so it starts where the probe is.
+    `params` are in place of those that were kept.
     """
-    return _predict(trained, trained.params, examples)
-
-
-def _predict(trained: TrainedDraws, params: dict | Subspace, examples: Examples) -> np.ndarray:
-    """Returns the predictions (D, N, C) of the draws with these parameters.
-
-    Of windows, those of a features head are of the mean outputs, which are its outputs of the mean
-    features: so it starts where the probe is.
-    """
-    windows = position_limit.cut(
-        examples.bases_NM, trained.config, trained.long_sequences, source=examples.path
-    )
+    params = trained.params if params is None else params
+    windows = position_limit.cut(examples, trained.config, trained.long_sequences)
     num_windows, num_draws = len(windows.bases_WM), len(trained.losses_DE)
     devices, each = jax.tree.leaves(params)[0].shape[:2]
     num_tokens = position_limit.num_tokens(windows.bases_WM, trained.config)
@@ -257,12 +255,10 @@ def _predict(trained: TrainedDraws, params: dict | Subspace, examples: Examples)
     logits_WDC = parallel.map_rows(
         predict, windows.bases_WM, batch_size=batch_size, description="predicting"
     )
-    mean, read = (
-        functools.partial(position_limit.mean, windows=windows),
-        trained.targets.predictions,
-    )
-    first, then = (mean, read) if trained.recipe.head == heads.FEATURES else (read, mean)
-    return np.stack([then(first(logits_WC)) for logits_WC in logits_WDC.swapaxes(0, 1)])
+    logits_DWC, read = logits_WDC.swapaxes(0, 1), trained.targets.predictions
+    if trained.recipe.head == heads.FEATURES:
+        return np.stack([read(position_limit.mean(one_WC, windows)) for one_WC in logits_DWC])
+    return np.stack([position_limit.mean(read(one_WC), windows) for one_WC in logits_DWC])
 
 
 def _draw_keys(seed: int, numbers_D: np.ndarray) -> np.ndarray:

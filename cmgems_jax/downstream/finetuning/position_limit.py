@@ -14,8 +14,6 @@ from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 
-LONG_SEQUENCES = ("error", "truncate", "window")
-
 
 @dataclasses.dataclass
 class SequenceWindows:
@@ -38,21 +36,20 @@ def max_tokens(config: Config, how: str) -> int:
     return min(num_positions, config.data.num_tokens) if how == "window" else num_positions
 
 
-def cut(bases_NM: np.ndarray, config: Config, how: str, *, source: str) -> SequenceWindows:
+def cut(examples: Examples, config: Config, how: str) -> SequenceWindows:
     """Returns the windows that the model sees, padded to the longest of them.
 
     Args:
-      bases_NM: uint8, base codes, `vocabulary.PADDING` behind.
       config: of the pretraining run.
       how: what happens to sequences that have too many tokens. "error"; "truncate":
         their beginning is kept; "window": as few windows as cover them, spread
         evenly, the last of which ends with the sequence, of no more tokens than
         pretraining saw (data.num_tokens). How many is printed.
-      source: what to call the sequences: their file.
 
     Raises:
       InputError: there are some, and `how` is "error".
     """
+    bases_NM, source = examples.bases_NM, examples.path
     length_N = (bases_NM != vocabulary.PADDING).sum(axis=1)
     tokens = config.tokens
     room = vocabulary.num_bases(max_tokens(config, how) - 2, tokens.k, tokens.stride)
@@ -90,7 +87,7 @@ def refuse_long(splits: Sequence[Examples], config: Config, how: str) -> None:
     """Raises the InputError of `cut` at once, for what is cut or predicted after long work."""
     for examples in splits:
         if how == "error":
-            cut(examples.bases_NM, config, how, source=examples.path)
+            cut(examples, config, how)
 
 
 def warn_of_new_positions(windows: SequenceWindows, config: Config, *, source: str) -> None:

@@ -16,62 +16,48 @@ from cmgems_jax import terminal
 from cmgems_jax.downstream.finetuning import position_limit
 from cmgems_jax.downstream.finetuning.targets import Targets
 from cmgems_jax.downstream.tasks import labels
+from cmgems_jax.downstream.tasks.files import Examples
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.model import bert, heads, strands
 from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import parallel
 
-INVERSE_PENALTY = 0.01  # scikit-learn's C; see `probe`
-_PENALTIES = np.logspace(0, 6, 13)  # of ridge regression
-_MAX_ITERATIONS = 1_000
+_logistic = functools.partial(LogisticRegression, C=0.01, max_iter=1_000)  # see `linear_layers`
+ridge = functools.partial(RidgeCV, np.logspace(0, 6, 13), alpha_per_target=True)
 _PREDICTED_ROWS = 8_192  # at a time: they are copied in float64
 _NO_CLASS = -1e4  # the logit of a class that was not drawn; exp of it is 0
 
 
 def features(
     pretrained: Pretrained,
-    bases_NM: np.ndarray,
+    examples: Examples,
     *,
     batch_size: int = 64,
     long_sequences: str = "error",
-    source: str = "sequences",
     strand: str = "forward",
 ) -> np.ndarray:
-    """Returns what the encoder makes of each sequence, without training it.
+    """Returns what the encoder makes of each sequence, without training it: float32 (N, F).
 
-    See `heads.pooled_features`.
-
-    Args:
-      pretrained: the encoder.
-      bases_NM: uint8, base codes, `vocabulary.PADDING` behind.
-      batch_size: sequences at a time, rounded up to a multiple of the local devices.
-      long_sequences: what is done with those beyond the position table; see
-        `position_limit.cut`. Of windows, the mean of their features.
-      source: how to call the sequences in messages.
-      strand: of `vocabulary.STRANDS`; of both, the mean of their features.
-
-    Returns:
-      float32 (N, F).
+    See `heads.pooled_features`. Of windows (`position_limit.cut`), and of both strands, it is the
+    mean of their features.
     """
     config = pretrained.config
-    windows = position_limit.cut(bases_NM, config, long_sequences, source=source)
-    position_limit.warn_of_new_positions(windows, config, source=source)
-    model = bert.Encoder(config.model, config.tokens)
-    pooled = strands.on_strand(functools.partial(pooled_states, model=model), strand)
+    windows = position_limit.cut(examples, config, long_sequences)
+    position_limit.warn_of_new_positions(windows, config, source=examples.path)
+    model, tokens = bert.Encoder(config.model, config.tokens), config.tokens
+
+    def pooled(params: dict, bases_BM: jax.Array) -> jax.Array:
+        ids_BL = vocabulary.model_ids(bases_BM, tokens.k, tokens.stride)
+        states = model.apply({"params": params}, ids_BL, method=model.all_states)
+        return heads.pooled_features(states, ids_BL)
+
     features_WF = parallel.map_rows(
-        parallel.rows_program(pooled, pretrained.params),
+        parallel.rows_program(strands.on_strand(pooled, strand), pretrained.params),
         windows.bases_WM,
         batch_size=parallel.whole_batch(min(batch_size, len(windows.bases_WM))),
         description="features",
     )
     return position_limit.mean(features_WF, windows)
-
-
-def pooled_states(params: dict, bases_BM: jax.Array, *, model: bert.Encoder) -> jax.Array:
-    """Returns the features of a batch: float32 (B, F)."""
-    ids_BL = vocabulary.model_ids(bases_BM, model.tokens.k, model.tokens.stride)
-    states = model.apply({"params": params}, ids_BL, method=model.all_states)
-    return heads.pooled_features(states, ids_BL)
 
 
 def probe(
@@ -90,17 +76,12 @@ def probe(
       labels_N: int (N,), their classes; of other kinds float (N, C).
       draws_DN: int (D, n), rows that a draw trains on.
       test_features_NF: float32, of what is predicted.
-      num_classes: C.
-      kind: of the labels, of `labels.KINDS`.
-      weight_F: of the standardised features, such as `heads.feature_weights`.
 
     Returns:
       float32 (D, rows of test, C), probabilities, or numbers.
     """
     targets = Targets.of(kind, num_classes, labels_N)
-    kernel_DFC, bias_DC = linear_layers(
-        train_features_NF, targets.standardised(labels_N), draws_DN, num_classes, kind, weight_F
-    )
+    kernel_DFC, bias_DC = linear_layers(train_features_NF, labels_N, draws_DN, targets, weight_F)
     shape = len(draws_DN), len(test_features_NF), num_classes
     predicted_DNC = np.empty(shape, np.float32)
     for start in range(0, shape[1], _PREDICTED_ROWS):
@@ -114,23 +95,24 @@ def linear_layers(
     features_NF: np.ndarray,
     labels_N: np.ndarray,
     draws_DN: np.ndarray,
-    num_outputs: int,
-    kind: str = labels.CLASSES,
+    targets: Targets,
     weight_F: np.ndarray | float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the regression of every draw as one linear layer over the features.
 
-    Features are standardised by the drawn rows and weighted, and both are folded into the layer.
-    Logistic regression's penalty is fixed and strong (`INVERSE_PENALTY`): there are more
-    features than rows, and ten shots are too few to choose it. Of several labels per row each
-    has its own; numbers, standardised ones, have ridge regression with the penalty of the
-    least leave-one-out error.
+    Features are standardised by the drawn rows and weighted (by `weight_F`, such as
+    `heads.feature_weights`), and both are folded into the layer.
+    Logistic regression's penalty is fixed and strong (C = 0.01): there are more features than
+    rows, and ten shots are too few to choose it. Of several labels per row each has its own;
+    numbers, standardised ones, have ridge regression, each with the penalty of the least
+    leave-one-out error.
 
     Returns:
       kernel_DFC and bias_DC, float64: logits of classes or labels, or numbers. A class that
       was not drawn has no probability; a label that all or no drawn rows have has its share,
       of one row more.
     """
+    labels_N, num_outputs = targets.standardised(labels_N), len(targets.mean_C)
     # Draws of all rows are the same rows, and are fitted once.
     unique_DN, index_D = np.unique(np.sort(draws_DN), axis=0, return_inverse=True)
     kernel_DFC = np.zeros((len(unique_DN), features_NF.shape[1], num_outputs))
@@ -140,15 +122,10 @@ def linear_layers(
         for kernel_FC, bias_C, rows in zip(kernel_DFC, bias_DC, bar, strict=True):
             scaler = StandardScaler(copy=False)  # the drawn rows are a copy
             scaled_nF = (scaler.fit_transform(features_NF[rows]) * weight_F).astype(np.float32)
-            fitted_FC, intercept_C = _FITS[kind](scaled_nF, labels_N[rows], num_outputs)
+            fitted_FC, intercept_C = _FITS[targets.kind](scaled_nF, labels_N[rows], num_outputs)
             kernel_FC[:] = fitted_FC * (weight_F / scaler.scale_)[:, None]
             bias_C[:] = intercept_C - scaler.mean_ @ kernel_FC
     return kernel_DFC[index_D], bias_DC[index_D]
-
-
-def _logistic() -> LogisticRegression:
-    """Returns what is fitted."""
-    return LogisticRegression(C=INVERSE_PENALTY, max_iter=_MAX_ITERATIONS)
 
 
 def _fit_classes(
@@ -186,14 +163,9 @@ def _fit_several(
 def _fit_numbers(
     scaled_nF: np.ndarray, numbers_nC: np.ndarray, num_numbers: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the same of ridge regression; see `ridge`."""
+    """Returns the same of ridge regression."""
     model = ridge().fit(scaled_nF.astype(np.float64), numbers_nC)
     return model.coef_.reshape(num_numbers, -1).T, model.intercept_
-
-
-def ridge() -> RidgeCV:
-    """Returns ridge regression with the penalty, of every number, of the least error left out."""
-    return RidgeCV(_PENALTIES, alpha_per_target=True)
 
 
 _FITS = {

@@ -70,7 +70,6 @@ def choose(
     """Returns the recipe of a task: published, or for an own one that of the features head.
 
     Args:
-      task: few-shot, GUE's or an own one.
       shots: training rows per class that are drawn; 0 = all rows.
       head: heads.CLS or heads.FEATURES; "" = the task's: FEATURES for own ones.
       width: of the encoder, its hidden size.

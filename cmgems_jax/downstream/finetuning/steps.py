@@ -162,20 +162,10 @@ def train_step(
     return DrawState(state.step + 1, params, opt_state, state.key), total
 
 
-def _binary_cross_entropy(logits_BC: jax.Array, marks_BC: jax.Array) -> jax.Array:
-    """Returns the mean over the labels of a row, nats: float32 (B,)."""
-    return optax.sigmoid_binary_cross_entropy(logits_BC, marks_BC).mean(axis=1)
-
-
-def _squared_error(predicted_BC: jax.Array, numbers_BC: jax.Array) -> jax.Array:
-    """Returns the mean over the numbers of a row, float32 (B,)."""
-    return jnp.square(predicted_BC - numbers_BC).mean(axis=1)
-
-
-_LOSSES = {
+_LOSSES = {  # (outputs_BC, the rows' labels) -> float32 (B,), means over the numbers of a row
     labels.CLASSES: optax.softmax_cross_entropy_with_integer_labels,
-    labels.MULTILABEL: _binary_cross_entropy,
-    labels.NUMBERS: _squared_error,
+    labels.MULTILABEL: lambda *pair: optax.sigmoid_binary_cross_entropy(*pair).mean(axis=1),
+    labels.NUMBERS: lambda *pair: optax.squared_error(*pair).mean(axis=1),
 }
 
 

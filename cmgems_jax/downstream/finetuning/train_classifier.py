@@ -24,11 +24,7 @@ _DEV_STREAM = 1  # of the seed, for the rows that are held out
 
 
 def train_classifier(
-    checkpoint: Path | str,
-    task: str,
-    data_dir: Path | str,
-    output: Path | str,
-    settings: FinetuneSettings,
+    checkpoint: Path | str, task: str, data_dir: Path, output: Path, settings: FinetuneSettings
 ) -> dict[str, float]:
     """Trains, keeps the epoch of the least loss on dev, and writes classifier and metrics.json.
 
@@ -44,13 +40,12 @@ def train_classifier(
       InputError: a path, a flag or a file cannot work; nothing is written then.
       KeyboardInterrupt: behind a signal, once what there is has been kept.
     """
-    checkpoint, output, how = Path(checkpoint), Path(output), settings.long_sequences
     if output.exists() and (not output.is_dir() or (output / checkpoints.FOLDER).exists()):
         raise InputError(
             f"--output={output}: a file, or the folder of a pretraining run; give a folder to make"
         )
-    model = pretrained.load(checkpoint)
-    data = _load(task, Path(data_dir), model.config.tokens.k, settings)
+    model, how = pretrained.load(Path(checkpoint)), settings.long_sequences
+    data = tasks.load(task, data_dir, settings, k=model.config.tokens.k)
     position_limit.refuse_long((data.train, data.test), model.config, how)
     data = _with_dev(data, settings.seed)
     recipe = _recipe(data, settings, model.config.model.hidden_size)
@@ -67,16 +62,14 @@ def train_classifier(
     if not trained.dev_losses_DE.size:
         print(f"{stop.signal} in the first epoch: nothing was kept", flush=True)
         raise KeyboardInterrupt
-    history = _history(trained, data.task.metric)
-    print(_kept(history, trained, data.task.metric, stop.signal), flush=True)
-    classifier = _classifier(trained, data)
+    print(_kept(trained, stop.signal), flush=True)
     (output / "metrics.json").unlink(missing_ok=True)  # no scores of another classifier
     about = {"recipe": dataclasses.asdict(recipe), "source": str(checkpoint)}
-    save_classifier(output, classifier, task=data.task.name, **about)
+    save_classifier(output, _classifier(trained, data), task=data.task.name, **about)
     (predicted_NC,) = loop.probabilities(trained, data.test)
     scores = metrics.score(data.test.labels_N, predicted_NC, data.task.labels)
-    history["strand"] = recipe.strand
-    _write_record(output, data, str(checkpoint), history, seconds, scores)
+    record = _record(str(checkpoint), data, trained, seconds, scores)
+    outputs.write_json(output / "metrics.json", record)
     described = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
     text = f"test {described} (strand: {recipe.strand}; {seconds:.1f} s of training)"
     print(f"{data.task.name}: {text}\n{output}", flush=True)
@@ -87,31 +80,16 @@ def train_classifier(
 
 def _classifier(trained: TrainedDraws, data: TaskData) -> TrainedClassifier:
     """Returns what predicts, of the first draw."""
-    config = trained.config
+    config, recipe = trained.config, trained.recipe
     longest = position_limit.num_tokens(data.train.bases_NM, config)
-    max_tokens = min(longest, position_limit.max_tokens(config, trained.long_sequences))
-    recipe = trained.recipe
     return TrainedClassifier(
         config,
         trained.of_draw(0),
         data.label_names,
-        max_tokens,
-        head=recipe.head,
-        strand=recipe.strand,
-        labels=data.task.labels,
-    )
-
-
-def _load(task: str, data_dir: Path, k: int, settings: FinetuneSettings) -> TaskData:
-    """Returns the task's rows."""
-    return tasks.load(
-        task,
-        data_dir,
-        k=k,
-        dedupe=settings.dedupe,
-        columns=settings.columns,
-        metric=settings.metric,
-        labels=settings.labels,
+        min(longest, position_limit.max_tokens(config, trained.long_sequences)),
+        recipe.strand,
+        recipe.head,
+        data.task.labels,
     )
 
 
@@ -161,54 +139,47 @@ def _with_dev(data: TaskData, seed: int) -> TaskData:
     return dataclasses.replace(data, train=data.train.take(~is_dev_N), dev=dev)
 
 
-def _write_record(
-    output: Path,
-    data: TaskData,
+def _record(
     checkpoint: str,
-    history: dict[str, Any],
+    data: TaskData,
+    trained: TrainedDraws,
     seconds: float,
     scores: dict[str, float],
-) -> None:
-    """Writes metrics.json."""
-    splits = {"train": data.train, "dev": data.dev, "test": data.test}
-    record = {
-        "task": data.task.name,
-        "checkpoint": checkpoint,
-        "rows": {name: len(examples.labels_N) for name, examples in splits.items()},
-        "notes": data.notes,
-        **history,
-        "seconds": round(seconds, 2),
-        "test": {name: None if math.isnan(score) else score for name, score in scores.items()},
-        "environment": run_log.environment(),
-    }
-    outputs.write_json(output / "metrics.json", record)
-
-
-def _history(trained: TrainedDraws, metric: str) -> dict[str, Any]:
-    """Returns what happened in every epoch, and which one was kept.
+) -> dict[str, Any]:
+    """Returns metrics.json: what happened in every epoch, and which one was kept.
 
     Epochs are from 1; the first loss and score on dev are of `first_dev_epoch`, which is 0 where
     the start of a features head, the probe, is a candidate.
     """
-    losses_E, scores_E = trained.dev_losses_DE[0], trained.dev_scores_DE[0]
-    best = int(np.flatnonzero(losses_E == losses_E.min())[-1])
     return {
+        "task": data.task.name,
+        "checkpoint": checkpoint,
+        "rows": {name: len(examples.labels_N) for name, examples in data.splits.items()},
+        "notes": data.notes,
         "losses": trained.losses_DE[0].tolist(),
         "first_dev_epoch": trained.first_epoch,
-        "dev_losses": losses_E.tolist(),
-        f"dev_{metric}": [score if math.isfinite(score) else None for score in scores_E.tolist()],
-        "epoch_kept": trained.first_epoch + best,
+        "dev_losses": trained.dev_losses_DE[0].tolist(),
+        f"dev_{data.task.metric}": list(map(_or_none, trained.dev_scores_DE[0].tolist())),
+        "epoch_kept": trained.first_epoch + int(trained.best_D[0]),
+        "strand": trained.recipe.strand,
+        "seconds": round(seconds, 2),
+        "test": {name: _or_none(score) for name, score in scores.items()},
+        "environment": run_log.environment(),
     }
 
 
-def _kept(history: dict[str, Any], trained: TrainedDraws, metric: str, signal: str) -> str:
+def _or_none(score: float) -> float | None:
+    """Returns a score as JSON can hold it."""
+    return score if math.isfinite(score) else None
+
+
+def _kept(trained: TrainedDraws, signal: str) -> str:
     """Returns a sentence: which epoch was kept, its loss and metric on dev, and why."""
-    epoch, num_epochs = history["epoch_kept"], len(history["losses"])
-    at = epoch - trained.first_epoch
-    score = history[f"dev_{metric}"][at]
-    shown = f"{metric} {'not defined' if score is None else f'{score:.3f}'}"
+    best, num_epochs = int(trained.best_D[0]), trained.losses_DE.shape[1]
+    epoch, score = trained.first_epoch + best, trained.dev_scores_DE[0, best]
+    shown = f"{trained.task.metric} {f'{score:.3f}' if math.isfinite(score) else 'not defined'}"
     kept = f"epoch {epoch} of {num_epochs}" if epoch else "the probe, before any epoch"
-    text = f"kept {kept}: dev loss {history['dev_losses'][at]:.4f}, {shown}"
+    text = f"kept {kept}: dev loss {trained.dev_losses_DE[0, best]:.4f}, {shown}"
     if signal:
         return f"{text}; {signal} ended the training"
     if epoch == num_epochs > 1:

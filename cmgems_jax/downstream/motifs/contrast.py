@@ -9,7 +9,7 @@ from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.downstream.inference import predict
 from cmgems_jax.downstream.tasks import files as task_files
 from cmgems_jax.downstream.tasks import labels, tasks
-from cmgems_jax.downstream.tasks.settings import USUAL_COLUMNS, Columns
+from cmgems_jax.downstream.tasks.settings import USUAL, TaskSettings
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files, vocabulary
@@ -67,7 +67,7 @@ def from_task(
     data_dir: Path,
     classifier: TrainedClassifier,
     label: int,
-    columns: Columns = USUAL_COLUMNS,
+    settings: TaskSettings = USUAL,
 ) -> Contrast:
     """Returns one class of a task's test rows against all others; rows are `row_LINE`.
 
@@ -79,7 +79,7 @@ def from_task(
     Raises:
       InputError: no such task, a bad row, other classes, or too few rows.
     """
-    data = tasks.load(name, data_dir, k=classifier.config.tokens.k, columns=columns)
+    data = tasks.load(name, data_dir, settings, k=classifier.config.tokens.k)
     label_names = classifier.label_names
     if data.label_names != [task_files.class_name(own, "classifier") for own in label_names]:
         raise InputError(

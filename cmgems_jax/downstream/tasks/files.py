@@ -15,15 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from cmgems_jax.downstream.tasks.settings import USUAL_COLUMNS, Columns
+from cmgems_jax.downstream.tasks.settings import USUAL, TaskSettings
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import fasta, input_files, vocabulary
 
 SEQUENCE_COLUMNS = ("sequence", "seq", "dna", "text")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "y")
 _DELIMITERS = "\t,;"
-# IUPAC nucleotide letters, and the gaps of alignments; in blank-separated text also blanks.
-_LETTERS = fasta.AMBIGUOUS_LETTERS | (vocabulary.CODE_OF_LETTER != vocabulary.AMBIGUOUS)
+# IUPAC nucleotide letters, and the gaps of alignments.
+_LETTERS = bytes(
+    np.flatnonzero(fasta.AMBIGUOUS_LETTERS | (vocabulary.CODE_OF_LETTER != vocabulary.AMBIGUOUS))
+)
 _INTEGER = re.compile(r"([+-]?[0-9]{1,1000})(?:\.0*)?")  # int() refuses some thousand digits
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+[.,]?[0-9]*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?")
 
@@ -36,7 +38,12 @@ class TextRows:
     bases_NM: np.ndarray  # uint8 (N, longest), base codes, `vocabulary.PADDING` behind
     label_texts: list[str]  # one per row; of several columns with ; between
     rows_N: np.ndarray  # int32 (N,), lines of the file; 1 is the first
-    label_columns: list[str] = dataclasses.field(default_factory=list)  # where a header names them
+    label_columns: list[str]  # their headers, where there are any
+
+    def labels(self) -> Iterator[tuple[str, str]]:
+        """Yields the label of every row behind its place, as messages name it."""
+        for line, text in zip(self.rows_N, self.label_texts, strict=True):
+            yield f"{self.path}: row {line}", text
 
 
 @dataclasses.dataclass
@@ -56,52 +63,42 @@ class Examples:
 
 
 def read_examples(
-    path: Path | str,
-    *,
-    min_bases: int = 1,
-    columns: Columns = USUAL_COLUMNS,
-    may_lack_labels: bool = False,
+    path: Path | str, settings: TaskSettings = USUAL, *, min_bases: int = 1
 ) -> TextRows:
     """Returns the rows of a labelled file, TSV or CSV, plain or gzip: at least one.
 
-    Columns are found by their names (`SEQUENCE_COLUMNS`, `LABEL_COLUMNS`), others
-    are ignored; a file without header has two columns, sequence and label. Lower
-    case counts as upper case, U as T; a letter that is no single base becomes
-    `vocabulary.AMBIGUOUS`. What the labels stand for: `labels`.
-
-    Args:
-      path: of the file.
-      min_bases: the fewest bases of a sequence (one k-mer).
-      columns: their names, where they are not the usual ones.
-      may_lack_labels: a row may have none, as where each has several.
+    Columns are found by their names (`SEQUENCE_COLUMNS`, `LABEL_COLUMNS`, or those of the
+    settings), others are ignored; a file without header has two columns, sequence and label.
+    Lower case counts as upper case, U as T; a letter that is no single base becomes
+    `vocabulary.AMBIGUOUS`. What the labels stand for: `labels`. Where each row has several, by
+    the settings, it may have none.
 
     Raises:
       InputError: naming file and row: no such file, damaged gzip, not text, no row,
-        wrong columns, no label, a sequence that is empty, too short or no
-        nucleotides, or k-mers that do not overlap.
+        wrong columns, no label, a sequence that is empty, shorter than `min_bases` (one k-mer) or
+        no nucleotides, or k-mers that do not overlap.
     """
     path = str(path)
-    header: list[str] = []
+    rows = _rows(path, _text(path))
+    line, first = next(rows)
+    sequence_column, label_columns, is_header = _columns(path, first, settings)
+    if not is_header:
+        rows = itertools.chain([(line, first)], rows)
     sequences: list[bytes] = []
     label_texts: list[str] = []
     lines: list[int] = []
-    for line, sequence, label in _fields(path, _text(path), columns, header):
+    for line, fields in rows:
         where = f"{path}: row {line}"
-        letters = sequence.encode()
-        if b" " in letters:
-            letters = _join_kmers(where, letters)
-        if len(letters) < min_bases:
-            what = f"{len(letters)} bases" if letters else "no sequence"
-            raise InputError(f"{where}: {what}, expected at least {min_bases} (one k-mer)")
-        if not label and not may_lack_labels:
+        label = ";".join(fields[column] for column in label_columns)
+        sequences.append(_letters(where, fields[sequence_column].encode(), min_bases))
+        if not label and settings.labels != "multilabel":
             raise InputError(f"{where}: no label; expected one behind every sequence")
-        sequences.append(letters)
         label_texts.append(label)
         lines.append(line)
     if not lines:
         raise InputError(f"{path}: no row; expected columns sequence and label, and rows")
-    bases_NM = _encode(path, sequences, lines)
-    return TextRows(path, bases_NM, label_texts, np.array(lines, np.int32), header)
+    headers = [first[column] for column in label_columns] if is_header else []
+    return TextRows(path, _encode(sequences), label_texts, np.array(lines, np.int32), headers)
 
 
 def class_name(label: str, where: str) -> str:
@@ -142,13 +139,8 @@ def _text(path: str) -> str:
     return text
 
 
-def _fields(
-    path: str, text: str, columns: Columns, header: list[str]
-) -> Iterator[tuple[int, str, str]]:
-    """Yields (line, sequence, label) of every row, stripped; blank lines are passed over.
-
-    Several labels have ; between; `header` gets the names of their columns, if there are any.
-    """
+def _rows(path: str, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Yields (line, fields) of every row, stripped; blank lines are passed over."""
     head = text.lstrip().partition("\n")[0]
     delimiter = max(_DELIMITERS, key=head.count)
     if delimiter not in head:
@@ -158,49 +150,59 @@ def _fields(
         )
     csv.field_size_limit(sys.maxsize)  # its 131,072 letters are fewer than a long locus has
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    line = 0
+    line = num_columns = 0
     try:
-        rows = (row for row in reader if row)
-        first = [field.strip() for field in next(rows)]
-        sequence, labels, is_header = _columns(path, first, columns)
-        if is_header:
-            header += [first[column] for column in labels]
-        else:
-            rows = itertools.chain([first], rows)
-        for row in rows:
-            line = reader.line_num
-            if len(row) != len(first):
+        for row in filter(None, reader):
+            line, num_columns = reader.line_num, num_columns or len(row)
+            if len(row) != num_columns:
                 raise InputError(
-                    f"{path}: row {line}: {len(row)} columns, expected {len(first)} as in row 1"
+                    f"{path}: row {line}: {len(row)} columns, expected {num_columns} as in row 1"
                 )
-            yield line, row[sequence].strip(), ";".join(row[column].strip() for column in labels)
+            yield line, [field.strip() for field in row]
     except csv.Error as error:
         raise InputError(
             f"{path}: behind row {line or 1}: {error}; is a quotation mark left open?"
         ) from None
 
 
-def _columns(path: str, first: Sequence[str], columns: Columns) -> tuple[int, list[int], bool]:
+def _columns(
+    path: str, first: Sequence[str], settings: TaskSettings
+) -> tuple[int, list[int], bool]:
     """Returns the indices of the sequence and the labels, and whether the first row is a header."""
-    names = [columns.sequence, *columns.labels]
-    usual = [SEQUENCE_COLUMNS, *[LABEL_COLUMNS] * len(columns.labels)]
+    wanted = [(settings.sequence_column, SEQUENCE_COLUMNS)]
+    wanted += [(name, LABEL_COLUMNS) for name in settings.label_columns]
     matches = [
-        [n for n, name in enumerate(first) if (name == own if own else name.lower() in usual_names)]
-        for own, usual_names in zip(names, usual, strict=True)
+        [n for n, name in enumerate(first) if (name == own if own else name.lower() in usual)]
+        for own, usual in wanted
     ]
     if all(len(indices) == 1 for indices in matches):
         return matches[0][0], [indices[0] for indices in matches[1:]], True
-    letters = np.frombuffer(first[0].replace(" ", "").encode(), np.uint8)
-    is_usual = columns == USUAL_COLUMNS
-    is_sequence = bool(len(letters)) and _LETTERS[letters].all()
+    is_usual = not (settings.sequence_column or settings.label_column)
+    letters = first[0].replace(" ", "").encode()
+    is_sequence = bool(letters) and not letters.translate(None, _LETTERS)
     if is_usual and len(first) == 2 and not any(matches) and is_sequence:
         return 0, [1], False
     raise InputError(
         f"{path}: row 1: columns {', '.join(map(repr, first))[:80]}; expected a header with one "
-        f"column {columns.sequence or 'sequence'!r} and one {columns.label or 'label'!r}"
+        f"column {settings.sequence_column or 'sequence'!r} and one "
+        f"{settings.label_column or 'label'!r}"
         f"{', or a sequence and a label' if is_usual else ''}; --sequence_column and "
         "--label_column name others"
     )
+
+
+def _letters(where: str, text: bytes, min_bases: int) -> bytes:
+    """Returns the bases of a sequence, or of k-mers with blanks between."""
+    letters = _join_kmers(where, text) if b" " in text else text
+    if len(letters) < min_bases:
+        what = f"{len(letters)} bases" if letters else "no sequence"
+        raise InputError(f"{where}: {what}, expected at least {min_bases} (one k-mer)")
+    if others := letters.translate(None, _LETTERS):
+        raise InputError(
+            f"{where}: letter {others.decode('utf-8', 'replace')[0]!r}: expected nucleotides (A C "
+            "G T U N and IUPAC codes); is this protein, or another column?"
+        )
+    return letters
 
 
 def _join_kmers(where: str, text: bytes) -> bytes:
@@ -225,22 +227,10 @@ def _join_kmers(where: str, text: bytes) -> bytes:
     return words[0] + words_WK[1:, -1].tobytes()
 
 
-def _encode(path: str, sequences: list[bytes], lines: list[int]) -> np.ndarray:
-    """Returns uint8 (N, longest); InputError at a letter that no nucleotide sequence has."""
-    letters = np.frombuffer(b"".join(sequences), np.uint8)
-    lengths_N = np.array([len(sequence) for sequence in sequences])
-    if not _LETTERS[letters].all():
-        position = int((~_LETTERS[letters]).argmax())
-        row = int(np.searchsorted(lengths_N.cumsum(), position, side="right"))
-        letter = sequences[row][position - int(lengths_N[:row].sum()) :].decode("utf-8", "replace")[
-            0
-        ]
-        raise InputError(
-            f"{path}: row {lines[row]}: letter {letter!r}: expected nucleotides (A C G T U N and "
-            "IUPAC codes); is this protein, or another column?"
-        )
-    bases_NM = np.full((len(sequences), int(lengths_N.max())), vocabulary.PADDING, np.uint8)
-    bases_NM[np.arange(bases_NM.shape[1]) < lengths_N[:, None]] = vocabulary.encode(
-        letters.tobytes()
-    )
+def _encode(sequences: list[bytes]) -> np.ndarray:
+    """Returns uint8 (N, longest), `vocabulary.PADDING` behind."""
+    lengths_N = np.array([len(letters) for letters in sequences])
+    bases_NM = np.full((len(sequences), lengths_N.max()), vocabulary.PADDING, np.uint8)
+    is_base_NM = np.arange(bases_NM.shape[1]) < lengths_N[:, None]
+    bases_NM[is_base_NM] = vocabulary.encode(b"".join(sequences))
     return bases_NM

@@ -17,7 +17,7 @@ import numpy as np
 from cmgems_jax.downstream.tasks import files as task_files
 from cmgems_jax.downstream.tasks import labels
 from cmgems_jax.downstream.tasks.files import Examples, TextRows
-from cmgems_jax.downstream.tasks.settings import Columns
+from cmgems_jax.downstream.tasks.settings import TaskSettings
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 
@@ -31,23 +31,17 @@ _FILE_NAME = re.compile(
 
 
 def read(
-    folder: Path | str,
-    *,
-    k: int,
-    shots: int | None,
-    columns: Columns,
-    kind: str = "",
+    folder: Path, settings: TaskSettings, *, k: int, shots: int
 ) -> tuple[dict[str, Examples], str, list[str], list[str]]:
     """Returns the splits of a folder; without a train file, train is what dev holds.
 
     Args:
       folder: with train (or train_10, train_50, ...) or dev (or val, valid, validation), and
         test.
+      settings: of the files' columns and labels.
       k: the fewest bases of a sequence.
       shots: chooses the smallest train file with ten times as many rows of every
-        class, else the largest. None: train, or the largest.
-      columns: of the files.
-      kind: of the labels, of `labels.KINDS`; "" = see `labels.kind_of`.
+        class, else the largest. 0: train, or the largest.
 
     Returns:
       Splits "train", "test" and perhaps "dev", of one padded length; the kind of the labels;
@@ -56,22 +50,13 @@ def read(
     Raises:
       InputError: a missing file, a bad row, or labels that do not fit.
     """
-    files, others = split_files(Path(folder))
-    rows: dict[str, TextRows] = {}
-    read_file = functools.partial(
-        task_files.read_examples,
-        min_bases=k,
-        columns=columns,
-        may_lack_labels=kind == labels.MULTILABEL,
-    )
-    if files["train"]:
-        rows["train"] = _read_train(files["train"], shots, read_file)
-        if files["dev"]:
-            rows["dev"] = read_file(files["dev"][0])
-    else:
-        rows["train"] = read_file(files["dev"][0])
+    files, others = split_files(folder)
+    read_file = functools.partial(task_files.read_examples, settings=settings, min_bases=k)
+    rows = {"train": _read_train(files["train"] or files["dev"], shots, read_file)}
+    if files["train"] and files["dev"]:
+        rows["dev"] = read_file(files["dev"][0])
     rows["test"] = read_file(files["test"][0])
-    kind = labels.kind_of(rows["train"], kind)
+    kind = labels.kind_of(rows["train"], settings.labels)
     label_names = labels.names_of(rows["train"], kind)
     longest = max(one.bases_NM.shape[1] for one in rows.values())
     splits = {split: _examples(one, kind, label_names, longest) for split, one in rows.items()}
@@ -113,11 +98,9 @@ def named(names: Sequence[str], num_named: int = 5) -> str:
     return ", ".join(names[:num_named]) + more
 
 
-def _read_train(
-    paths: list[Path], shots: int | None, read_file: Callable[[Path], TextRows]
-) -> TextRows:
+def _read_train(paths: list[Path], shots: int, read_file: Callable[[Path], TextRows]) -> TextRows:
     """Returns the rows of the train file that serves so many shots; `paths` by size."""
-    if shots is None:
+    if not shots:
         return read_file(paths[-1])
     for path in paths:
         rows = read_file(path)

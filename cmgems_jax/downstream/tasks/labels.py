@@ -14,7 +14,7 @@ from cmgems_jax.errors import InputError
 CLASSES, NUMBERS, MULTILABEL = KINDS = ("classes", "numbers", "multilabel")
 _FEW_CLASSES = 20  # that many are never taken for numbers to regress
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
+_WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")  # as programs write a whole number
 _SEPARATORS = re.compile(r"[;|\s]+")  # between the numbers or labels of a row
 
 
@@ -33,7 +33,7 @@ def kind_of(train: TextRows, asked: str = "") -> str:
     if len(train.label_columns) > 1:
         return MULTILABEL if {item for items in rows for item in items} <= {"0", "1"} else NUMBERS
     numeric = [items for items in rows if all(map(_NUMBER.fullmatch, items))]
-    if any(_is_decimal(item) for items in numeric for item in items):
+    if not all(_WHOLE.fullmatch(item) for items in numeric for item in items):
         _numbers(train)  # names the row that has none
         return NUMBERS
     num_names, num_rows = len(set(train.label_texts)), len(rows)
@@ -51,7 +51,10 @@ def names_of(train: TextRows, kind: str) -> list[str]:
     Classes and labels: integers by value, others by letter. Columns of their own: their names.
     """
     if kind == CLASSES:
-        return _class_names(train)
+        names = {class_name(text, where) for where, text in train.labels()}
+        if len(names) == 1:
+            raise InputError(f"{train.path}: only the label {names.pop()!r}; expected two or more")
+        return _ordered(names)
     if len(train.label_columns) > 1:
         return train.label_columns
     if kind == NUMBERS:
@@ -75,17 +78,15 @@ def values(rows: TextRows, kind: str, names: Sequence[str]) -> np.ndarray:
         return _numbers(rows, len(names)).astype(np.float32)
     if kind == MULTILABEL and len(rows.label_columns) > 1:
         numbers_NC = _numbers(rows, len(names))
-        wrong = ~np.isin(numbers_NC, (0, 1)).all(axis=1)
-        if wrong.any():
-            raise InputError(
-                f"{rows.path}: row {rows.rows_N[wrong.argmax()]}: labels "
-                f"{rows.label_texts[wrong.argmax()]!r}; expected 0 or 1 in every column"
-            )
+        for (where, text), is_mark_C in zip(
+            rows.labels(), np.isin(numbers_NC, (0, 1)), strict=True
+        ):
+            if not is_mark_C.all():
+                raise InputError(f"{where}: labels {text!r}; expected 0 or 1 in every column")
         return numbers_NC.astype(np.float32)
     index = {name: number for number, name in enumerate(names)}
     marks_NC = np.zeros((len(rows.label_texts), len(names)), np.float32)
-    for number, (line, text) in enumerate(zip(rows.rows_N, rows.label_texts, strict=True)):
-        where = f"{rows.path}: row {line}"
+    for number, (where, text) in enumerate(rows.labels()):
         for item in [class_name(text, where)] if kind == CLASSES else _items(text):
             if item not in index:
                 raise InputError(
@@ -101,17 +102,6 @@ def strata(labels_N: np.ndarray) -> np.ndarray:
     return labels_N if labels_N.ndim == 1 else np.zeros(len(labels_N), np.int32)
 
 
-def _class_names(train: TextRows) -> list[str]:
-    """Returns the classes of train in their order."""
-    where = ((f"{train.path}: row {line}", text) for line, text in zip(
-        train.rows_N, train.label_texts, strict=True
-    ))  # fmt: skip
-    names = {class_name(text, row) for row, text in where}
-    if len(names) == 1:
-        raise InputError(f"{train.path}: only the label {names.pop()!r}; expected two or more")
-    return _ordered(names)
-
-
 def _ordered(names: set[str]) -> list[str]:
     """Returns integers by value, others by letter."""
     if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
@@ -124,24 +114,19 @@ def _items(text: str) -> list[str]:
     return [item for item in _SEPARATORS.split(text) if item]
 
 
-def _is_decimal(item: str) -> bool:
-    """Returns whether a number is one that programs do not write for a whole one."""
-    return not _WHOLE.fullmatch(item)
-
-
 def _numbers(rows: TextRows, count: int | None = None) -> np.ndarray:
     """Returns the numbers of every row, float64 (N, count); None: as many as in the first row."""
     numbers = []
-    for line, text in zip(rows.rows_N, rows.label_texts, strict=True):
+    for where, text in rows.labels():
         items = _SEPARATORS.split(text)
         count = count or len(items)
         wrong = next((item for item in items if not _NUMBER.fullmatch(item)), None)
         if wrong is not None:
             raise InputError(
-                f"{rows.path}: row {line}: {wrong!r} is no number, others are; expected numbers "
+                f"{where}: {wrong!r} is no number, others are; expected numbers "
                 "as 2.4 or 1e-3, with ; between several, or --labels=classes"
             )
         if len(items) != count:
-            raise InputError(f"{rows.path}: row {line}: {len(items)} numbers, expected {count}")
+            raise InputError(f"{where}: {len(items)} numbers, expected {count}")
         numbers.append([float(item) for item in items])
     return np.array(numbers)

@@ -47,7 +47,7 @@ def score(labels_N: np.ndarray, predicted_NC: np.ndarray, kind: str = CLASSES) -
       ValueError: shapes or labels do not fit.
       TrainingError: a probability is not finite.
     """
-    labels_N, predicted_NC = _checked(labels_N, predicted_NC, kind)
+    _check(labels_N, predicted_NC, kind)
     (scores_M,) = _SCORES[kind](np.ones((1, len(labels_N))), labels_N, predicted_NC)
     return dict(zip(OF_KIND[kind], scores_M.tolist(), strict=True))
 
@@ -60,7 +60,7 @@ def resampled(labels_N: np.ndarray, predicted_NC: np.ndarray, kind: str = CLASSE
     Returns float32 (NUM_RESAMPLES, metrics), metrics as in `NAMES`, nan in those of other kinds;
     for the arguments see `score`.
     """
-    labels_N, predicted_NC = _checked(labels_N, predicted_NC, kind)
+    _check(labels_N, predicted_NC, kind)
     num_rows = len(labels_N)
     rng = np.random.default_rng((_RESAMPLING_SEED, num_rows))
     at_once = max(1, min(NUM_RESAMPLES, _MOST_WEIGHTS // num_rows))
@@ -79,11 +79,8 @@ def resampled(labels_N: np.ndarray, predicted_NC: np.ndarray, kind: str = CLASSE
     return scores_BM
 
 
-def _checked(
-    labels_N: np.ndarray, predicted_NC: np.ndarray, kind: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns them as arrays, or raises as `score` says."""
-    labels_N, predicted_NC = np.asarray(labels_N), np.asarray(predicted_NC)
+def _check(labels_N: np.ndarray, predicted_NC: np.ndarray, kind: str) -> None:
+    """Raises as `score` says."""
     expected = predicted_NC.shape[: 1 if kind == CLASSES else 2]
     if predicted_NC.ndim != 2 or labels_N.shape != expected:
         raise ValueError(
@@ -101,7 +98,6 @@ def _checked(
             f"{not_finite:,} of {num_rows:,} predicted rows are not finite: the training "
             "diverged; lower the peak learning rate"
         )
-    return labels_N, predicted_NC
 
 
 def _of_classes(
@@ -138,11 +134,19 @@ def _of_several(
     weights_BN: np.ndarray, marks_NC: np.ndarray, probabilities_NC: np.ndarray
 ) -> np.ndarray:
     """Returns float (B, metrics) of several labels per row; see `_of_classes`."""
-    areas, precisions = [], []
-    for probability_N, is_label_N in zip(probabilities_NC.T, marks_NC.T == 1, strict=True):
-        areas.append(_area(weights_BN, probability_N, is_label_N))
-        precisions.append(_average_precision(weights_BN, probability_N, is_label_N))
-    return np.stack([_mean_of_known(areas), _mean_of_known(precisions)], axis=1)
+    scores = []
+    for measure in (_area, _average_precision):
+        each_CB = np.array(
+            [
+                measure(weights_BN, probability_N, is_label_N)
+                for probability_N, is_label_N in zip(
+                    probabilities_NC.T, marks_NC.T == 1, strict=True
+                )
+            ]
+        )
+        known_CB = np.isfinite(each_CB)  # of the other labels some rows have and some have not
+        scores.append(_ratio(np.where(known_CB, each_CB, 0).sum(axis=0), known_CB.sum(axis=0)))
+    return np.stack(scores, axis=1)
 
 
 def _of_numbers(
@@ -154,19 +158,22 @@ def _of_numbers(
         numbers_NC.T.astype(np.float64), predicted_NC.T.astype(np.float64), strict=True
     ):
         ranks = _ranks(weights_BN, true_N), _ranks(weights_BN, predicted_N)
-        rows_B = weights_BN.sum(axis=1)
-        mean_B = weights_BN @ true_N / rows_B
+        mean_B = weights_BN @ true_N / weights_BN.sum(axis=1)
         spread_B = (weights_BN * (true_N - mean_B[:, None]) ** 2).sum(axis=1)
         error_B = weights_BN @ (true_N - predicted_N) ** 2
-        left_B = np.divide(error_B, spread_B, np.full_like(rows_B, np.nan), where=spread_B > 0)
         scores.append(
             [
                 _correlation(weights_BN, true_N[None], predicted_N[None]),
                 _correlation(weights_BN, *ranks),
-                1 - left_B,
+                1 - _ratio(error_B, spread_B),
             ]
         )
     return np.mean(scores, axis=0).T
+
+
+def _ratio(above_B: np.ndarray, below_B: np.ndarray) -> np.ndarray:
+    """Returns one divided by the other, float (B,); nan where that is 0."""
+    return np.divide(above_B, below_B, np.full(below_B.shape, np.nan), where=below_B > 0)
 
 
 def _correlation(weights_BN: np.ndarray, one_BN: np.ndarray, other_BN: np.ndarray) -> np.ndarray:
@@ -178,8 +185,7 @@ def _correlation(weights_BN: np.ndarray, one_BN: np.ndarray, other_BN: np.ndarra
     )
     covariance_B = (weights_BN * one_BN * other_BN).sum(axis=1)
     squares = [(weights_BN * value_BN**2).sum(axis=1) for value_BN in (one_BN, other_BN)]
-    spread_B = np.sqrt(squares[0] * squares[1])
-    return np.divide(covariance_B, spread_B, np.full_like(spread_B, np.nan), where=spread_B > 0)
+    return _ratio(covariance_B, np.sqrt(squares[0] * squares[1]))
 
 
 def _ranks(weights_BN: np.ndarray, value_N: np.ndarray) -> np.ndarray:
@@ -215,8 +221,7 @@ def _area(weights_BN: np.ndarray, probability_N: np.ndarray, is_label_N: np.ndar
     inside_BG, outside_BG = _groups(weights_BN, probability_N, is_label_N)
     below_BG = np.cumsum(outside_BG, axis=1) - outside_BG / 2
     pairs_B = inside_BG.sum(axis=1) * outside_BG.sum(axis=1)
-    won_B = (inside_BG * below_BG).sum(axis=1)
-    return np.divide(won_B, pairs_B, np.full_like(won_B, np.nan), where=pairs_B > 0)
+    return _ratio((inside_BG * below_BG).sum(axis=1), pairs_B)
 
 
 def _average_precision(
@@ -228,17 +233,7 @@ def _average_precision(
     )
     hits_BG, all_BG = inside_BG.cumsum(axis=1), (inside_BG + outside_BG).cumsum(axis=1)
     sum_B = (inside_BG * hits_BG / np.maximum(all_BG, 1)).sum(axis=1)
-    rows_B, others_B = inside_BG.sum(axis=1), outside_BG.sum(axis=1)
-    known_B = (rows_B > 0) & (others_B > 0)
-    return np.divide(sum_B, rows_B, np.full_like(sum_B, np.nan), where=known_B)
-
-
-def _mean_of_known(scores: list[np.ndarray]) -> np.ndarray:
-    """Returns the mean over labels (B,), without those that are not defined; nan where none is."""
-    scores_CB = np.array(scores)
-    known_CB = np.isfinite(scores_CB)
-    sum_B, count_B = np.where(known_CB, scores_CB, 0).sum(axis=0), known_CB.sum(axis=0)
-    return np.divide(sum_B, count_B, np.full_like(sum_B, np.nan), where=count_B > 0)
+    return _ratio(sum_B, np.where(outside_BG.any(axis=1), inside_BG.sum(axis=1), 0))
 
 
 def _auroc(

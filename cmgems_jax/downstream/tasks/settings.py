@@ -3,32 +3,16 @@
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """The names of a file's columns, as its header writes them; "" = one of the usual names."""
-
-    sequence: str = ""
-    label: str = ""  # of several, with commas between
-
-    @property
-    def labels(self) -> list[str]:
-        """The columns of the labels, in their order."""
-        return [name.strip() for name in self.label.split(",")]
-
-
-USUAL_COLUMNS = Columns()
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskSettings:
     """How the rows of a task are read and scored."""
 
-    sequence_column: str = ""  # of the task's files; "" = a usual name
+    sequence_column: str = ""  # header of the task's files; "" = a usual name
     label_column: str = ""  # of several, with commas between
     labels: str = ""  # of labels.KINDS; "" = what the file plainly has
     metric: str = ""  # the main one; "" = the task's
     dedupe: bool = False  # drop repeated rows, and train rows that stand in test
-    long_sequences: str = "error"  # of position_limit.LONG_SEQUENCES
+    long_sequences: str = "error"  # or "truncate", or "window": see `position_limit.cut`
     reverse_complement: bool = False  # fine-tuning draws the strand of each sequence of a step
     strand: str = ""  # that is predicted from, of `vocabulary.STRANDS`; "" = both where
     # fine-tuning draws the strand, else forward
@@ -39,6 +23,9 @@ class TaskSettings:
         return self.strand or ("both" if self.reverse_complement else "forward")
 
     @property
-    def columns(self) -> Columns:
-        """The names of the two columns."""
-        return Columns(self.sequence_column, self.label_column)
+    def label_columns(self) -> list[str]:
+        """The headers of the labels, in their order; "" = a usual name."""
+        return [name.strip() for name in self.label_column.split(",")]
+
+
+USUAL = TaskSettings()

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from cmgems_jax.errors import InputError, did_you_mean
 
-FEWSHOT_METRIC, GUE_METRIC, OWN_METRIC = "accuracy", "mcc", "mcc"
-
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -16,43 +14,33 @@ class Task:
     name: str  # as its folder below the suite's: "prom_core", "mouse/2"
     suite: str  # "fewshot", "gue" or "own"
     num_classes: int  # or numbers, or labels; 0 = whatever the files hold (own, before loading)
-    metric: str  # the main one, of `metrics.NAMES`
-    num_bases: int = 0  # the longest published sequence; 0 = whatever the files hold
+    metric: str  # the main one, of `metrics.NAMES`; "" = that of the labels (own, before loading)
     folder: Path | None = None  # of an own task
     labels: str = "classes"  # of `labels.KINDS`
 
-    @property
-    def group(self) -> str:
-        """The part of a GUE set's name that it shares with its siblings: `mouse`."""
-        return self.name.partition("/")[0]
 
-
-def _gue(group: str, names: str, num_bases: int, num_classes: int = 2) -> tuple[Task, ...]:
-    """Returns the sets of one group and one length."""
-    return tuple(
-        Task(f"{group}/{name}", "gue", num_classes, GUE_METRIC, num_bases) for name in names.split()
-    )
+def _gue(group: str, names: str, num_classes: int = 2) -> tuple[Task, ...]:
+    """Returns the sets of one group."""
+    return tuple(Task(f"{group}/{name}", "gue", num_classes, "mcc") for name in names.split())
 
 
 # Five tasks of GeneMask and CM-GEMS.
 FEWSHOT = (
-    Task("prom_core", "fewshot", 2, FEWSHOT_METRIC, 70),
-    Task("prom_300", "fewshot", 2, FEWSHOT_METRIC, 300),
-    Task("cohn_enh", "fewshot", 2, FEWSHOT_METRIC, 500),
-    Task("splice_40", "fewshot", 3, FEWSHOT_METRIC, 40),
-    Task("silencer", "fewshot", 2, FEWSHOT_METRIC, 300),
+    Task("prom_core", "fewshot", 2, "accuracy"),
+    Task("prom_300", "fewshot", 2, "accuracy"),
+    Task("cohn_enh", "fewshot", 2, "accuracy"),
+    Task("splice_40", "fewshot", 3, "accuracy"),
+    Task("silencer", "fewshot", 2, "accuracy"),
 )
 # Genome Understanding Evaluation (Zhou et al. 2024, DNABERT-2, table of data sets).
 GUE = (
-    *_gue(
-        "EMP", "H3 H3K14ac H3K36me3 H3K4me1 H3K4me2 H3K4me3 H3K79me3 H3K9ac H4 H4ac", num_bases=500
-    ),
-    *_gue("mouse", "0 1 2 3 4", num_bases=101),
-    *_gue("prom", "prom_300_all prom_300_notata prom_300_tata", num_bases=300),
-    *_gue("prom", "prom_core_all prom_core_notata prom_core_tata", num_bases=70),
-    *_gue("splice", "reconstructed", num_bases=400, num_classes=3),
-    *_gue("tf", "0 1 2 3 4", num_bases=101),
-    Task("virus/covid", "gue", 9, "macro_f1", 1_000),
+    *_gue("EMP", "H3 H3K14ac H3K36me3 H3K4me1 H3K4me2 H3K4me3 H3K79me3 H3K9ac H4 H4ac"),
+    *_gue("mouse", "0 1 2 3 4"),
+    *_gue("prom", "prom_300_all prom_300_notata prom_300_tata"),
+    *_gue("prom", "prom_core_all prom_core_notata prom_core_tata"),
+    *_gue("splice", "reconstructed", num_classes=3),
+    *_gue("tf", "0 1 2 3 4"),
+    Task("virus/covid", "gue", 9, "macro_f1"),
 )
 _TABLE = {task.name: task for task in (*FEWSHOT, *GUE)}
 
@@ -68,7 +56,7 @@ def find(name: str, data_dir: Path) -> Task:
         return _TABLE[name]
     for folder in (Path(name), Path(data_dir) / name):
         if folder.is_dir():
-            return Task(folder.resolve().name, "own", 0, OWN_METRIC, folder=folder)
+            return Task(folder.resolve().name, "own", 0, "", folder=folder)
     raise InputError(
         f"task {name!r}: no folder {name} (nor below {data_dir}) and no published task."
         f"{did_you_mean(name, _TABLE)} An own task is a folder with train.tsv and test.tsv"
@@ -96,19 +84,19 @@ def find_all(names: Sequence[str], data_dir: Path) -> list[Task]:
 
 def is_present(task: Task, data_dir: Path) -> bool:
     """Returns whether the folder of a task is there."""
-    return any(folder.is_dir() for folder in _candidates(task, data_dir))
+    return any(map(Path.is_dir, _candidates(task, data_dir)))
 
 
 def folder_of(task: Task, data_dir: Path) -> Path:
     """Returns the folder of a task; InputError where there is none."""
     candidates = _candidates(task, data_dir)
-    for folder in candidates:
-        if folder.is_dir():
-            return folder
-    raise InputError(
-        f"task {task.name}: no folder {' or '.join(map(str, candidates))}; give the folder that "
-        "holds it with --data_dir"
-    )
+    folder = next(filter(Path.is_dir, candidates), None)
+    if folder is None:
+        raise InputError(
+            f"task {task.name}: no folder {' or '.join(map(str, candidates))}; give the folder "
+            "that holds it with --data_dir"
+        )
+    return folder
 
 
 def _candidates(task: Task, data_dir: Path) -> list[Path]:
