@@ -6,7 +6,8 @@
 One call does all: it measures the rate of a large matrix product, then for each model the
 median step on full windows, from which follow the share of that rate (MFU, the
 matrix products of a step counted by hand), the seconds of 10,000 steps, and the peak of
-memory; it keeps a trace of three steps for TensorBoard or Perfetto. With --torch_python
+memory, beside what launch.plan says of this device before anything runs; it keeps a trace of
+three steps for TensorBoard or Perfetto. With --torch_python
 HuggingFace's BertForMaskedLM takes turns with it (bfloat16, sdpa, torch.compile). --smoke does
 the same with small sizes on whatever there is, in a minute, and keeps nothing.
 """
@@ -26,6 +27,7 @@ from benchmarks.peer import torch_peer
 from cmgems_jax.config import Config
 from cmgems_jax.model import bert
 from cmgems_jax.plan import plan
+from cmgems_jax.plan import targets as plan_targets
 from cmgems_jax.runtime import command
 from configs import dnabert6, logo6
 
@@ -48,6 +50,8 @@ def main() -> None:
     print(f"{device.device_kind}: {rate / 1e12:,.2f} TFLOP/s in a product of side {side:,}")
     for name, get_config in _MODELS.items():
         config = _sized(get_config())
+        planned = plan.make(config, plan_targets.find(plan_targets.HERE), searches=0)
+        planned_bytes = sum(planned.memory.values()) - planned.memory["device_bytes"]
         run = rows.stepper(config)
         samples = _in_turn(config, run)
         if _OUTPUT.value:
@@ -67,6 +71,8 @@ def main() -> None:
             "MFU": round(flops / step_s / rate, 3),
             "seconds of 10,000 steps": round(_PUBLISHED_STEPS * step_s),
             "GB at the peak": round(memory.get("peak_bytes_in_use", 0) / 1e9, 2),
+            "seconds per step, planned": planned.seconds_per_step,
+            "GB, planned": round(planned_bytes / 1e9, 2),
         }
         if _SMOKE.value:
             print(name, notes, {what: statistics.median(took) for what, took in samples.items()})

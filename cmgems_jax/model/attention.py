@@ -126,6 +126,10 @@ def _splash_kernel(num_heads: int, length: int, interpret: bool) -> Callable:
             block_q_dkv=block,
             block_kv_dkv=block,
             use_fused_bwd_kernel=True,
+            # In memory a head of 64 by itself would take a row of 128 lanes.
+            q_layout=splash_attention.QKVLayout.SEQ_MINOR,
+            k_layout=splash_attention.QKVLayout.SEQ_MINOR,
+            v_layout=splash_attention.QKVLayout.SEQ_MINOR,
         ),
         interpret=interpret,
     )

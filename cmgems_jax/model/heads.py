@@ -53,7 +53,7 @@ class MaskedLM(nn.Module):
           layout: of packed rows, see `Encoder`.
         """
         states_PD = self.encoder.states_at(ids_BL, positions_P, keys_B, layout)
-        states_PD = nn.gelu(self.transform(states_PD), approximate=False)
+        states_PD = bert.gelu(self.transform(states_PD))
         states_PD = self.transform_norm(states_PD)
         table_VD = self.encoder.word_embeddings.embedding.astype(states_PD.dtype)
         with jax.named_scope("head"):

@@ -296,8 +296,10 @@ def _read(
         return
     if plan.cycles:
         costs: dict[str, float] = dict(plan.cycles)
-        plan.seconds_per_step = costs["total"] / target.chip.clock_hz
-        source = f"{costs['total'] / 1e6:.1f} M cycles of the compiler"
+        kernels_s = program.kernel_operations() / target.chip.flops
+        plan.seconds_per_step = costs["total"] / target.chip.clock_hz + kernels_s
+        kernels = f"{kernels_s * target.chip.clock_hz / 1e6:.1f} M for the attention's kernels"
+        source = f"{costs['total'] / 1e6:.1f} M cycles of the compiler, {kernels} at the peak"
     else:
         costs = program.seconds(target.chip.flops, target.chip.bytes_per_s)
         plan.seconds_per_step = costs["total"]

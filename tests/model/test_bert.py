@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from cmgems_jax.config import ModelConfig, TokensConfig
 from cmgems_jax.genome import vocabulary
@@ -28,6 +29,15 @@ def apply(params: dict, ids_BL: jax.Array, config: ModelConfig = SMALL, **kwargs
     positions = jnp.arange(ids_BL.size)
     logits = heads.MaskedLM(config, K3).apply({"params": params}, ids_BL, positions, **kwargs)
     return logits.reshape(*ids_BL.shape, -1)
+
+
+@pytest.mark.parametrize("dtype, relative", [(jnp.float32, 1e-6), (jnp.bfloat16, 2**-8)])
+def test_gelu_is_exact_to_the_rounding_of_its_dtype(dtype, relative):
+    """x times the normal distribution's integral, in float64; in float32 1 + erf cancels."""
+    x = jnp.linspace(-6, 6, 2_001).astype(dtype)
+    wide = np.asarray(x, np.float64)
+    gelu = np.asarray(bert.gelu(x), np.float64)
+    np.testing.assert_allclose(gelu, wide * special.ndtr(wide), rtol=relative, atol=2e-6)
 
 
 def test_dnabert6_has_as_many_parameters_as_huggingface_bert_for_masked_lm():

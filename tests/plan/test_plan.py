@@ -108,6 +108,17 @@ def test_the_attention_kernels_are_named():
     assert hlo.Program(GPU_TEXT).kernels() == ["__cudnn$fmhaScaleBiasSoftmax"]
 
 
+def test_a_kernel_without_cycles_counts_its_products_with_heads_as_wide_as_the_lanes():
+    kernels = "".join(
+        f"  %splash_mha_{name}.1 = (f32[2,512,128]{{2,1,0}}, bf16[2,12,512,64]{{3,2,1,0}}) "
+        'custom-call(%q), custom_call_target="tpu_custom_call"\n'
+        for name in ("fwd", "dkv")
+    )
+    program = hlo.Program(f"ENTRY %main (q: f32[4]) -> f32[4] {{\n{kernels}}}\n")
+    assert program.kernel_operations() == (2 + 5) * 2 * 2 * 12 * 512 * 512 * 128
+    assert hlo.Program(TPU_TEXT).kernel_operations() == 0
+
+
 def test_on_a_gpu_an_instruction_takes_its_operations_or_its_bytes_whichever_is_longer():
     program = hlo.Program(GPU_TEXT)
     product, scores = 2 * 64 * 32 * 16, 2 * 2 * 2 * 12 * 512 * 512 * 64
@@ -124,7 +135,7 @@ def test_on_a_gpu_an_instruction_takes_its_operations_or_its_bytes_whichever_is_
     [
         ("jit(f)/transpose(jvp(MaskedLM))/encoder/layers_3/query/dot_general", "attention"),
         ("jit(f)/jvp(MaskedLM)/encoder/layers_11/output_norm/mul", "feed-forward"),
-        ("jit(f)/jvp(MaskedLM)/encoder/layers_0/jit(gelu)/erf", "feed-forward"),
+        ("jit(f)/jvp(MaskedLM)/encoder/layers_0/gelu/erf", "feed-forward"),
         ("jit(f)/jvp(MaskedLM)/encoder/layers_0/attention_output/add", "attention"),
         ("jit(f)/transpose(jvp(MaskedLM))/encoder/layers_0/dropout/select_n", "dropout"),
         ("jit(f)/jvp(MaskedLM)/transform/dot_general", "head"),
