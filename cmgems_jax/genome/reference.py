@@ -19,7 +19,7 @@ class Contig:
     """A contig as a sequence of base codes, of which a slice is read when it is asked for."""
 
     reference: "Reference"
-    name: str
+    name: str  # as the file has it
 
     def __len__(self) -> int:
         """Returns its bases."""
@@ -45,10 +45,6 @@ class Reference:
         """Returns uint8 base codes of [start, end), 0-based; what lies outside is left out."""
         letters = self._file.fetch(contig, max(0, start), max(0, start, end))
         return vocabulary.encode(letters)
-
-    def contig(self, name: str) -> Contig:
-        """Returns a contig by the file's name for it."""
-        return Contig(self, name)
 
     def find(self, name: str) -> str | None:
         """Returns how the file calls a contig, None where it has none of that name.

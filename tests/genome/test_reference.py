@@ -9,6 +9,7 @@ import pytest
 
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files, reference
+from cmgems_jax.genome.reference import Contig
 
 TEXT = ">1 first\nACGTACGTAC\nGTnnRY\n>chr2\nTTTTGGGGCC\n>MT\nACG\n"
 
@@ -36,8 +37,8 @@ def test_every_stretch_is_that_of_the_whole_record(fasta, has_index, is_packed):
             for start in range(len(bases)):
                 for end in range(start, len(bases) + 3):
                     np.testing.assert_array_equal(genome.fetch(name, start, end), bases[start:end])
-            assert len(genome.contig(name)) == len(bases)
-            np.testing.assert_array_equal(genome.contig(name)[2:7], bases[2:7])
+            assert len(Contig(genome, name)) == len(bases)
+            np.testing.assert_array_equal(Contig(genome, name)[2:7], bases[2:7])
             assert not len(genome.fetch(name, 99, 100))
     assert sorted(fasta.parent.iterdir()) == before  # nothing is written beside the input
 

@@ -19,7 +19,7 @@ from cmgems_jax.errors import InputError, did_you_mean
 from cmgems_jax.genome import files as genome_files
 from cmgems_jax.genome import input_files
 from cmgems_jax.genome import reference as reference_lib
-from cmgems_jax.genome.reference import Reference
+from cmgems_jax.genome.reference import Contig, Reference
 from cmgems_jax.runtime import outputs
 
 SUFFIXES = (*tracks.SUFFIXES, tracks.REGIONS_SUFFIX)
@@ -120,7 +120,7 @@ def survey_contigs(reference: Reference, tiling: Tiling) -> Survey:
 def contig_windows(reference: Reference, tiling: Tiling) -> Iterator[Window]:
     """Yields the windows of every contig; their bases alone are read."""
     for name in reference.lengths:
-        yield from sliding.windows_of(name, reference.contig(name), tiling)
+        yield from sliding.windows_of(name, Contig(reference, name), tiling)
 
 
 def bins(windows: WindowOutputs) -> Iterator[Bin]:
