@@ -182,7 +182,7 @@ def check_same(output: Path | str, plan: Plan) -> None:
     now = {
         "study": plan.study,
         "config": {n: v for n, v in config_lib.flatten(plan.config).items() if n != "data.dir"},
-        "evaluation": _evaluation(plan),
+        "evaluation": plan.evaluation.fixed(),
     }
     table = Path(plan.config.pmi_source)
     if plan.config.has_pmi_table and table.exists():
@@ -194,8 +194,8 @@ def check_same(output: Path | str, plan: Plan) -> None:
         config = checkpoints.binding(config_lib.from_dict(fields, source=str(path)))
         rows = _changed("config", config, checkpoints.binding(plan.config))
         rows += _changed("evaluation", _known(before), now["evaluation"])
-        contents = (one.get("pmi_table_sha256") for one in (before, now))
-        if all(contents := tuple(contents)) and contents[0] != contents[1]:
+        contents = [one.get("pmi_table_sha256") for one in (before, now)]
+        if all(contents) and contents[0] != contents[1]:
             rows.append(f"pmi.table: {table} holds another table than before")
         if before["study"] != plan.study:
             rows.insert(0, f"study: {before['study']} before, {plan.study} now")
@@ -223,11 +223,6 @@ def check_same(output: Path | str, plan: Plan) -> None:
     outputs.write_json(output / "environment.json", run_log.environment())
 
 
-def _evaluation(plan: Plan) -> dict[str, Any]:
-    """Returns the settings of the evaluation that every run of a study shares."""
-    return plan.evaluation.fixed()
-
-
 def _known(record: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings of study.json's evaluation; of an earlier version all that there are."""
     return EvaluationSettings().fixed() | record["evaluation"]
@@ -250,7 +245,7 @@ def _check_reusable(other: Path, plan: Plan) -> None:
             f"--reuse={other}: no {NAME} in it; expected the --output of another study"
         )
     before = json.loads(path.read_text())
-    if rows := _changed("evaluation", _known(before), _evaluation(plan)):
+    if rows := _changed("evaluation", _known(before), plan.evaluation.fixed()):
         raise InputError(
             f"--reuse={other}: its runs were evaluated in another way ({'; '.join(rows)}); "
             "evaluate alike, or leave it out"
