@@ -5,21 +5,22 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cmgems_jax.runtime import run_log
 
+T = TypeVar("T")
 FOLDER = Path(__file__).with_name("results")
 
 
-def in_turn(calls: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+def in_turn(calls: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
     """Returns what every call gave, by name; each is made once, then each again.
 
     A change of the machine's load then falls on all of them alike.
     """
-    samples: dict[str, list[float]] = {name: [] for name in calls}
+    samples: dict[str, list[T]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             samples[name].append(call())
