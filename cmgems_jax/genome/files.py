@@ -178,9 +178,6 @@ def read_contigs(
 def read_records(paths: Paths) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the records of several files, whole: ambiguous letters keep their places.
 
-    Args:
-      paths: as for `read_contigs`.
-
     Yields:
       The name, up to the first blank (`unnamed_1`, ... where there is none), and
       uint8 (n,) base codes, `AMBIGUOUS` where the letter is no single base.
