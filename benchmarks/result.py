@@ -43,7 +43,8 @@ def report(name: str, samples: dict[str, list[float]], *, unit: str, notes: dict
     environment["load"] = [round(value, 2) for value in os.getloadavg()]
     first = next((float(np.median(values)) for values in samples.values()), 1.0)
     width = max(map(len, samples), default=0)
-    print(f"{len(environment['devices'])} x {device}; " + ", ".join(_described(notes)))
+    described = (f"{key} {value}" for key, value in notes.items() if not isinstance(value, dict))
+    print(f"{len(environment['devices'])} x {device}; " + ", ".join(described))
     rows = {}
     for what, values in samples.items():
         low, median, high = (float(value) for value in np.percentile(values, [25, 50, 75]))
@@ -58,8 +59,3 @@ def report(name: str, samples: dict[str, list[float]], *, unit: str, notes: dict
     path = FOLDER / f"{name}-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
     print(path)
-
-
-def _described(notes: dict[str, Any]) -> list[str]:
-    """Returns the notes as short texts."""
-    return [f"{key} {value}" for key, value in notes.items() if not isinstance(value, dict)]

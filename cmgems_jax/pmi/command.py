@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import pyarrow as pa
 from cmgems_jax import __version__, known_motifs
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
-from cmgems_jax.genome import input_files, vocabulary
+from cmgems_jax.genome import vocabulary
 from cmgems_jax.pmi import corpus, known, scores
 from cmgems_jax.pmi import counts as pmi_counts
 from cmgems_jax.pmi import table as pmi_table
@@ -30,12 +29,12 @@ _NUM_PLOTTED = 15
 
 def make(
     *,
-    fasta: genome_files.Paths,
-    counts: Path | str,
+    fasta: list[str],
+    counts: str,
     k: int,
     segmentation: str,
     min_count: int,
-    output: Path | str,
+    output: Path,
     strands: str = "forward",
     taxon: str = known_motifs.NONE,
     count: Callable[[Sequence[str], int], Corpus] | None = None,
@@ -54,7 +53,6 @@ def make(
     Raises:
       InputError: bad settings or input; nothing is written, nothing lost.
     """
-    fasta, counts, output = input_files.listed(fasta), os.fspath(counts), Path(output)
     _check_settings(fasta, counts, k, min_count)
     if count is None:
         genome_files.check_files(fasta)

@@ -18,7 +18,6 @@ from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.downstream.tasks import table, tasks
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
-from cmgems_jax.genome import input_files
 from cmgems_jax.pretraining import checkpoints, compile_cache
 from cmgems_jax.runtime import outputs, run_lock, run_log
 from cmgems_jax.studies import arms, reuse, runs, study_report
@@ -106,7 +105,7 @@ def make_plan(
     return Plan(study, preset, config, chosen, seeds, evaluation, task_dir)
 
 
-def run(plan: Plan, output: Path | str, others: Sequence[Path | str] = ()) -> None:
+def run(plan: Plan, output: Path, others: Sequence[Path] = ()) -> None:
     """Runs every unit that is not done, whichever process does it, and writes the tables.
 
     Args:
@@ -118,7 +117,6 @@ def run(plan: Plan, output: Path | str, others: Sequence[Path | str] = ()) -> No
     Raises:
       InputError: `output` holds another study, or one of `others` cannot be used.
     """
-    output, others = Path(output), list(map(Path, input_files.listed(others)))
     for other in others:
         _check_reusable(other, plan)
     with run_lock.held(output / "claims" / "plan", wait=True):
@@ -176,9 +174,8 @@ def _progress(units: list[Unit], left: list[Unit], took_s: list[float]) -> str:
     return f"{done}; ETA {rest} by this process alone"
 
 
-def check_same(output: Path | str, plan: Plan) -> None:
+def check_same(output: Path, plan: Plan) -> None:
     """Writes study.json, or refuses a folder of another study or of another genome."""
-    output = Path(output)
     now = {
         "study": plan.study,
         "config": {n: v for n, v in config_lib.flatten(plan.config).items() if n != "data.dir"},
