@@ -10,8 +10,16 @@ in a row make the state known and so cut a window into independent stretches;
 only those with hidden bases are run, all of one length at once. At a window's
 ends there is no evidence, and the stationary law stands in on the left.
 
-Axes: B windows, L token positions ([CLS] first), N bases, G stretches,
-T tokens of a stretch, S states, A the four bases.
+Axes: B windows, L token positions, N bases, G stretches, T tokens of a stretch, S =
+4**(k-1) states, A the four bases. Throughout:
+
+    ids_BL          int32, true ids: [CLS], overlapping k-mers, [SEP], [PAD]...
+    corrupted_BL    int32, the ids that are shown
+    masked_BL       bool, the tokens that are scored; the losses of others are 0
+    probability_SA  float64, the next base after every (k-1)-mer
+    stationary_S    float64, the law of the first state of a window
+
+Losses are float64, in nats.
 """
 
 import numpy as np
@@ -33,18 +41,7 @@ def token_losses(
     probability_SA: np.ndarray,
     stationary_S: np.ndarray,
 ) -> np.ndarray:
-    """Returns -log P(true token | visible bases), nats: the least expected loss.
-
-    Args:
-      ids_BL: int32 (B, L), true ids: [CLS], overlapping k-mers, [SEP], [PAD]...
-      corrupted_BL: int32 (B, L), the ids that are shown.
-      masked_BL: bool (B, L), the tokens that are scored.
-      probability_SA: float64 (4**(k-1), 4), the next base after every (k-1)-mer.
-      stationary_S: float64 (4**(k-1),), the law of the first state of a window.
-
-    Returns:
-      float64 (B, L); 0 for tokens that are not masked or wholly visible.
-    """
+    """Returns -log P(true token | visible bases), (B, L): the least expected loss."""
     k = kmer_length(probability_SA)
     bases_BN, hidden_BN = hidden_bases(ids_BL, corrupted_BL, k)
     losses_BL = np.zeros(ids_BL.shape)
@@ -73,14 +70,7 @@ def hidden_bases(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the bases behind true ids, and which of them no shown token covers.
 
-    Args:
-      ids_BL: int32 (B, L), true ids: [CLS], overlapping k-mers, [SEP], [PAD]...
-      corrupted_BL: int32 (B, L), the ids that are shown.
-      k: bases per token.
-
-    Returns:
-      uint8 (B, N = L-2 + k-1), filled with `vocabulary.PADDING`; bool (B, N),
-      False in the padding.
+    uint8 (B, N = L-2 + k-1), filled with `vocabulary.PADDING`; bool (B, N), False in the padding.
     """
     tokens_BT, shown_BT = ids_BL[:, 1:-1], (corrupted_BL == ids_BL)[:, 1:-1]
     if (tokens_BT == vocabulary.UNK).any():
@@ -120,17 +110,7 @@ def stretch_losses(
     probability_SA: np.ndarray,
     stationary_S: np.ndarray,
 ) -> np.ndarray:
-    """Returns -log P(true k-mer | visible bases) of every k-mer of stretches of one length.
-
-    Args:
-      bases_GN: uint8 (G, N), true bases, N >= k.
-      hidden_GN: bool (G, N).
-      probability_SA: float64 (S, 4), the next base after every state.
-      stationary_S: float64 (S,), the law of the first state.
-
-    Returns:
-      float64 (G, N-k+1), nats.
-    """
+    """Returns -log P(true k-mer | visible bases), (G, N-k+1), of stretches of one length N >= k."""
     k = kmer_length(probability_SA)
     num_states = len(stationary_S)
     allowed_GNA = (bases_GN[..., None] == np.arange(4)) | hidden_GN[..., None]
@@ -181,10 +161,9 @@ def base_losses(
       bases_WN: uint8 (W, N), windows of a chain.
       start_WS: int (W, S), first bases of the hidden runs, -1 = none.
       run: bases of a run, few: there are 4**run fillings.
-      probability_SA: float64 (4**(k-1), 4), the next base after every (k-1)-mer.
 
     Returns:
-      float64 (R, run), nats, in the order of `start_WS`.
+      (R, run), in the order of `start_WS`.
     """
     order = kmer_length(probability_SA) - 1
     filling_FI = np.arange(4**run)[:, None] >> 2 * np.arange(run)[::-1] & 3
@@ -208,19 +187,9 @@ def composition_losses(
     share_A: np.ndarray,
     k: int,
 ) -> np.ndarray:
-    """Returns the loss of an observer who sees the bases but knows only their shares.
+    """Returns the losses (B, L) of an observer who sees the bases but knows only their shares.
 
-    The token costs -log of the share of each of its hidden bases.
-
-    Args:
-      ids_BL: int32 (B, L), true ids.
-      corrupted_BL: int32 (B, L), the ids that are shown.
-      masked_BL: bool (B, L), the tokens that are scored.
-      share_A: float64 (4,), frequencies of A, T, C, G.
-      k: bases per token.
-
-    Returns:
-      float64 (B, L), nats; 0 for tokens that are not masked.
+    The token costs -log of the share, in `share_A`, of each of its hidden bases.
     """
     bases_BN, hidden_BN = hidden_bases(ids_BL, corrupted_BL, k)
     cost_BN = np.where(hidden_BN, -np.log(share_A)[np.where(hidden_BN, bases_BN, 0)], 0)
@@ -229,16 +198,7 @@ def composition_losses(
 
 
 def unigram_losses(ids_BL: np.ndarray, masked_BL: np.ndarray, share_V: np.ndarray) -> np.ndarray:
-    """Returns the loss of an observer who sees nothing and knows the shares of the k-mers.
-
-    Args:
-      ids_BL: int32 (B, L), true ids.
-      masked_BL: bool (B, L), the tokens that are scored.
-      share_V: float64 (4**k,), frequencies of the k-mers by code.
-
-    Returns:
-      float64 (B, L), nats; 0 for tokens that are not masked.
-    """
+    """Returns the losses (B, L) of an observer who knows only the shares of the k-mers, by code."""
     code_BL = np.where(masked_BL, ids_BL - vocabulary.NUM_SPECIAL, 0)
     return np.where(masked_BL, -np.log(share_V[code_BL]), 0)
 

@@ -1,26 +1,24 @@
 """The demo's model against the least perplexity that is reachable on its genome.
 
-    python -m benchmarks.floor --workdir=runs/demo --output=runs/demo/floor.png
+    python -m benchmarks.floor --workdir=runs/demo
 
 The synthetic genome is a 5th-order Markov chain of known law, so the exact
 posterior of every masked token can be computed (chain_posterior.py). This is
 done on the run's own validation windows under the very masks that its
 evaluations under `random` use. Three levels stand beside the model: the floor,
 an observer who sees the bases but knows only their frequencies, and one who
-sees nothing and knows only the k-mers' frequencies. Writes the figure and,
-beside it, the numbers as .json.
+sees nothing and knows only the k-mers' frequencies.
 """
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from matplotlib.figure import Figure
 
 from benchmarks import chain_posterior
 from cmgems_jax import config
@@ -28,19 +26,18 @@ from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pretraining import base_evaluation, steps
-from cmgems_jax.runtime import command, outputs, run_log
+from cmgems_jax.runtime import command, run_log
 from cmgems_jax.windows import batches, dataset, packing, synthetic_genome
 
-CLOSE = 1.15  # the aim: within 15 % of the floor's perplexity
 LEVELS = {
     "floor": "floor: the chain's law and every visible base",
     "composition": "visible bases, base frequencies",
     "unigram": "nothing visible, k-mer frequencies",
 }
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a pretraining run on synthetic bases.")
-_OUTPUT = flags.DEFINE_string("output", None, "The PNG to write; the numbers go beside it, .json.")
-flags.mark_flags_as_required(["workdir", "output"])
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of a pretraining run on synthetic bases.", required=True
+)
 
 
 class Masked(NamedTuple):
@@ -120,117 +117,28 @@ def base_floor(run_config: Config, workdir: Path) -> dict[str, float]:
     }
 
 
-def measure(workdir: Path) -> dict[str, Any]:
-    """Returns the levels, the run's perplexities under `random`, and how near they came."""
-    run_config = read_config(workdir)
-    records = run_log.read(workdir / "metrics.jsonl")
-    evaluated = [record for record in records if record["kind"] == "eval"]
-    if not evaluated:
-        raise InputError(f"{workdir / 'metrics.jsonl'}: no record of kind 'eval'")
-    nats, num_masked, covered = levels(evaluation_batches(run_config, workdir))
-    floor = float(np.exp(nats["floor"]))
-    curve = [(record["step"], float(record["perplexity_random"])) for record in evaluated]
-    summaries = [record for record in records if record["kind"] == "summary"]
-    last = {name: evaluated[-1].get(name) for name in (*base_evaluation.NAMES, "marks")}
-    return {
-        "base_floor": base_floor(run_config, workdir),
-        "base_last": last,
-        "masked_tokens": num_masked,
-        "hidden_bases_per_token": covered,
-        "perplexity": {name: float(np.exp(value)) for name, value in nats.items()},
-        "nats_per_hidden_base": {name: value / covered for name, value in nats.items()},
-        "curve": curve,
-        "last": curve[-1][1],
-        "ratio": curve[-1][1] / floor,
-        # 0 = no better than base frequencies, 1 = all that the chain's law is worth
-        "way": (nats["composition"] - float(np.log(curve[-1][1])))
-        / (nats["composition"] - nats["floor"]),
-        "steps": curve[-1][0],
-        "close_at_step": next((step for step, value in curve if value <= CLOSE * floor), None),
-        "seconds": summaries[-1]["total_seconds"] if summaries else None,
-        "switches": [record["step"] for record in records if record["kind"] == "switch"],
-        "versions": run_log.environment()["packages"],
-    }
-
-
-def table(result: dict[str, Any]) -> str:
-    """Returns the result as text."""
-    rows = [
-        (LEVELS[name], result["perplexity"][name], result["nats_per_hidden_base"][name])
-        for name in LEVELS
-    ]
-    nats = np.log(result["last"]) / result["hidden_bases_per_token"]
-    rows.insert(1, (f"model after {result['steps']:,} steps", result["last"], nats))
-    lines = [f"{'under random masks':<48}{'perplexity':>12}{'nats/hidden base':>18}"]
-    lines += [f"{name:<48}{value:>12,.3f}{nats:>18.4f}" for name, value, nats in rows]
-    for name, floor in result["base_floor"].items():
-        if (value := result["base_last"][name]) is not None:
-            marks = result["base_last"]["marks"][name]
-            levels = [("model", value), ("floor", floor), *marks.items()]
-            lines.append(f"{name}: " + ", ".join(f"{kind} {nats:.4f}" for kind, nats in levels))
-    close = result["close_at_step"]
-    seconds = result["seconds"]
-    return "\n".join(
-        [
-            *lines,
-            f"{result['masked_tokens']:,} masked tokens, each covers "
-            f"{result['hidden_bases_per_token']:.3f} hidden bases",
-            f"model / floor: {result['ratio']:.3f}; within {CLOSE - 1:.0%} "
-            + (f"from step {close:,} on" if close else "not reached"),
-            f"way from base frequencies to the floor, in nats: {max(result['way'], 0):.0%}",
-            f"seconds of the run's last start: {seconds:,.0f}" if seconds else "run not finished",
-        ]
-    )
-
-
-def draw(result: dict[str, Any], output: Path) -> None:
-    """Writes the model's perplexity by step beside the levels."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(*zip(*result["curve"], strict=True), color="#1b6ca8", marker="o", markersize=3)
-    first, last = result["curve"][0][0], result["curve"][-1][0]
-    marks = {
-        "floor": ("#2a7f4f", "-"),
-        "composition": ("#6b6b6b", "--"),
-        "unigram": ("#b0b0b0", ":"),
-    }
-    for name, (color, style) in marks.items():
-        value = result["perplexity"][name]
-        axes.axhline(value, color=color, linestyle=style, linewidth=1.2)
-        below = name == "floor"  # the two lowest levels lie close together
-        axes.annotate(
-            f"{LEVELS[name]} ({value:,.2f})", (0, value), xytext=(4, -2 if below else 2),
-            textcoords="offset points", va="top" if below else "bottom", fontsize=8, color=color,
-        )  # fmt: skip
-    for step in result["switches"]:
-        axes.axvline(step, color="#6b6b6b", linestyle="--", linewidth=1)
-        axes.annotate("switch ", (step, 0.5), xycoords=("data", "axes fraction"), fontsize=8,
-                      rotation=90, ha="right", va="center")  # fmt: skip
-    axes.axhspan(result["perplexity"]["floor"], CLOSE * result["perplexity"]["floor"],
-                 color="#2a7f4f", alpha=0.12, linewidth=0)  # fmt: skip
-    axes.set(
-        yscale="log",
-        ylim=(result["perplexity"]["floor"] / 1.6, None),
-        xlim=(min(0, first), last),
-        xlabel="step",
-        ylabel="perplexity under random masks",
-        title=f"validation perplexity: {result['last']:,.2f} after {result['steps']:,} steps, "
-        f"{result['ratio']:.2f} x the floor (band: within {CLOSE - 1:.0%})",
-    )
-    axes.title.set_size(10)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=120)
-
-
 def main() -> None:
     """Runs the command."""
-    output = Path(_OUTPUT.value)
-    result = measure(Path(_WORKDIR.value))
-    print(table(result))
-    draw(result, output)
-    outputs.write_json(output.with_suffix(".json"), result)
+    workdir = Path(_WORKDIR.value)
+    run_config = read_config(workdir)
+    evaluated = [one for one in run_log.read(workdir / "metrics.jsonl") if one["kind"] == "eval"]
+    if not evaluated:
+        raise InputError(f"{workdir / 'metrics.jsonl'}: no record of kind 'eval'")
+    last = evaluated[-1]
+    nats, num_masked, covered = levels(evaluation_batches(run_config, workdir))
+    rows = [(text, nats[name]) for name, text in LEVELS.items()]
+    rows.insert(1, (f"model after {last['step']:,} steps", np.log(last["perplexity_random"])))
+    print(f"{'under random masks':<48}{'perplexity':>12}{'nats/hidden base':>18}")
+    for text, value in rows:
+        print(f"{text:<48}{np.exp(value):>12,.3f}{value / covered:>18.4f}")
+    print(
+        f"{num_masked:,} masked tokens, each covers {covered:.3f} hidden bases\n"
+        f"model / floor: {last['perplexity_random'] / np.exp(nats['floor']):.3f}"
+    )
+    for name, floor in base_floor(run_config, workdir).items():
+        if last.get(name) is not None:
+            base_levels = [("model", last[name]), ("floor", floor), *last["marks"][name].items()]
+            print(f"{name}: " + ", ".join(f"{kind} {value:.4f}" for kind, value in base_levels))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ real positions over an epoch and in the timed steps; on a CPU that others use to
 ratio of bases per second of its own CPU time says more.
 """
 
-import dataclasses
+import itertools
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,13 +18,13 @@ import jax
 import numpy as np
 from absl import flags
 
-from benchmarks import result
+from benchmarks import result, rows
+from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pretraining import steps
-from cmgems_jax.runtime import command, parallel
-from cmgems_jax.windows import batches, dataset, packing
-from cmgems_jax.windows.files import StoredWindows
+from cmgems_jax.runtime import command
+from cmgems_jax.windows import dataset, packing
 
 _CONFIG = command.define_config("logo6")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/packing", "Where the windows are prepared.")
@@ -41,50 +41,38 @@ class Timed(NamedTuple):
     real: float  # share of the positions
 
 
-def stepper(
-    config: Config, training: StoredWindows, packed: packing.Packing
-) -> Callable[[int], dict[str, np.ndarray]]:
-    """Returns a function that reads and trains on the batch of a step and returns its metrics."""
-    ranks_V = pmi_table.ranks_for(config, config.fasta_paths)
-    state, train, _ = steps.make(config, ranks_V)
-
-    def run(step: int) -> dict[str, np.ndarray]:
-        nonlocal state
-        rows = batches.read_batch(
-            training, packed, seed=config.seed, step=step, batch_size=config.batch_size
-        )
-        state, metrics = train(state, parallel.shard(rows, config.accumulation_steps))
-        return jax.device_get(metrics)
-
-    return run
-
-
 def main() -> None:
     """Runs the benchmark."""
     config = _CONFIG.value
     folder = config.data_dir(_WORKDIR.value)
     dataset.prepare(config, folder)
     training = dataset.open_split(folder, "train")
-    runs: dict[str, Callable[[int], dict[str, np.ndarray]]] = {}
-    timed: dict[str, list[Timed]] = {}
+    calls: dict[str, Callable[[], Timed]] = {}
     epoch: dict[str, float] = {}
     for kind in _WINDOWS.value:
-        own = dataclasses.replace(config.data, windows_per_row=int(kind))
-        own = dataclasses.replace(config, data=own)
+        own = config_lib.replace(config, {"data.windows_per_row": int(kind)})
         packed = packing.pack(training.lengths, own)
         epoch[kind] = 1 - packed.padding
-        runs[kind] = stepper(own, training, packed)
-        timed[kind] = []
-    positions = config.batch_size * config.data.num_tokens
-    for step in range(_REPEATS.value + 1):  # the first one compiles
-        for kind, run in runs.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            metrics = run(step)
-            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            real = 1 - float(metrics["padding"]) / positions
-            if step:
-                timed[kind].append(Timed(wall, cpu, float(metrics["bases"]), real))
-    _report(config, timed, epoch)
+        calls[kind] = stepper(own, rows.reader(own, training, packed))
+    result.in_turn(calls, 1)  # compiles
+    _report(config, result.in_turn(calls, _REPEATS.value), epoch)
+
+
+def stepper(config: Config, read: Callable[[int], packing.Batch]) -> Callable[[], Timed]:
+    """Returns a function that reads and trains on the batch of the next step."""
+    state, train, _ = steps.make(config, pmi_table.ranks_for(config, config.fasta_paths))
+    numbers = itertools.count()
+
+    def run() -> Timed:
+        nonlocal state
+        wall, cpu = time.perf_counter(), time.process_time()
+        state, metrics = train(state, read(next(numbers)))
+        metrics = jax.device_get(metrics)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        padding = float(metrics["padding"]) / (config.batch_size * config.data.num_tokens)
+        return Timed(wall, cpu, float(metrics["bases"]), 1 - padding)
+
+    return run
 
 
 def _report(config: Config, timed: dict[str, list[Timed]], epoch: dict[str, float]) -> None:

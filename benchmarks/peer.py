@@ -11,6 +11,7 @@ import numpy as np
 
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError
+from cmgems_jax.model import bert
 
 PROGRAM = Path(__file__).with_name("torch_peer.py")
 
@@ -60,6 +61,19 @@ def torch_peer(
             finally:
                 process.stdin.close()
                 process.terminate()
+
+
+def notes(config: Config, peer: dict) -> dict:
+    """Returns the sizes of both sides, and what the peer says of itself."""
+    return {
+        "layers": config.model.num_layers,
+        "hidden": config.model.hidden_size,
+        "rows": config.batch_size,
+        "positions": config.data.num_tokens,
+        "dtype": str(bert.compute_dtype(config.model)),
+        "torch": peer["torch"],
+        "torch_device": peer["device"],
+    }
 
 
 def _ask(process: subprocess.Popen, python: str, count: int) -> dict:

@@ -8,6 +8,7 @@ and picture; jellyfish gets `gzip -dc` through a pipe and dumps its counts as te
 jellyfish (apt-get install jellyfish) ours are timed alone. All counts are compared.
 """
 
+import functools
 import shutil
 import subprocess
 import sys
@@ -43,17 +44,16 @@ def main() -> None:
         plain = folder / "all.fa"
         with plain.open("wb") as file:
             subprocess.run(["gzip", "-dcf", *_FASTA.value], stdout=file, check=True)
-        calls = {
-            "count_ngrams, bases in memory": lambda: _timed(
-                lambda: pmi_counts.count_ngrams(contigs, _K.value)
-            ),
-            "read and count plain FASTA": lambda: _timed(lambda: _read_and_count(plain)),
-            "launch.count_pmi, whole command": lambda: _timed(lambda: _ours(folder)),
+        works = {
+            "count_ngrams, bases in memory": lambda: pmi_counts.count_ngrams(contigs, _K.value),
+            "read and count plain FASTA": lambda: _read_and_count(plain),
+            "launch.count_pmi, whole command": lambda: _ours(folder),
         }
         if shutil.which("jellyfish"):
             _compare(_jellyfish_counts(folder), counts)
-            calls["jellyfish count, plain FASTA"] = lambda: _timed(lambda: _count(folder, plain))
-            calls["gzip | jellyfish count, dump"] = lambda: _timed(lambda: _piped(folder))
+            works["jellyfish count, plain FASTA"] = lambda: _count(folder, plain)
+            works["gzip | jellyfish count, dump"] = lambda: _piped(folder)
+        calls = {what: functools.partial(_timed, work) for what, work in works.items()}
         seconds = result.in_turn(calls, _REPEATS.value)
     notes = {
         "files": [Path(path).name for path in _FASTA.value],
@@ -111,11 +111,6 @@ def _piped(folder: Path) -> None:
     """Runs jellyfish's whole command: unpack, count, dump as text."""
     with subprocess.Popen(["gzip", "-dcf", *_FASTA.value], stdout=subprocess.PIPE) as unpacked:
         _count(folder, "/dev/stdin", stdin=unpacked.stdout)
-    _dump(folder)
-
-
-def _dump(folder: Path) -> None:
-    """Writes jellyfish's counts as lines of k-mer and count."""
     _run(["jellyfish", "dump", "-c", "-o", str(folder / "counts.txt"), str(folder / "counts.jf")])
 
 

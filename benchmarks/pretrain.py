@@ -18,13 +18,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from benchmarks import result
-from benchmarks.peer import torch_peer
+from benchmarks import peer, result, rows
 from cmgems_jax.config import Config
-from cmgems_jax.model import bert
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pretraining import steps
-from cmgems_jax.runtime import command, parallel
+from cmgems_jax.runtime import command
 from cmgems_jax.windows import batches, dataset, packing
 from cmgems_jax.windows.files import StoredWindows
 
@@ -45,32 +43,27 @@ def main() -> None:
     dataset.prepare(config, folder)
     training = dataset.open_split(folder, "train")
     chosen = np.random.default_rng(0).permutation(len(training))[:_NUM_WINDOWS]
-    with torch_peer(
-        config,
-        training.read(np.sort(chosen)),
-        python=_PYTHON.value,
-        pad_to=0,
-        num_workers=_WORKERS.value,
-    ) as (peer, ask):
-        samples: dict[str, list[float]] = {"torch": [], "cmgems_jax": []}
-        with _ours(config, training) as (run, stream):
-            for repeat in range(_REPEATS.value + 1):  # the first one compiles
-                said = ask(_STEPS.value)
-                rates = {"torch": said["bases"] / said["seconds"], "cmgems_jax": run(_STEPS.value)}
-                for name, rate in rates.items() if repeat else ():
-                    samples[name].append(rate)
-            waited_s = stream.waited_s
-    notes = {
-        "layers": config.model.num_layers,
-        "hidden": config.model.hidden_size,
-        "rows": config.batch_size,
-        "positions": config.data.num_tokens,
-        "dtype": str(bert.compute_dtype(config.model)),
-        "input_wait_s": round(waited_s, 3),
-        "torch": peer["torch"],
-        "torch_device": peer["device"],
-        "torch_workers": _WORKERS.value,
-    }
+    with (
+        peer.torch_peer(
+            config,
+            training.read(np.sort(chosen)),
+            python=_PYTHON.value,
+            pad_to=0,
+            num_workers=_WORKERS.value,
+        ) as (said, ask),
+        _ours(config, training) as (run, stream),
+    ):
+
+        def torch_rate() -> float:
+            took = ask(_STEPS.value)
+            return took["bases"] / took["seconds"]
+
+        calls = {"torch": torch_rate, "cmgems_jax": lambda: run(_STEPS.value)}
+        result.in_turn(calls, 1)  # compiles
+        samples = result.in_turn(calls, _REPEATS.value)
+        waited_s = stream.waited_s
+    notes = peer.notes(config, said)
+    notes |= {"input_wait_s": round(waited_s, 3), "torch_workers": _WORKERS.value}
     name = f"pretrain_{config.model.num_layers}x{config.model.hidden_size}"
     result.report(name, samples, unit="bases/s", notes=notes)
 
@@ -81,15 +74,8 @@ def _ours(
 ) -> Iterator[tuple[Callable[[int], float], batches.prefetch]]:
     """Yields a function of a number of steps, to real bases per second, and its input."""
     state, train, _ = steps.make(config, pmi_table.ranks_for(config, config.fasta_paths))
-    packed = packing.pack(training.lengths, config)
-
-    def make(step: int) -> packing.Batch:
-        rows = batches.read_batch(
-            training, packed, seed=config.seed, step=step, batch_size=config.batch_size
-        )
-        return parallel.shard(rows)
-
-    with batches.prefetch(make, range((_REPEATS.value + 1) * _STEPS.value)) as stream:
+    read = rows.reader(config, training, packing.pack(training.lengths, config))
+    with batches.prefetch(read, range((_REPEATS.value + 1) * _STEPS.value)) as stream:
 
         def run(count: int) -> float:
             nonlocal state

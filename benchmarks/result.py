@@ -5,21 +5,22 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cmgems_jax.runtime import run_log
 
+T = TypeVar("T")
 FOLDER = Path(__file__).with_name("results")
 
 
-def in_turn(calls: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+def in_turn(calls: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
     """Returns what every call gave, by name; each is made once, then each again.
 
     A change of the machine's load then falls on all of them alike.
     """
-    samples: dict[str, list[float]] = {name: [] for name in calls}
+    samples: dict[str, list[T]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             samples[name].append(call())
@@ -42,7 +43,8 @@ def report(name: str, samples: dict[str, list[float]], *, unit: str, notes: dict
     environment["load"] = [round(value, 2) for value in os.getloadavg()]
     first = next((float(np.median(values)) for values in samples.values()), 1.0)
     width = max(map(len, samples), default=0)
-    print(f"{len(environment['devices'])} x {device}; " + ", ".join(_described(notes)))
+    described = (f"{key} {value}" for key, value in notes.items() if not isinstance(value, dict))
+    print(f"{len(environment['devices'])} x {device}; " + ", ".join(described))
     rows = {}
     for what, values in samples.items():
         low, median, high = (float(value) for value in np.percentile(values, [25, 50, 75]))
@@ -57,8 +59,3 @@ def report(name: str, samples: dict[str, list[float]], *, unit: str, notes: dict
     path = FOLDER / f"{name}-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
     print(path)
-
-
-def _described(notes: dict[str, Any]) -> list[str]:
-    """Returns the notes as short texts."""
-    return [f"{key} {value}" for key, value in notes.items() if not isinstance(value, dict)]

@@ -1,4 +1,4 @@
-"""A batch of full windows of random bases for the benchmarks, and the work of a step on it."""
+"""Batches for the benchmarks, of full windows of random bases or of a data set, and our steps."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,8 @@ from cmgems_jax.config import Config
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pretraining import steps
 from cmgems_jax.runtime import parallel
-from cmgems_jax.windows import packing
+from cmgems_jax.windows import batches, packing
+from cmgems_jax.windows.files import StoredWindows
 from configs import dnabert6, logo6
 
 
@@ -28,6 +29,20 @@ def full_batch(config: Config) -> packing.Batch:
     """Returns a step's batch on this process's devices, one full window per row."""
     rows = packing.full_rows(config, config.batch_size)
     return parallel.shard(rows, config.accumulation_steps)
+
+
+def reader(
+    config: Config, training: StoredWindows, packed: packing.Packing
+) -> Callable[[int], packing.Batch]:
+    """Returns a function that reads the batch of a step onto this process's devices."""
+
+    def read(step: int) -> packing.Batch:
+        rows = batches.read_batch(
+            training, packed, seed=config.seed, step=step, batch_size=config.batch_size
+        )
+        return parallel.shard(rows, config.accumulation_steps)
+
+    return read
 
 
 def stepper(config: Config) -> Callable[[int], float]:

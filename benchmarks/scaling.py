@@ -11,7 +11,6 @@ rows on each (weak scaling).
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -28,10 +27,6 @@ _DEVICES = flags.DEFINE_list("devices", ["1", "2", "4", "8"], "Numbers of device
 _ROWS = flags.DEFINE_integer("rows", 4, "Rows a step on each device.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Timed steps, on GPUs.", lower_bound=1)
 _CHILD = flags.DEFINE_bool("child", False, "Used by the program itself.")
-_COLLECTIVES = (
-    "all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all",
-)  # fmt: skip
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
 
 
 def main() -> None:
@@ -50,10 +45,10 @@ def main() -> None:
     heads = ("devices", "all-reduces", "MB sent", "of ideal", "other collectives", "GFLOP/device")
     print("".join(f"{head:>18}" for head in heads))
     for number, one in found.items():
-        sent = one["collectives"].get("all-reduce", {"number": 0, "bytes": 0})
-        others = sum(c["number"] for name, c in one["collectives"].items() if name != "all-reduce")
+        sent = one["collectives"].get("all-reduce", {"count": 0, "bytes": 0})
+        others = sum(c["count"] for name, c in one["collectives"].items() if name != "all-reduce")
         cells = (
-            f"{number}", f"{sent['number']}", f"{sent['bytes'] / 1e6:,.2f}",
+            f"{number}", f"{sent['count']}", f"{sent['bytes'] / 1e6:,.2f}",
             f"{sent['bytes'] / one['gradient_bytes']:.5f}", f"{others}",
             f"{one['flops'] / 1e9:,.1f}",
         )  # fmt: skip
@@ -93,6 +88,7 @@ def _measure() -> dict[str, Any]:
     import jax
 
     from benchmarks import rows
+    from cmgems_jax.plan import hlo
     from cmgems_jax.pmi import table as pmi_table
     from cmgems_jax.pretraining import steps
 
@@ -112,32 +108,14 @@ def _measure() -> dict[str, Any]:
             seconds.append(time.perf_counter() - start)
     return {
         "seconds": seconds,
-        "collectives": collectives(compiled.as_text()),
+        "collectives": {
+            one.pop("kind"): one for one in hlo.Program(compiled.as_text()).collectives()
+        },
         "gradient_bytes": gradient_bytes,
         "flops": compiled.cost_analysis()["flops"],
         "temporary_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
     }
-
-
-def collectives(text: str) -> dict[str, dict[str, int]]:
-    """Returns number and bytes of every kind of collective in a compiled program.
-
-    Args:
-      text: of the program, in HLO. An operation reads `%name = SHAPE all-reduce(...)`, where
-        SHAPE is one array or a tuple of arrays that travel together.
-    """
-    names = "|".join(_COLLECTIVES)
-    found: dict[str, dict[str, int]] = {}
-    for shape, name in re.findall(rf"= (\(.*?\)|\S+) ({names})(?:-start)?\(", text):
-        entry = found.setdefault(name, {"number": 0, "bytes": 0})
-        entry["number"] += 1
-        for dtype, sizes in re.findall(r"(\w+)\[([\d,]*)\]", shape):
-            size = 1
-            for length in filter(None, sizes.split(",")):
-                size *= int(length)
-            entry["bytes"] += size * _BYTES[dtype]
-    return found
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Variant scores by position around real splice sites: does a model know GT and AG?
 
-    python -m benchmarks.splice_scores --checkpoint=runs/mine --data_dir=DATA --output=splice.png
+    python -m benchmarks.splice_scores --checkpoint=runs/mine --data_dir=DATA
 
 The 40-base sequences of fewshot/splice_40 are read from either strand: class 1 holds donors
 (GT at 20) and acceptors of the other strand (CT at 20), class 2 acceptors (AG at 17) and donors
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from matplotlib.figure import Figure
 
 from cmgems_jax.downstream.inference import variants
 from cmgems_jax.downstream.inference.settings import ScoreSettings
@@ -22,11 +21,10 @@ from cmgems_jax.downstream.inference.variants import Allele, Scorer
 from cmgems_jax.downstream.tasks import files as task_files
 from cmgems_jax.genome import reference, vocabulary
 from cmgems_jax.pretraining import pretrained
-from cmgems_jax.runtime import command, outputs, pictures
+from cmgems_jax.runtime import command
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A pretraining run's folder.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that holds fewshot/.", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "The PNG to write.", required=True)
 _LIMIT = flags.DEFINE_integer("limit", 300, "Sequences of each kind at most.", lower_bound=10)
 NEAR = 10  # bases on either side that are shown
 # Kind: class, where its two bases stand, the two bases; on the gene's strand and the other.
@@ -110,22 +108,11 @@ def main() -> None:
     """Runs the command."""
     model = pretrained.load_masked_lm(Path(_CHECKPOINT.value))
     sites = read_sites(Path(_DATA_DIR.value) / "fewshot" / "splice_40" / "test.tsv.gz")
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    position = np.arange(-NEAR, NEAR + 2)
     print(f"{model.name}: mean score of the three substitutions, nats; 95 % intervals over sites")
     scores = {kind: mean_scores(model, found) for kind, found in sites.items()}
-    for axes, kind in zip(figure.subplots(1, 2, sharey=True), KINDS, strict=True):
+    for kind in KINDS:
         control = next(name for name in scores if name.endswith(f"({kind})"))
         describe(kind, scores[kind], control, scores[control])
-        for name, color in ((kind, pictures.MAIN), (control, pictures.FAINT)):
-            mean = np.nanmean(scores[name], axis=0)
-            axes.plot(position, mean, color=color, marker="o", markersize=3, label=name)
-        axes.axvspan(-0.5, 1.5, color=pictures.MAIN, alpha=0.12, linewidth=0)
-        axes.set(title=kind, xlabel="bases from the first of the two")
-        axes.legend(fontsize=8)
-    figure.axes[0].set_ylabel("mean score, nats")
-    with outputs.replaced_file(Path(_OUTPUT.value)) as partial:
-        figure.savefig(partial, dpi=130)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ SETTINGS.json has the model's sizes, the batch and the file of windows (npy, uin
 and answers one JSON line: seconds, real bases, tokens computed. What torch users do is
 done here: sdpa attention, fused AdamW, a DataLoader whose collator cuts 6-mers,
 masks runs of six tokens and pads to the longest of the batch, logits everywhere; on
-a GPU bfloat16 autocast and torch.compile. With a file of labels (npy, int (N,)) it
-fine-tunes BertForSequenceClassification on the whole windows instead.
+a GPU bfloat16 autocast and torch.compile.
 """
 
 import json

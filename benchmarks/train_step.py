@@ -16,9 +16,7 @@ import sys
 import numpy as np
 from absl import flags
 
-from benchmarks import result, rows
-from benchmarks.peer import torch_peer
-from cmgems_jax.model import bert
+from benchmarks import peer, result, rows
 from cmgems_jax.runtime import command
 
 _CONFIG = command.define_config("logo6")
@@ -34,27 +32,17 @@ def main() -> None:
     config.accumulation_steps = 1
     rng = np.random.default_rng(0)
     windows_WM = rng.integers(0, 4, (_NUM_WINDOWS, config.window_bases), np.uint8)
-    with torch_peer(config, windows_WM, python=_PYTHON.value, pad_to=config.data.num_tokens) as (
-        peer,
-        ask,
-    ):
-        ours = rows.stepper(config)
-        samples: dict[str, list[float]] = {"torch": [], "cmgems_jax": []}
-        for repeat in range(_REPEATS.value + 1):  # the first one compiles
-            took = {"torch": ask(_STEPS.value)["seconds"], "cmgems_jax": ours(_STEPS.value)}
-            for name, value in took.items() if repeat else ():
-                samples[name].append(value / _STEPS.value)
-    notes = {
-        "layers": config.model.num_layers,
-        "hidden": config.model.hidden_size,
-        "rows": config.batch_size,
-        "positions": config.data.num_tokens,
-        "dtype": str(bert.compute_dtype(config.model)),
-        "torch": peer["torch"],
-        "torch_device": peer["device"],
-    }
+    pad_to = config.data.num_tokens
+    with peer.torch_peer(config, windows_WM, python=_PYTHON.value, pad_to=pad_to) as (said, ask):
+        ours, count = rows.stepper(config), _STEPS.value
+        calls = {
+            "torch": lambda: ask(count)["seconds"] / count,
+            "cmgems_jax": lambda: ours(count) / count,
+        }
+        result.in_turn(calls, 1)  # compiles
+        samples = result.in_turn(calls, _REPEATS.value)
     name = f"train_step_{config.model.num_layers}x{config.model.hidden_size}"
-    result.report(name, samples, unit="s/step", notes=notes)
+    result.report(name, samples, unit="s/step", notes=peer.notes(config, said))
 
 
 if __name__ == "__main__":

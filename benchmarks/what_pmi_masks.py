@@ -9,7 +9,6 @@ orders of the same letters, each k-mer and its reverse complement as one.
 import argparse
 import functools
 import itertools
-from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -50,11 +49,7 @@ def share_of_letters(letters: str, is_kind: Callable[[str], bool]) -> float:
 
 def chance(kmers: list[str], is_kind: Callable[[str], bool]) -> tuple[float, float, float]:
     """Returns the mean share among k-mers of the same letters, and its 95 % interval."""
-    classes = Counter(map(known.canonical, kmers))
-    share_K = np.array([share_of_letters("".join(sorted(kmer)), is_kind) for kmer in classes])
-    weight_K = np.array(list(classes.values())) / len(kmers)
-    mean, sd = weight_K @ share_K, np.sqrt(weight_K**2 @ (share_K * (1 - share_K)))
-    return mean, max(0, mean - 1.96 * sd), min(1, mean + 1.96 * sd)
+    return known.mean_chance(kmers, lambda kmer: share_of_letters("".join(sorted(kmer)), is_kind))
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ local `corpus.count`, whatever the runner and the number of its workers.
 """
 
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ def count(paths: Sequence[str], k: int, *, settings: Beam, beside: Path) -> Corp
     """
     run.check_inputs(paths)
     with run.results_folder(settings, beside) as folder:
-        result = run.join(folder, _NAME)
+        result = os.path.join(folder, _NAME)
 
         def build(pipeline: "apache_beam.Pipeline") -> None:
             import apache_beam as beam

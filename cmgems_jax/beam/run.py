@@ -72,9 +72,7 @@ def define_beam_flags() -> Callable[[], Beam | None]:
 
 
 def check(settings: Beam) -> None:
-    """Raises `InputError` where apache_beam is missing or the runner is unknown."""
-    if settings.runner not in RUNNERS:
-        raise InputError(f"--beam_runner={settings.runner}: expected one of {', '.join(RUNNERS)}")
+    """Raises `InputError` where apache_beam is missing or an option is none."""
     for option in settings.options:
         if not option or option.startswith("-") or "runner" == option.partition("=")[0]:
             raise InputError(
@@ -146,11 +144,6 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def join(folder: str, name: str) -> str:
-    """Returns the path of a file in a folder, local or remote."""
-    return f"{folder.rstrip('/')}/{name}"
-
-
 def check_inputs(paths: Sequence[str]) -> None:
     """Raises `InputError` for files that are missing here, and for any that is named twice."""
     genome_files.check_files([path for path in paths if not is_remote(path)])
@@ -200,9 +193,8 @@ def local_copy(path: str) -> Iterator[str]:
 def put(source: Path, path: str) -> None:
     """Copies a local file to a local or remote path, which holds all of it or is not there."""
     if not is_remote(path):
-        partial = f"{path}.partial-{os.getpid()}"
-        shutil.copyfile(source, partial)
-        os.replace(partial, path)
+        with outputs.replaced_file(path) as partial:
+            shutil.copyfile(source, partial)
         return
     # An object of a bucket appears when it is closed.
     with (
@@ -232,7 +224,7 @@ def results_folder(settings: Beam, beside: Path) -> Iterator[str]:
     for option in settings.options:
         name, _, value = option.partition("=")
         if name == _TEMP_LOCATION and is_remote(value):
-            yield join(value, f"cmgems_jax-{os.urandom(8).hex()}")
+            yield os.path.join(value, f"cmgems_jax-{os.urandom(8).hex()}")
             return
     beside.parent.mkdir(parents=True, exist_ok=True)
     with outputs.hidden_folder(beside) as folder:

@@ -14,6 +14,7 @@ one shard.
 
 import dataclasses
 import functools
+import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -73,7 +74,7 @@ def prepare(config: Config, data_dir: Path | str, settings: Beam) -> None:
         write = functools.partial(_write, settings=settings)
         dataset.prepare(config, Path(data_dir), write=write)
         return
-    started, summary_path = time.perf_counter(), run.join(data_dir, dataset.SUMMARY_NAME)
+    started, summary_path = time.perf_counter(), os.path.join(data_dir, dataset.SUMMARY_NAME)
     if run.file_systems().exists(summary_path):
         raise InputError(f"{data_dir}: holds a data set already; give another --data_dir")
     if not config.data.fasta:
@@ -84,7 +85,7 @@ def prepare(config: Config, data_dir: Path | str, settings: Beam) -> None:
         folder = Path(name)
         dataset.describe(folder, written, config.fasta_paths, started)
         for path in sorted(folder.iterdir(), key=lambda path: path.name == dataset.SUMMARY_NAME):
-            run.put(path, run.join(data_dir, path.name))
+            run.put(path, os.path.join(data_dir, path.name))
         summary = dataset.read_summary(folder)
     seconds = summary["seconds"]
     print(f"data: {data_dir} made in {seconds:.1f} s: {dataset.report(summary)}", flush=True)
@@ -95,7 +96,7 @@ def _write(
 ) -> dataset.Written:
     """Runs the pipeline, which writes the shards to a folder that every worker sees."""
     folder = str(folder if run.is_remote(str(folder)) else Path(folder).absolute())
-    result = run.join(folder, _RESULT)
+    result = os.path.join(folder, _RESULT)
 
     def build(pipeline: "apache_beam.Pipeline") -> None:
         import apache_beam as beam
@@ -141,7 +142,8 @@ def _plan(scans: list[_Scan], paths: list[str], config: Config) -> _Planned:
         return _Planned(refusals=refusals)
     scans = sorted(scans, key=lambda scan: scan.number)
     try:
-        plan = cutting.plan_of(paths, config, genome_files.join([scan.survey for scan in scans]))
+        survey = sum((scan.survey for scan in scans), genome_files.Survey())
+        plan = cutting.plan_of(paths, config, survey)
     except InputError as error:
         return _Planned(refusals=((len(paths), str(error)),))
     plan = dataclasses.replace(plan, pieces=None)  # a side input goes to every worker
@@ -180,5 +182,5 @@ def _write_shard(
     rows = (row_N for _, rows_WN in chunks for row_N in rows_WN)
     with tempfile.TemporaryDirectory() as made:
         path, number = window_files.write_shard(Path(made), planned.plan, split, shard, rows)
-        run.put(path, run.join(folder, path.name))
+        run.put(path, os.path.join(folder, path.name))
         return (split, shard), number, path.stat().st_size

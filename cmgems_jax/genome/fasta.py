@@ -17,6 +17,7 @@ from cmgems_jax.genome import input_files, vocabulary
 AMBIGUOUS_LETTERS = np.zeros(256, bool)
 AMBIGUOUS_LETTERS[np.frombuffer(b"NRYSWKMBDHVXnryswkmbdhvx-.", np.uint8)] = True
 _ILLEGAL = 255
+_NOTHING = np.zeros(0, np.uint8)
 _CODES = np.where(
     (vocabulary.CODE_OF_LETTER == vocabulary.AMBIGUOUS) & ~AMBIGUOUS_LETTERS,
     np.uint8(_ILLEGAL),
@@ -73,7 +74,7 @@ def records(path: str) -> Iterator[tuple[str, np.ndarray]]:
 
 def _parse(path: str, file: BufferedReader) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, base codes) of unpacked bytes, read from their beginning."""
-    name, parts = None, []
+    name, parts = None, [_NOTHING]
     for lines in _chunks(path, file):
         start = 0
         while start < len(lines):
@@ -83,12 +84,12 @@ def _parse(path: str, file: BufferedReader) -> Iterator[tuple[str, np.ndarray]]:
             if end == len(lines):
                 break
             if name is not None:
-                yield name, np.concatenate(parts or [np.zeros(0, np.uint8)])
+                yield name, np.concatenate(parts)
             start = lines.find(b"\n", end) + 1 or len(lines)
             words = _text(lines[end + 1 : start]).split(maxsplit=1)
-            name, parts = words[0] if words else "", []
+            name, parts = words[0] if words else "", [_NOTHING]
     if name is not None:
-        yield name, np.concatenate(parts or [np.zeros(0, np.uint8)])
+        yield name, np.concatenate(parts)
 
 
 def _chunks(path: str, file: BufferedReader) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import itertools
 import math
+import operator
 import os
 from collections.abc import Iterator, Sequence
 
@@ -58,8 +59,7 @@ class Tally:
 
     def __add__(self, other: "Tally") -> "Tally":
         """Returns what was read for both."""
-        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
-        return Tally(*map(sum, pairs))
+        return Tally(*map(operator.add, vars(self).values(), vars(other).values()))
 
 
 @dataclasses.dataclass
@@ -70,6 +70,10 @@ class Survey:
     names: list[str] = dataclasses.field(default_factory=list)  # of contigs
     lengths: list[int] = dataclasses.field(default_factory=list)  # bases of contigs
     digests: list[bytes] = dataclasses.field(default_factory=list)  # as in `read_contigs`
+
+    def __add__(self, other: "Survey") -> "Survey":
+        """Returns the survey of the files of both."""
+        return Survey(*map(operator.add, vars(self).values(), vars(other).values()))
 
     @property
     def content(self) -> str:
@@ -90,16 +94,6 @@ def survey(paths: Paths, *, min_length: int = 1, progress: bool = False) -> Surv
     for contig in contigs:
         whole.names.append(contig.name)
         whole.lengths.append(len(contig.bases))
-    return whole
-
-
-def join(surveys: Sequence[Survey]) -> Survey:
-    """Returns the survey of several files as one."""
-    whole = Survey(sum((one.tally for one in surveys), Tally()))
-    for one in surveys:
-        whole.names += one.names
-        whole.lengths += one.lengths
-        whole.digests += one.digests
     return whole
 
 
@@ -183,9 +177,6 @@ def read_contigs(
 
 def read_records(paths: Paths) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the records of several files, whole: ambiguous letters keep their places.
-
-    Args:
-      paths: as for `read_contigs`.
 
     Yields:
       The name, up to the first blank (`unnamed_1`, ... where there is none), and

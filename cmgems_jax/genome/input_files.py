@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import glob
+import gzip
 import io
 import os
 import stat
@@ -17,7 +18,6 @@ GZIP_MAGIC = b"\x1f\x8b"
 _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _BGZIP_TAIL = 1 << 20  # bytes; what stands behind the end block is shorter
 GZIP_HEAD = 18  # bytes that tell bgzip from gzip
-_PART = 1 << 14  # packed bytes read at a time; what is whole before a damage is still given
 _HEAD = 4096
 # How a file begins that must be unpacked or converted first: what it is, and the command.
 _FOREIGN = (
@@ -92,16 +92,11 @@ def open_unpacked(path: str | os.PathLike) -> io.BufferedReader:
 
     As with the program gzip, members that follow each other are one file, zeros behind the
     last one are nothing, and anything else behind it is passed over with a note. Reading
-    raises `EOFError` or `zlib.error` where the gzip is cut off or damaged.
+    raises `EOFError`, `gzip.BadGzipFile` or `zlib.error` where the gzip is cut off or damaged.
     """
     file = open(path, "rb")
-    try:
-        if not file.peek(2).startswith(GZIP_MAGIC):
-            return file
-        return io.BufferedReader(_Gunzip(os.fspath(path), file), 1 << 20)
-    except BaseException:
-        file.close()
-        raise
+    is_gzip = file.peek(2).startswith(GZIP_MAGIC)
+    return io.BufferedReader(_Gunzip(path, file), 1 << 20) if is_gzip else file
 
 
 def read_head(path: str | os.PathLike, expected: str) -> bytes:
@@ -114,9 +109,7 @@ def read_head(path: str | os.PathLike, expected: str) -> bytes:
     with _readable(path):
         with open(path, "rb") as file:
             if is_bgzip(file.read(GZIP_HEAD)):
-                file.seek(max(0, os.path.getsize(path) - _BGZIP_TAIL))
-                if _BGZIP_END not in file.read():
-                    raise _no_bgzip_end(path)
+                _check_bgzip_end(path, file)
         with open_unpacked(path) as file:
             head = file.read(_HEAD)
     _refuse_foreign(path, head)
@@ -135,7 +128,7 @@ def _readable(path: str | os.PathLike) -> Iterator[None]:
     """Names a file whose gzip ends early or is damaged, or that cannot be read."""
     try:
         yield
-    except (EOFError, zlib.error) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(
             f"{path}: broken gzip ({error}); the download may be incomplete, fetch it again"
         ) from None
@@ -159,29 +152,27 @@ def is_bgzip(head: bytes) -> bool:
     return head.startswith(GZIP_MAGIC) and head[12:14] == b"BC"
 
 
-def _no_bgzip_end(path: str | os.PathLike) -> InputError:
-    """A bgzip file cut between two blocks unpacks without an error: only its end tells."""
-    return InputError(
-        f"{path}: bgzip file without its end block: truncated; fetch it again, or if it is "
-        "whole, pack it anew (gzip -dc FILE | bgzip)"
-    )
+def _check_bgzip_end(path: str | os.PathLike, file: BinaryIO) -> None:
+    """Raises `InputError` for a bgzip file cut between two blocks, which unpacks without an error.
+
+    Another gzip member behind the end block is a file that was put behind this one by `cat`.
+    """
+    file.seek(max(0, os.path.getsize(path) - _BGZIP_TAIL))
+    _, end, behind = file.read().rpartition(_BGZIP_END)
+    if not end or behind.lstrip(b"\0").startswith(GZIP_MAGIC):
+        raise InputError(
+            f"{path}: bgzip file without its end block: truncated; fetch it again, or if it is "
+            "whole, pack it anew (gzip -dc FILE | bgzip)"
+        )
 
 
 class _Gunzip(io.RawIOBase):
     """The content of a gzip file, of all its members."""
 
-    def __init__(self, path: str, file: BinaryIO) -> None:
+    def __init__(self, path: str | os.PathLike, file: BinaryIO) -> None:
         """Starts at the first member."""
-        self._path, self._file, self._is_done = path, file, False
-        packed = file.read(_PART)
-        self._is_bgzip = is_bgzip(packed)
-        self._start(packed)
-
-    def _start(self, packed: bytes) -> None:
-        """Begins a member."""
-        self._packed = packed
-        self._member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-        self._is_empty = True  # as the last block of bgzip is
+        self._path, self._packed = path, file
+        self._file = gzip.GzipFile(fileobj=file)
 
     def readable(self) -> bool:
         """Returns True."""
@@ -190,37 +181,17 @@ class _Gunzip(io.RawIOBase):
     def close(self) -> None:
         """Closes the file too."""
         self._file.close()
+        self._packed.close()
         super().close()
 
     def readinto(self, buffer: memoryview) -> int:
         """Fills the buffer, as far as one piece goes; 0 at the end."""
-        while not self._is_done:
-            if self._member.eof:
-                self._next_member()
-                continue
-            packed = self._packed or self._file.read(_PART)
-            if not packed:
-                raise EOFError("it ends within its compressed data")
-            data = self._member.decompress(packed, len(buffer))
-            self._packed = self._member.unconsumed_tail
-            if data:
-                self._is_empty = False
-                buffer[: len(data)] = data
-                return len(data)
-        return 0
-
-    def _next_member(self) -> None:
-        """Begins what stands behind a member, or ends."""
-        rest = self._member.unused_data.lstrip(b"\0")
-        while not rest and (part := self._file.read(_PART)):
-            rest = part.lstrip(b"\0")
-        if len(rest) == 1:
-            rest += self._file.read(1)
-        if rest.startswith(GZIP_MAGIC):
-            self._start(rest)
-            return
-        self._is_done = True
-        if self._is_bgzip and not self._is_empty:
-            raise _no_bgzip_end(self._path)
-        if rest:
+        try:
+            data = self._file.read1(len(buffer))
+        except gzip.BadGzipFile as error:
+            if not str(error).startswith("Not a gzipped file"):  # where a member would begin
+                raise
             note(f"{self._path}: what stands behind the gzip data is no gzip; it is passed over")
+            return 0
+        buffer[: len(data)] = data
+        return len(data)

@@ -19,7 +19,7 @@ class Contig:
     """A contig as a sequence of base codes, of which a slice is read when it is asked for."""
 
     reference: "Reference"
-    name: str
+    name: str  # as the file has it
 
     def __len__(self) -> int:
         """Returns its bases."""

@@ -7,7 +7,6 @@ first base most significant, so that weights interchange with published models.
 """
 
 import itertools
-from types import ModuleType
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
@@ -24,18 +23,11 @@ PADDING = 5
 MIN_K, MAX_K = 3, 8
 STRANDS = ("forward", "reverse", "both")  # from which a sequence is read
 
-Array = Union[np.ndarray, "jax.Array"]  # noqa: UP007, jax is not imported: half a second
+# jax is not imported: half a second, which commands that only read genomes save.
+Array = Union[np.ndarray, "jax.Array"]  # noqa: UP007
 
-
-def _code_of_letter() -> np.ndarray:
-    """Returns uint8 (256,), the base code of every byte."""
-    table = np.full(256, AMBIGUOUS, np.uint8)
-    for code, letters in enumerate(("Aa", "TtUu", "Cc", "Gg")):
-        table[np.frombuffer(letters.encode(), np.uint8)] = code
-    return table
-
-
-CODE_OF_LETTER = _code_of_letter()
+CODE_OF_LETTER = np.full(256, AMBIGUOUS, np.uint8)  # the base code of every byte
+CODE_OF_LETTER[list(b"AaTtUuCcGg")] = [0, 0, 1, 1, 1, 1, 2, 2, 3, 3]
 _CODE_BYTES = CODE_OF_LETTER.tobytes()  # bytes.translate is ten times as fast as indexing
 
 
@@ -55,13 +47,10 @@ def num_bases(num_tokens: int, k: int, stride: int = 1) -> int:
 
 
 def encode(sequence: str | bytes) -> np.ndarray:
-    """Returns the base codes of a sequence.
+    """Returns the base codes of a sequence, uint8 (n,).
 
     Lower case counts as upper case (soft-masked repeats are DNA), U as T; every
     other letter is `AMBIGUOUS`.
-
-    Returns:
-      uint8 (n,), one code per letter.
     """
     letters = sequence.encode("latin-1", "replace") if isinstance(sequence, str) else sequence
     return np.frombuffer(bytearray(letters).translate(_CODE_BYTES), np.uint8)
@@ -77,15 +66,10 @@ def decode(bases: np.ndarray, alphabet: str = "dna") -> str:
 def reverse_complement(bases: Array) -> Array:
     """Returns what the other strand reads: the complements (A-T, C-G) in reverse order.
 
-    Ambiguous letters stay ambiguous; `PADDING` stays behind the sequence.
-
-    Args:
-      bases: uint8 (..., n), numpy or jax; ends in `PADDING` where shorter.
-
-    Returns:
-      uint8 (..., n); of its reverse complement, `bases` itself.
+    Ambiguous letters stay ambiguous; `PADDING` stays behind the sequence. Argument and
+    result are uint8 (..., n), numpy or jax.
     """
-    xp = np if isinstance(bases, np.ndarray) else _jax_numpy()
+    xp = bases.__array_namespace__()
     length = (bases != PADDING).sum(axis=-1, keepdims=True, dtype=np.int32)
     position = xp.broadcast_to(xp.arange(bases.shape[-1], dtype=np.int32), bases.shape)
     source = xp.where(position < length, length - 1 - position, position)
@@ -99,7 +83,7 @@ def tokenize(bases: Array, k: int, stride: int = 1) -> Array:
     One function for both libraries: numpy in, numpy out; jax in, jax out.
 
     Args:
-      bases: uint8 (..., n).
+      bases: uint8 (..., n); ends in `PADDING` where shorter.
       k: bases per token.
       stride: bases between the starts of neighbouring tokens.
 
@@ -107,7 +91,7 @@ def tokenize(bases: Array, k: int, stride: int = 1) -> Array:
       int32 (..., (n - k) // stride + 1): [UNK] where a k-mer holds an ambiguous
       base, [PAD] where it reaches into the padding.
     """
-    xp = np if isinstance(bases, np.ndarray) else _jax_numpy()
+    xp = bases.__array_namespace__()
     length = num_tokens(bases.shape[-1], k, stride)
     code = xp.zeros((*bases.shape[:-1], length), np.int32)
     largest = xp.zeros_like(code)
@@ -123,28 +107,15 @@ def tokenize(bases: Array, k: int, stride: int = 1) -> Array:
 def model_ids(bases: Array, k: int, stride: int = 1) -> Array:
     """Returns what a model sees of sequences: [CLS], the k-mers, [SEP], [PAD]...
 
-    Args:
-      bases: uint8 (..., n), numpy or jax; ends in `PADDING` where shorter.
-      k: as in `tokenize`.
-      stride: as in `tokenize`.
-
-    Returns:
-      int32 (..., num_tokens(n) + 2).
+    Arguments as of `tokenize`; int32 (..., num_tokens(n) + 2).
     """
-    xp = np if isinstance(bases, np.ndarray) else _jax_numpy()
+    xp = bases.__array_namespace__()
     tokens = tokenize(bases, k, stride)
     last = (tokens != PAD).sum(axis=-1, keepdims=True, dtype=np.int32) + np.int32(1)
     edge = xp.full((*tokens.shape[:-1], 1), PAD, np.int32)
     ids = xp.concatenate([edge, tokens, edge], axis=-1)
     position = xp.broadcast_to(xp.arange(ids.shape[-1], dtype=np.int32), ids.shape)
     return xp.where(position == 0, np.int32(CLS), xp.where(position == last, np.int32(SEP), ids))
-
-
-def _jax_numpy() -> ModuleType:
-    """Returns jax.numpy; commands that only read genomes start without it."""
-    import jax.numpy
-
-    return jax.numpy
 
 
 def kmers(k: int, alphabet: str = "dna") -> list[str]:

@@ -1,6 +1,7 @@
 """What the model sees of masked tokens, and how many bases that hides.
 
-For one sequence, pure and of static shape; callers vmap. Axis L: token positions.
+For one sequence, pure and of static shape; callers vmap. Axis L: token positions. A token
+has `k` bases, and neighbouring ones begin `stride` bases apart.
 """
 
 import jax
@@ -20,21 +21,12 @@ def corrupt(
     stride: int = 1,
     by: str = "token",
 ) -> jax.Array:
-    """Returns the ids that the model sees: 80 % [MASK], 10 % random k-mers, 10 % kept.
+    """Returns the ids that the model sees, int32 (L,).
 
-    Args:
-      key: one PRNG key.
-      ids_L: int32 (L,).
-      masked_L: bool (L,); other positions stay as they are.
-      k: bases per token.
-      stride: bases between token starts.
-      by: "token" samples for each token (BERT). "run" samples once for each maximal
-        run of masked tokens and replaces it by the k-mers of one random stretch
-        of bases: a kept token would show its neighbours the hidden bases, and a
-        random one be recognised by not overlapping them (SPEC: corruption).
-
-    Returns:
-      int32 (L,).
+    Of `masked_L` 80 % are [MASK], 10 % random k-mers and 10 % kept. `by="token"` samples for
+    each token (BERT). "run" samples once for each maximal run of masked tokens and replaces
+    it by the k-mers of one random stretch of bases: a kept token would show its neighbours
+    the hidden bases, and a random one be recognised by not overlapping them (SPEC: corruption).
     """
     fate_key, base_key = jax.random.split(key)
     length = ids_L.shape[0]
@@ -71,20 +63,11 @@ def hide_bases(
 def hidden_bases(
     ids_L: jax.Array, corrupted_L: jax.Array, eligible_L: jax.Array, *, k: int, stride: int = 1
 ) -> jax.Array:
-    """Returns how many hidden bases the token at each position covers.
+    """Returns how many hidden bases the token at each position covers: int32 (L,), 0..k.
 
     A base is hidden when no k-mer that covers it is shown, neither unmasked nor
-    masked but kept. The yardstick across strategies (`nats_per_hidden_base`).
-
-    Args:
-      ids_L: int32 (L,), true.
-      corrupted_L: int32 (L,), what the model sees.
-      eligible_L: bool (L,).
-      k: bases per token.
-      stride: bases between token starts.
-
-    Returns:
-      int32 (L,), 0..k; 0 where not eligible.
+    masked but kept. The yardstick across strategies (`nats_per_hidden_base`). 0 where not
+    eligible; `corrupted_L` is what the model sees of `ids_L`.
     """
     shown_L = eligible_L & (corrupted_L == ids_L)
     gaps = [(k - 1, k - 1, stride - 1)]

@@ -110,13 +110,8 @@ def update(
     switches = stalled & (state.stage == EASY) & can_switch
     grows = stalled & ~switches & (config.budget_schedule == "adaptive")
 
-    budget = jnp.where(
-        grows,
-        jnp.maximum(
-            state.budget, jnp.minimum(state.budget + config.budget_step, config.budget_max)
-        ),
-        state.budget,
-    )
+    grown = jnp.minimum(state.budget + config.budget_step, config.budget_max)
+    budget = jnp.where(grows, grown, state.budget)
     if config.budget_schedule == "by_stage":
         budget = jnp.where(switches, jnp.float32(config.hard_budget), budget)
     restart = switches | grows

@@ -16,14 +16,7 @@ def token_ranks(ids_L: jax.Array, ranks_V: jax.Array, eligible_L: jax.Array) -> 
 
     By token, not by position: the released research code looks the table up by
     the position in the sequence, and so masks the same positions everywhere.
-
-    Args:
-      ids_L: int32 (L,), token ids.
-      ranks_V: int32 (4**k,), rank of every k-mer by its code, 1 = best.
-      eligible_L: bool (L,).
-
-    Returns:
-      int32 (L,).
+    `ranks_V` is int32 (4**k,), the rank of every k-mer by its code, 1 = best.
     """
     code_L = jnp.where(eligible_L, ids_L - vocabulary.NUM_SPECIAL, 0)
     return jnp.where(eligible_L, ranks_V[code_L], INELIGIBLE_RANK)
@@ -41,7 +34,7 @@ def position_ranks(ranks_V: jax.Array, eligible_L: jax.Array) -> jax.Array:
 
 
 def lowest(value_L: jax.Array, count: jax.Array) -> jax.Array:
-    """Returns where the `count` lowest values are, ties to the earlier position.
+    """Returns where the `count` lowest values are, bool (L,), ties to the earlier position.
 
     A bisection on the distinct keys value * L + position: exact, of static
     shape whatever `count`, and faster on every device than a sort.
@@ -49,9 +42,6 @@ def lowest(value_L: jax.Array, count: jax.Array) -> jax.Array:
     Args:
       value_L: int32 (L,), in [0, INELIGIBLE_RANK]; L below 32,766.
       count: int32 scalar; all positions where it is L or more.
-
-    Returns:
-      bool (L,), True at min(count, L) positions.
     """
     length = value_L.shape[0]
     largest = (INELIGIBLE_RANK + 1) * length

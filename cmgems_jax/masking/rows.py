@@ -82,13 +82,11 @@ def mask_batch(
     Args:
       key: the step's masking key.
       batch: bases (R, M, N), index (R, M).
-      which: int32 or bool scalar, the entry of `strategies` to use. Two are chosen
-        from by `lax.cond`, more by `lax.switch`, outside any vmap, so that only
-        the chosen one runs.
+      which: int32 or bool scalar, the entry of `strategies`, static names, to use. Two
+        are chosen from by `lax.cond`, more by `lax.switch`, outside any vmap, so that
+        only the chosen one runs.
       budget: float32 scalar, share of tokens to mask.
-      strategies: names, static.
       ranks_V: int32 (4**k,), PMI ranks.
-      config: of the run.
       growth: of `strategies.random_mask`.
       objective: "base" leaves masked what touches a hidden base, all of it as [MASK].
     """
@@ -109,12 +107,7 @@ def mask_batch(
     else:
         corrupt = functools.partial(corruption.corrupt, by=config.masking.corruption, **spans)
         corrupted_WL = jax.vmap(corrupt)(corrupt_keys_W, ids_WL, masked_WL)
-    masked = MaskedBatch(
-        ids=ids_WL,
-        corrupted=corrupted_WL,
-        masked=masked_WL,
-        dropped=dropped_W,
-    )
+    masked = MaskedBatch(ids_WL, corrupted_WL, masked_WL, dropped_W)
     return jax.tree.map(lambda x: x.reshape(*batch.index.shape, *x.shape[1:]), masked)
 
 

@@ -71,7 +71,7 @@ def _of_strategy(
     )
     spans = {"k": config.tokens.k, "stride": config.tokens.stride}
     cover = jax.jit(jax.vmap(functools.partial(corruption.hidden_bases, **spans)))
-    shown, hidden, rank_sum, all_ranks = [], 0, 0, []
+    parts = []
     for growth, part_WN in enumerate(np.split(bases_WN, strategies.NUM_GROWTHS)):
         index = np.arange(len(part_WN), dtype=np.int32)[:, None] + growth * len(part_WN)
         masked = program(
@@ -81,21 +81,20 @@ def _of_strategy(
             budget,
             growth=jnp.int32(growth),
         )
-        ids_WL, corrupted_WL, masked_WL = (np.asarray(x)[:, 0] for x in masked[:3])
-        covered_WL = cover(ids_WL, corrupted_WL, ids_WL >= vocabulary.NUM_SPECIAL)
-        hidden += int(np.asarray(covered_WL)[masked_WL].sum())
-        rank_sum += int(ranks_V[ids_WL[masked_WL] - vocabulary.NUM_SPECIAL].sum())
-        all_ranks.append(ranks_V[ids_WL[ids_WL >= vocabulary.NUM_SPECIAL] - vocabulary.NUM_SPECIAL])
-        shown.append(masked_WL)
-    share_L = np.concatenate(shown)[:, 1:-1].mean(axis=0)  # without [CLS] and [SEP]
-    num_masked = max(1, sum(int(part.sum()) for part in shown))
-    worst = len(ranks_V) - 1
+        parts.append([np.asarray(x)[:, 0] for x in masked[:3]])
+    ids_WL, corrupted_WL, masked_WL = map(np.concatenate, zip(*parts, strict=True))
+    eligible_WL = ids_WL >= vocabulary.NUM_SPECIAL
+    covered_WL = np.asarray(cover(ids_WL, corrupted_WL, eligible_WL))
+    masked_ranks = ranks_V[ids_WL[masked_WL] - vocabulary.NUM_SPECIAL]
+    all_ranks = ranks_V[ids_WL[eligible_WL] - vocabulary.NUM_SPECIAL]
+    share_L = masked_WL[:, 1:-1].mean(axis=0)  # without [CLS] and [SEP]
+    num_masked, worst = max(1, int(masked_WL.sum())), len(ranks_V) - 1
     return MaskStatistics(
         strategy=strategy,
         share=float(share_L.mean()),
-        hidden_bases_per_token=hidden / num_masked,
-        mean_rank=(rank_sum / num_masked - 1) / worst,
-        mean_rank_of_all=(float(np.concatenate(all_ranks).mean()) - 1) / worst,
+        hidden_bases_per_token=int(covered_WL[masked_WL].sum()) / num_masked,
+        mean_rank=(int(masked_ranks.sum()) / num_masked - 1) / worst,
+        mean_rank_of_all=(float(all_ranks.mean()) - 1) / worst,
         often_masked_positions=float((share_L > _OFTEN * share_L.mean()).mean()),
         num_windows=len(bases_WN),
     )

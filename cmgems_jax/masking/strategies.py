@@ -2,6 +2,7 @@
 
 Everything here is for one sequence, pure and of static shape; callers vmap.
 Axes: L token positions ([CLS], [SEP] and padding included), V k-mers; masks are bool (L,).
+A token has `k` bases, and neighbouring ones begin `stride` bases apart.
 
 `eligible` is False at special tokens, padding and [UNK]. Neighbouring k-mers
 share bases, so one masked token can be read off its neighbours: every strategy
@@ -116,13 +117,7 @@ def random_mask(
     of `window_offsets`: with wide windows a masked token can no longer be
     read off its neighbours.
 
-    Args:
-      key: of the widths.
-      centers_L: bool (L,), all eligible.
-      eligible_L: bool (L,).
-      growth: int32 scalar, 0 to NUM_GROWTHS - 1.
-      k: bases per token.
-      stride: bases between token starts.
+    `centers_L` are all eligible; `growth` is an int32 scalar, 0 to NUM_GROWTHS - 1.
     """
     widening_L = jax.random.randint(key, centers_L.shape, 0, jnp.int32(growth) + 1, jnp.int32)
     offsets, masked_L = window_offsets(k, stride), jnp.zeros_like(centers_L)
@@ -142,13 +137,8 @@ def genemask(
     best half of them, rounded up, or all where that is fewer than 5, also mask
     the whole neighbourhood of their best token (Roy et al., ECAI 2023).
 
-    Args:
-      centers_L: bool (L,), all eligible.
-      eligible_L: bool (L,).
-      rank_L: int32 (L,), PMI rank of the token at each position, 1 = best,
-        `INELIGIBLE_RANK` where not eligible.
-      k: bases per token.
-      stride: bases between token starts.
+    `centers_L` are all eligible; `rank_L` holds int32 PMI ranks of the tokens, 1 = best,
+    `INELIGIBLE_RANK` where not eligible.
     """
     offsets = window_offsets(k, stride)
     in_order = (0, *(offset for offset in offsets if offset))
@@ -182,9 +172,7 @@ def global_top(
     Args:
       num_centers: int32 scalar, how many tokens to choose; all where fewer are eligible.
       eligible_L: bool (L,).
-      rank_L: int32 (L,), as for `genemask`. Ties go to the earlier position.
-      k: bases per token.
-      stride: bases between token starts.
+      rank_L: int32 (L,), as of `genemask`. Ties go to the earlier position.
       min_distance: least distance of two chosen tokens, in tokens; candidates
         that lie nearer to a better one are skipped. 0 = the paper.
     """
@@ -281,8 +269,6 @@ def sample_mask(
       ranks_V: int32 (4**k,), rank of every k-mer by its code, 1 = best.
       strategy: one of `config.STRATEGIES`; static.
       budget: share of the eligible tokens to mask, in expectation and before overlaps.
-      k: bases per token.
-      stride: bases between token starts.
       min_distance: of `global_top`.
       top_m: GLOBAL's number of tokens, as a multiple of the published one.
       growth: of `random_mask`.

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import pyarrow as pa
 from cmgems_jax import __version__, known_motifs
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
-from cmgems_jax.genome import input_files, vocabulary
+from cmgems_jax.genome import vocabulary
 from cmgems_jax.pmi import corpus, known, scores
 from cmgems_jax.pmi import counts as pmi_counts
 from cmgems_jax.pmi import table as pmi_table
@@ -30,12 +29,12 @@ _NUM_PLOTTED = 15
 
 def make(
     *,
-    fasta: genome_files.Paths,
-    counts: Path | str,
+    fasta: list[str],
+    counts: str,
     k: int,
     segmentation: str,
     min_count: int,
-    output: Path | str,
+    output: Path,
     strands: str = "forward",
     taxon: str = known_motifs.NONE,
     count: Callable[[Sequence[str], int], Corpus] | None = None,
@@ -54,8 +53,7 @@ def make(
     Raises:
       InputError: bad settings or input; nothing is written, nothing lost.
     """
-    fasta, counts, output = input_files.listed(fasta), os.fspath(counts), Path(output)
-    _check_settings(fasta, counts, k, segmentation, min_count)
+    _check_settings(fasta, counts, k, min_count)
     if count is None:
         genome_files.check_files(fasta)
         count = functools.partial(corpus.count, progress=True)
@@ -70,13 +68,17 @@ def make(
     seconds = time.perf_counter() - start
     if fasta:
         source["bases_per_second"] = round(source["bases"] / seconds)
-    settings = {"strands": strands, "segmentation": segmentation, "min_count": min_count}
-    numbers = {
+    summary = {
+        "k": k,
+        "strands": strands,
+        "segmentation": segmentation,
+        "min_count": min_count,
         "kmers_counted": int(table.count.sum()),
         "kmers_absent": int((table.count == 0).sum()),
+        **source,
+        "seconds": round(seconds, 3),
+        "version": __version__,
     }
-    timed = {**source, "seconds": round(seconds, 3)}
-    summary = {"k": k, **settings, **numbers, **timed, "version": __version__}
     if comparison:
         ends = known.compare(table, comparison)
         summary["known_motifs"] = {end.name: end.sentence(taxon) for end in ends}
@@ -109,18 +111,12 @@ def _from_counts(path: str, k: int) -> tuple[list[np.ndarray], dict]:
     return pmi_counts.counts_from_kmers(kmer_counts), {"sha256": {path: genome_files.sha256(path)}}
 
 
-def _check_settings(
-    fasta: Sequence[str], counts: str, k: int, segmentation: str, min_count: int
-) -> None:
+def _check_settings(fasta: Sequence[str], counts: str, k: int, min_count: int) -> None:
     """Raises `InputError` before any work."""
     if bool(fasta) == bool(counts):
         raise InputError("give either --fasta=FILE[,FILE...] or --counts=FILE.csv")
     if not vocabulary.MIN_K <= k <= vocabulary.MAX_K:
         raise InputError(f"--k={k}: expected {vocabulary.MIN_K} to {vocabulary.MAX_K}")
-    if segmentation not in scores.SEGMENTATIONS:
-        raise InputError(
-            f"--segmentation={segmentation}: expected {' or '.join(scores.SEGMENTATIONS)}"
-        )
     if min_count < 2:
         raise InputError(f"--min_count={min_count}: expected 2 or more (paper: {scores.MIN_COUNT})")
 

@@ -1,13 +1,12 @@
 """n-gram counts of genome files and what was read for them; parts add up exactly."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from cmgems_jax.genome import files as genome_files
-from cmgems_jax.genome import input_files
 from cmgems_jax.pmi import counts as pmi_counts
 
 
@@ -45,9 +44,8 @@ class Corpus:
         }
 
 
-def count(paths: genome_files.Paths, k: int, *, progress: bool = False) -> Corpus:
+def count(paths: Sequence[str], k: int, *, progress: bool = False) -> Corpus:
     """Returns the counts of files; arguments as in `genome.files.read_contigs`."""
-    paths = input_files.listed(paths)
     tally, num_short = genome_files.Tally(), 0
 
     def contig_bases() -> Iterator[np.ndarray]:

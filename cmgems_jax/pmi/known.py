@@ -81,27 +81,31 @@ def canonical(kmer: str) -> str:
 
 def _end(
     name: str,
-    kmers: Sequence[str],
+    kmers: list[str],
     best: Callable[[str], Match],
     num_shuffles: int,
     advance: Callable[[], object],
 ) -> End:
     """Returns one end: its matches, and those of its k-mers' letters in random order."""
     rng = np.random.default_rng(0)
-    classes = collections.Counter(map(canonical, kmers))
-    chance_K = np.zeros(len(classes))
-    for index, kmer in enumerate(classes):
+
+    def chance(kmer: str) -> float:
         shuffled = ("".join(rng.permutation(list(kmer))) for _ in range(num_shuffles))
-        chance_K[index] = np.mean([best(canonical(other)).is_significant for other in shuffled])
         advance()
+        return float(np.mean([best(canonical(other)).is_significant for other in shuffled]))
+
+    matches = [best(canonical(kmer)) for kmer in kmers]
+    return End(name, kmers, matches, *mean_chance(kmers, chance))
+
+
+def mean_chance(kmers: Sequence[str], chance: Callable[[str], float]) -> tuple[float, float, float]:
+    """Returns the mean of the k-mers' chances, and the 95 % interval of a share among as many.
+
+    A k-mer and its reverse complement are alike, so that they count as one draw.
+    """
+    classes = collections.Counter(map(canonical, kmers))
+    chance_K = np.array([chance(kmer) for kmer in classes])
     weight_K = np.array(list(classes.values())) / len(kmers)
-    chance = float(weight_K @ chance_K)
+    mean = float(weight_K @ chance_K)
     reach = _NORMAL * float(np.sqrt(weight_K**2 @ (chance_K * (1 - chance_K))))
-    return End(
-        name,
-        list(kmers),
-        [best(canonical(kmer)) for kmer in kmers],
-        chance,
-        max(0.0, chance - reach),
-        min(1.0, chance + reach),
-    )
+    return mean, max(0.0, mean - reach), min(1.0, mean + reach)

@@ -138,10 +138,15 @@ def grch38_counts() -> np.ndarray:
 
 
 def ranks_for(config: Config, fasta_paths: Sequence[str]) -> np.ndarray:
-    """Returns int32 (4**k,), the ranks that `config.pmi` asks for; a "corpus" is counted."""
+    """Returns int32 (4**k,), the ranks of `table_for`."""
+    return table_for(config, fasta_paths).rank
+
+
+def table_for(config: Config, fasta_paths: Sequence[str]) -> PmiTable:
+    """Returns the table that `config.pmi` asks for; a "corpus" is counted."""
     k, settings = config.tokens.k, config.pmi
     if config.has_pmi_table:
-        return read(config.pmi_source, k).rank
+        return read(config.pmi_source, k)
     if config.pmi_source == "grch38":
         counts = pmi_counts.counts_from_kmers(grch38_counts())
     else:
@@ -149,7 +154,7 @@ def ranks_for(config: Config, fasta_paths: Sequence[str]) -> np.ndarray:
         counts = pmi_counts.count_ngrams((contig.bases for contig in contigs), k)
         if config.data.reverse_complement:  # what the model reads
             counts = [pmi_counts.of_both_strands(one) for one in counts]
-    return make(counts, k, segmentation=settings.segmentation, min_count=settings.min_count).rank
+    return make(counts, k, segmentation=settings.segmentation, min_count=settings.min_count)
 
 
 def _rows(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.resources
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,9 +19,8 @@ from cmgems_jax.downstream.evaluation import resampled, statistics
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import input_files
 from cmgems_jax.masking import statistics as mask_statistics
-from cmgems_jax.pmi import counts as pmi_counts
 from cmgems_jax.pmi import table as pmi_table
-from cmgems_jax.report import figures
+from cmgems_jax.report import figures, svg
 from cmgems_jax.runtime import outputs, run_log
 from cmgems_jax.studies import runs, study, study_report
 from cmgems_jax.studies.arms import Arm
@@ -36,7 +36,7 @@ class Section:
     title: str
     intro: str = ""
     sentences: list[str] = dataclasses.field(default_factory=list)
-    figures: list[str] = dataclasses.field(default_factory=list)  # <svg> elements
+    figures: list[list[str]] = dataclasses.field(default_factory=list)  # <svg> elements of each
     tables: list[tuple[str, list[list[str]]]] = dataclasses.field(default_factory=list)
 
 
@@ -55,19 +55,27 @@ def write(inputs: Sequence[Path | str], output: Path | str) -> None:
     outputs.check_file(output, (".html",))
     makers = [_maker(path) for path in inputs]
     sections: list[Section] = []
-    for number, (maker, path) in enumerate(zip(makers, inputs, strict=True)):
-        made = maker(path, f"f{number}")
+    for maker, path in zip(makers, inputs, strict=True):
+        with svg.style():
+            made = maker(path)
         for section in made if len(inputs) > 1 else ():
             section.title = f"{path.resolve().name}: {section.title}"
         sections += made
-    environment = json.loads(_first_existing(inputs, "environment.json"))
+    numbers = itertools.count()
+    for section in sections:
+        section.figures = [
+            [svg.with_own_ids(element, f"f{next(numbers)}") for element in figure]
+            for figure in section.figures
+        ]
+    environments = (path / "environment.json" for path in inputs)
+    environment = next((path.read_text() for path in environments if path.is_file()), "{}")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         (importlib.resources.files("cmgems_jax.report") / _TEMPLATE).read_text()
     )
     page = template.render(
         title=", ".join(path.resolve().name for path in inputs),
         sections=sections,
-        environment=environment,
+        environment=json.loads(environment),
         version=__version__,
     )
     with outputs.replaced_file(output) as part:
@@ -75,7 +83,7 @@ def write(inputs: Sequence[Path | str], output: Path | str) -> None:
     print(f"{output}: {len(sections)} sections, {len(page) / 1e6:.1f} MB, no other file needed")
 
 
-def _maker(path: Path) -> Callable[[Path, str], list[Section]]:
+def _maker(path: Path) -> Callable[[Path], list[Section]]:
     """Returns what makes the sections of a folder, by the file that only its command writes."""
     for name, maker in _MAKERS.items():
         if (path / name).is_file():
@@ -86,12 +94,6 @@ def _maker(path: Path) -> Callable[[Path, str], list[Section]]:
     )
 
 
-def _first_existing(inputs: Sequence[Path], name: str) -> str:
-    """Returns the text of the first input's file of that name, or an empty object."""
-    existing = (path / name for path in inputs if (path / name).is_file())
-    return next((path.read_text() for path in existing), "{}")
-
-
 def _cells(table: pd.DataFrame) -> list[list[str]]:
     """Returns a table as its heads and rows of text."""
     heads = list(map(str, table.columns))
@@ -99,34 +101,28 @@ def _cells(table: pd.DataFrame) -> list[list[str]]:
     return [heads, *([study_report.number_text(cell) for cell in row] for row in rows)]
 
 
-def _pmi(path: Path, name: str) -> list[Section]:
+def _pmi(path: Path) -> list[Section]:
     """The folder of count_pmi."""
     summary = json.loads((path / "summary.json").read_text())
     table = pmi_table.read(path / "pmi.csv", summary["k"])
-    section = _pmi_section(table, f"Counted: {path.name}", name)
+    section = _pmi_section(table, f"Counted: {path.name}")
     section.sentences = [f"The {text}." for text in summary.get("known_motifs", {}).values()]
     return [section]
 
 
-def _pmi_section(table: pmi_table.PmiTable, intro: str, name: str) -> Section:
+def _pmi_section(table: pmi_table.PmiTable, intro: str) -> Section:
     """Which k-mers PMI ranks first."""
-    return Section("Pointwise mutual information", intro, figures=[figures.pmi(table, name)])
+    return Section("Pointwise mutual information", intro, figures=[figures.pmi(table)])
 
 
-def _ranks_section(config: Config, name: str) -> list[Section]:
+def _ranks_section(config: Config) -> list[Section]:
     """The ranks of a run, where they can be had without its genome."""
     if config.pmi_source == "corpus":
         return []  # count_pmi's folder, as a further input, shows them
-    if config.pmi_source == "grch38":
-        counts = pmi_counts.counts_from_kmers(pmi_table.grch38_counts())
-        settings = config.pmi
-        table = pmi_table.make(
-            counts, 6, segmentation=settings.segmentation, min_count=settings.min_count
-        )
-        return [_pmi_section(table, "The embedded counts of GRCh38.", name)]
-    path = Path(config.pmi_source)
-    table = pmi_table.read(path, config.tokens.k)
-    return [_pmi_section(table, f"The table {path.name}.", name)]
+    intro = "The embedded counts of GRCh38."
+    if config.has_pmi_table:
+        intro = f"The table {Path(config.pmi_source).name}."
+    return [_pmi_section(pmi_table.table_for(config, []), intro)]
 
 
 def _settings(config: Config) -> list[list[str]]:
@@ -141,13 +137,13 @@ def _settings(config: Config) -> list[list[str]]:
     return [["field", "value", "default"], *rows, ["data.fasta", fasta, ""]]
 
 
-def _run(path: Path, name: str) -> list[Section]:
+def _run(path: Path) -> list[Section]:
     """A pretraining run, and the evaluation in it where there is one."""
     config = config_lib.from_dict(json.loads((path / "config.json").read_text()))
     records = run_log.read(path / "metrics.jsonl")
     last = [record for record in records if record["kind"] == "summary"]
     intro = f"{path.resolve().name}: {config.num_steps:,} steps, {config.curriculum.name}"
-    figure = figures.run_curves(records, f"{name}c", config.tokens.k)
+    figure = figures.run_curves(records, config.tokens.k)
     run = Section("Pretraining", intro, figures=[figure])
     run.sentences = [record["why"] for record in records if record["kind"] == "switch"]
     run.tables.append(("Settings that differ from the defaults", _settings(config)))
@@ -161,12 +157,12 @@ def _run(path: Path, name: str) -> list[Section]:
             map(dataclasses.asdict, mask_statistics.describe(config, data_dir, ranks_V))
         )
         run.tables.append(("Masks by stage, over held-out windows", _cells(masks)))
-    sections = [run, *_ranks_section(config, f"{name}p")]
+    sections = [run, *_ranks_section(config)]
     inside = path / runs.EVALUATION
-    return sections + (_evaluation(inside, f"{name}e") if (inside / "suite.json").is_file() else [])
+    return sections + (_evaluation(inside) if (inside / "suite.json").is_file() else [])
 
 
-def _evaluation(path: Path, name: str) -> list[Section]:
+def _evaluation(path: Path) -> list[Section]:
     """A folder of launch.evaluate."""
     results = resampled.attach(evaluation_report.read_table(path / "results.csv"), path)
     means = statistics.summary(results, "model")
@@ -175,7 +171,7 @@ def _evaluation(path: Path, name: str) -> list[Section]:
         "Labelled tasks",
         "Means with 95 % intervals; gray: what stands beside the models. "
         f"{evaluation_report.method(means)}",
-        figures=[figures.means(rows, name)],
+        figures=[figures.means(rows)],
     )
     section.tables.append(("Means", _cells(study_report.means_table(rows))))
     first = json.loads((path / "suite.json").read_text()).get("models", [{}])[0].get("name")
@@ -188,7 +184,7 @@ def _evaluation(path: Path, name: str) -> list[Section]:
     return [section]
 
 
-def _study(path: Path, name: str) -> list[Section]:
+def _study(path: Path) -> list[Section]:
     """A folder of launch.study; of one that is not done, the runs that are."""
     study_file = path / study.NAME
     about = json.loads(study_file.read_text())
@@ -209,28 +205,28 @@ def _study(path: Path, name: str) -> list[Section]:
         for arm in arms
     ]
     return [
-        _outcome(tables["differences"], missing, about, config, f"{name}d"),
-        _scores(tables, f"{name}m"),
+        _outcome(tables["differences"], missing, about, config),
+        _scores(tables),
         Section(
             "Learning curves",
             "A line per seed; a dot where the curriculum switched.",
-            figures=[figures.study_curves(logs, f"{name}c")],
+            figures=[figures.study_curves(logs)],
             tables=[("Steps to a perplexity under random masks", _cells(reached))],
         ),
         Section(
             "Masks",
             "Each arm's strategies on held-out windows of full length.",
-            figures=[figures.mask_bars(masks, f"{name}k")],
+            figures=[figures.mask_bars(masks)],
             tables=[("Masks", _cells(masks))],
         ),
         Section(
             "Cost",
             "Measured: the parts add up, and input_wait is within train. The hours for other "
             "numbers of steps are extrapolated.",
-            figures=[figures.cost_bars(costs, f"{name}s")],
+            figures=[figures.cost_bars(costs)],
             tables=[("Seconds by part", _cells(costs))],
         ),
-        *_ranks_section(config, f"{name}p"),
+        *_ranks_section(config),
         Section(
             "Settings",
             "What all arms share, then what each changes.",
@@ -260,11 +256,7 @@ def _study_tables(
 
 
 def _outcome(
-    differences: pd.DataFrame,
-    missing: list[str],
-    about: dict[str, Any],
-    config: Config,
-    name: str,
+    differences: pd.DataFrame, missing: list[str], about: dict[str, Any], config: Config
 ) -> Section:
     """What a study asks, and what its differences show."""
     num_arms, num_seeds = len(about["arms"]), len(about["seeds"])
@@ -278,20 +270,20 @@ def _outcome(
         + study_report.caution(num_seeds, about["evaluation"]["num_draws"]),
     )
     if len(differences):
-        section.figures.append(figures.differences(differences, name))
+        section.figures.append(figures.differences(differences))
         table = study_report.differences_table(differences)
         section.tables.append(("Differences", _cells(table)))
     return section
 
 
-def _scores(tables: dict[str, pd.DataFrame], name: str) -> Section:
+def _scores(tables: dict[str, pd.DataFrame]) -> Section:
     """The labelled tasks of a study."""
     means = tables["summary"]
     rows = evaluation_report.named_rows(means, tables[study_report.BASELINE_SUMMARY])
     return Section(
         "Labelled tasks",
         f"Means with 95 % intervals; gray: baselines. {evaluation_report.method(means)}",
-        figures=[figures.means(rows, name)],
+        figures=[figures.means(rows)],
         tables=[("Means", _cells(study_report.means_table(rows)))],
     )
 

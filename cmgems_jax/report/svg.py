@@ -1,6 +1,7 @@
 """Matplotlib figures as SVG for a page: text stays text and takes the page's colour."""
 
 import contextlib
+import html
 import io
 import re
 
@@ -29,15 +30,15 @@ _STYLE = pictures.STYLE | {
 
 
 def style() -> contextlib.AbstractContextManager:
-    """Returns the context of the page's style, in which a figure is made and written."""
+    """Returns the context of the page's style, in which figures are made and written."""
     return matplotlib.rc_context(_STYLE)
 
 
-def markup(figure: Figure, name: str, description: str, box: BboxBase | None = None) -> str:
-    """Returns a figure that was made within `style` as an <svg> element of a page.
+def markup(figure: Figure, description: str, box: BboxBase | None = None) -> str:
+    """Returns a figure that was made within `style` as an <svg> element.
 
-    Its ids begin with `name`, which no other figure of the page has; the description is
-    for those who do not see it. `box`, in inches, is the part that is shown; None = all.
+    The description is for those who do not see it. `box`, in inches, is the part that is
+    shown; None = all.
     """
     file = io.StringIO()
     bare = {"Date": None, "Creator": None}
@@ -45,13 +46,17 @@ def markup(figure: Figure, name: str, description: str, box: BboxBase | None = N
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     width = float(re.search(r'<svg[^>]* width="([\d.]+)pt"', text)[1])
-    text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     style = f'style="max-width: {_LARGEST * width:.0f}pt"'
+    label = html.escape(description)
     return text.replace("<svg", f'<svg role="img" {style} aria-label="{label}"', 1)
 
 
-def panels(figure: Figure, name: str, description: str) -> str:
+def with_own_ids(text: str, name: str) -> str:
+    """Returns an <svg> element whose ids begin with `name`, which no other of the page has."""
+    return re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+
+
+def panels(figure: Figure, description: str) -> list[str]:
     """Returns every panel of a figure as an element of its own, so that a phone can stack them."""
     figure.canvas.draw()
     figure.set_layout_engine("none")  # what is hidden below keeps its room
@@ -59,9 +64,9 @@ def panels(figure: Figure, name: str, description: str) -> str:
     every = figure.axes
     boxes = [axes.get_tightbbox().transformed(to_inches).padded(_MARGIN) for axes in every]
     parts = []
-    for number, (shown, box) in enumerate(zip(every, boxes, strict=True)):
+    for shown, box in zip(every, boxes, strict=True):
         for axes in every:
             axes.set_visible(axes is shown)
         title = shown.get_title(loc="left")
-        parts.append(markup(figure, f"{name}{number}", f"{description}: {title}", box))
-    return "".join(parts)
+        parts.append(markup(figure, f"{description}: {title}", box))
+    return parts

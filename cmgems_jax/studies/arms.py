@@ -24,7 +24,6 @@ class Arm:
 class Study:
     """A question, and the arms that answer it."""
 
-    name: str
     question: str
     arms: Callable[[Config], list[Arm]]  # of the preset
 
@@ -62,7 +61,6 @@ _STRUCTURED_INIT = {"model.embedding_init": "bases", "model.position_init": "sin
 
 def _strategy(preset: Config) -> list[Arm]:
     """Every strategy and every control, against DNABERT's."""
-    del preset
     return [Arm(name, fields, "random") for name, fields in STRATEGIES.items()]
 
 
@@ -95,13 +93,11 @@ def _kmer(preset: Config) -> list[Arm]:
 
 def _top_m(preset: Config) -> list[Arm]:
     """How many tokens GLOBAL chooses."""
-    del preset
     return [Arm(f"m_{m:g}", STRATEGIES["cm_gems"] | {"masking.top_m": m}, "m_1") for m in FACTORS]
 
 
 def _runtime(preset: Config) -> list[Arm]:
     """One run, for its table of costs."""
-    del preset
     return [Arm("cm_gems", STRATEGIES["cm_gems"], "cm_gems")]
 
 
@@ -120,7 +116,6 @@ def _init(preset: Config) -> list[Arm]:
 
 def _corruption(preset: Config) -> list[Arm]:
     """One sample per masked token against one per masked run."""
-    del preset
     return [
         Arm(
             f"{strategy}_{kind}",
@@ -133,14 +128,11 @@ def _corruption(preset: Config) -> list[Arm]:
 
 
 STUDIES = {
-    study.name: study
-    for study in (
-        Study("strategy", "Which masks teach the most, and is it PMI that does it?", _strategy),
-        Study("threshold", "When should the curriculum switch?", _threshold),
-        Study("kmer", "How long should a k-mer be?", _kmer),
-        Study("top_m", "How many tokens should GLOBAL choose?", _top_m),
-        Study("runtime", "What does a run cost, and where does the time go?", _runtime),
-        Study("init", "Do structured initial values save steps, and does it last?", _init),
-        Study("corruption", "Does hiding whole runs alike help?", _corruption),
-    )
+    "strategy": Study("Which masks teach the most, and is it PMI that does it?", _strategy),
+    "threshold": Study("When should the curriculum switch?", _threshold),
+    "kmer": Study("How long should a k-mer be?", _kmer),
+    "top_m": Study("How many tokens should GLOBAL choose?", _top_m),
+    "runtime": Study("What does a run cost, and where does the time go?", _runtime),
+    "init": Study("Do structured initial values save steps, and does it last?", _init),
+    "corruption": Study("Does hiding whole runs alike help?", _corruption),
 }

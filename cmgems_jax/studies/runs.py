@@ -8,7 +8,6 @@ on several with a common folder, may run the same study: each takes what is free
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,12 +73,9 @@ def claimed(one: Unit, output: Path) -> Iterator[bool]:
 
 
 def run(one: Unit, settings: EvaluationSettings, task_dir: Path) -> None:
-    """Does what is left of a unit: training, evaluation, its masks, and at last unit.json.
+    """Does what is left of a claimed unit: training, evaluation, its masks, at last unit.json.
 
-    Args:
-      one: claimed by this process.
-      settings: of the evaluation.
-      task_dir: holds fewshot/, or the folders of the tasks.
+    `task_dir` holds fewshot/, or the folders of the tasks.
     """
     config = one.config
     config.data.dir = str(one.data_dir)
@@ -94,8 +90,3 @@ def run(one: Unit, settings: EvaluationSettings, task_dir: Path) -> None:
     }
     outputs.write_json(one.folder / DONE_NAME, done)
     jax.clear_caches()  # the next unit's programs are its own
-
-
-def read_done(one: Unit) -> dict:
-    """Returns unit.json."""
-    return json.loads((one.folder / DONE_NAME).read_text())

@@ -18,7 +18,6 @@ from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.downstream.tasks import table, tasks
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import files as genome_files
-from cmgems_jax.genome import input_files
 from cmgems_jax.pretraining import checkpoints, compile_cache
 from cmgems_jax.runtime import outputs, run_lock, run_log
 from cmgems_jax.studies import arms, reuse, runs, study_report
@@ -106,7 +105,7 @@ def make_plan(
     return Plan(study, preset, config, chosen, seeds, evaluation, task_dir)
 
 
-def run(plan: Plan, output: Path | str, others: Sequence[Path | str] = ()) -> None:
+def run(plan: Plan, output: Path, others: Sequence[Path] = ()) -> None:
     """Runs every unit that is not done, whichever process does it, and writes the tables.
 
     Args:
@@ -118,7 +117,6 @@ def run(plan: Plan, output: Path | str, others: Sequence[Path | str] = ()) -> No
     Raises:
       InputError: `output` holds another study, or one of `others` cannot be used.
     """
-    output, others = Path(output), list(map(Path, input_files.listed(others)))
     for other in others:
         _check_reusable(other, plan)
     with run_lock.held(output / "claims" / "plan", wait=True):
@@ -176,13 +174,12 @@ def _progress(units: list[Unit], left: list[Unit], took_s: list[float]) -> str:
     return f"{done}; ETA {rest} by this process alone"
 
 
-def check_same(output: Path | str, plan: Plan) -> None:
+def check_same(output: Path, plan: Plan) -> None:
     """Writes study.json, or refuses a folder of another study or of another genome."""
-    output = Path(output)
     now = {
         "study": plan.study,
         "config": {n: v for n, v in config_lib.flatten(plan.config).items() if n != "data.dir"},
-        "evaluation": _evaluation(plan),
+        "evaluation": plan.evaluation.fixed(),
     }
     table = Path(plan.config.pmi_source)
     if plan.config.has_pmi_table and table.exists():
@@ -194,8 +191,8 @@ def check_same(output: Path | str, plan: Plan) -> None:
         config = checkpoints.binding(config_lib.from_dict(fields, source=str(path)))
         rows = _changed("config", config, checkpoints.binding(plan.config))
         rows += _changed("evaluation", _known(before), now["evaluation"])
-        contents = (one.get("pmi_table_sha256") for one in (before, now))
-        if all(contents := tuple(contents)) and contents[0] != contents[1]:
+        contents = [one.get("pmi_table_sha256") for one in (before, now)]
+        if all(contents) and contents[0] != contents[1]:
             rows.append(f"pmi.table: {table} holds another table than before")
         if before["study"] != plan.study:
             rows.insert(0, f"study: {before['study']} before, {plan.study} now")
@@ -223,11 +220,6 @@ def check_same(output: Path | str, plan: Plan) -> None:
     outputs.write_json(output / "environment.json", run_log.environment())
 
 
-def _evaluation(plan: Plan) -> dict[str, Any]:
-    """Returns the settings of the evaluation that every run of a study shares."""
-    return plan.evaluation.fixed()
-
-
 def _known(record: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings of study.json's evaluation; of an earlier version all that there are."""
     return EvaluationSettings().fixed() | record["evaluation"]
@@ -250,7 +242,7 @@ def _check_reusable(other: Path, plan: Plan) -> None:
             f"--reuse={other}: no {NAME} in it; expected the --output of another study"
         )
     before = json.loads(path.read_text())
-    if rows := _changed("evaluation", _known(before), _evaluation(plan)):
+    if rows := _changed("evaluation", _known(before), plan.evaluation.fixed()):
         raise InputError(
             f"--reuse={other}: its runs were evaluated in another way ({'; '.join(rows)}); "
             "evaluate alike, or leave it out"

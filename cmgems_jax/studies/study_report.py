@@ -1,5 +1,6 @@
 """A study's tables: results, means, paired differences, masks, steps to a perplexity, costs."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def masks(units: Sequence[Unit]) -> pd.DataFrame:
     lines = [
         {"arm": one.arm.name, **{RENAMED.get(name, name): value for name, value in row.items()}}
         for one in units
-        for row in runs.read_done(one)["masks"]
+        for row in json.loads((one.folder / runs.DONE_NAME).read_text())["masks"]
     ]
     return pd.DataFrame(lines).groupby(["arm", "strategy"], sort=False).mean().reset_index()
 

@@ -8,9 +8,10 @@ sees exactly the batches it would have.
 
 import collections
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -135,12 +136,9 @@ class prefetch(Generic[T]):  # noqa: N801, used as a function
     def __init__(self, make: Callable[[int], T], steps: Iterable[int], *, depth: int = 2) -> None:
         """Starts the thread, which stays at most `depth` results ahead."""
         self.waited_s = 0.0
-        self._make = make
-        self._steps = iter(steps)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-        self._ahead: collections.deque[Future[T]] = collections.deque()
-        for _ in range(depth):
-            self._begin_next()
+        self._to_come = (self._thread.submit(make, step) for step in steps)  # begun when taken
+        self._ahead = collections.deque(itertools.islice(self._to_come, depth))
 
     def __iter__(self) -> "prefetch[T]":
         """Returns itself."""
@@ -149,16 +147,11 @@ class prefetch(Generic[T]):  # noqa: N801, used as a function
     def __next__(self) -> T:
         """Returns the next result, waiting for it where needed."""
         if not self._ahead:
-            self.close()
             raise StopIteration
         started = time.perf_counter()
-        try:
-            result = self._ahead.popleft().result()
-        except BaseException:
-            self.close()
-            raise
+        result = self._ahead.popleft().result()
         self.waited_s += time.perf_counter() - started
-        self._begin_next()
+        self._ahead.extend(itertools.islice(self._to_come, 1))
         return result
 
     def __enter__(self) -> "prefetch[T]":
@@ -166,17 +159,6 @@ class prefetch(Generic[T]):  # noqa: N801, used as a function
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Stops the thread."""
-        self.close()
-
-    def close(self) -> None:
         """Drops what is not begun, waits for what is, and ends the thread."""
         self._ahead.clear()
-        self._steps = iter(())
-        self._thread.shutdown(wait=True, cancel_futures=True)
-
-    def _begin_next(self) -> None:
-        """Asks the thread for one more result, if there are steps left."""
-        for step in self._steps:
-            self._ahead.append(self._thread.submit(self._make, step))
-            return
+        self._thread.shutdown(cancel_futures=True)

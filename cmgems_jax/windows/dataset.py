@@ -155,13 +155,9 @@ def _make(config: Config, data_dir: Path, write: Callable, started: float) -> bo
 
 
 def describe(folder: Path, written: Written, files: list[str], started: float) -> None:
-    """Writes what belongs to a data set's shards, and `windows.json` at the end.
+    """Writes what belongs to a data set's shards, wherever they lie, and `windows.json` at the end.
 
-    Args:
-      folder: of the data set.
-      written: the shards, wherever they lie.
-      files: of the input, as they will be known.
-      started: `time.perf_counter()` at the beginning.
+    `files` are those of the input, as they will be known; `started` is a `time.perf_counter()`.
     """
     plan = written.plan
     window_files.write_metadata(folder, plan, written.shards)

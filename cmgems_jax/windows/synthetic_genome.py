@@ -29,9 +29,7 @@ _BASES_AT_ONCE = 1_024
 def transition(counts: np.ndarray) -> np.ndarray:
     """Returns the probability of every base after every 5-mer, from 6-mer counts (4096,) by code.
 
-    Returns:
-      float64 (1024, 4), rows sum to 1; a 5-mer that never occurs is followed by
-      any base with equal probability.
+    float64 (1024, 4); a 5-mer that never occurs is followed by any base with equal probability.
     """
     count_SB = np.asarray(counts, np.float64).reshape(NUM_STATES, 4)
     total_S = count_SB.sum(axis=1, keepdims=True)
@@ -53,12 +51,10 @@ def stationary(probability_SB: np.ndarray) -> np.ndarray:
 def sample_contigs(
     counts: np.ndarray, num_contigs: int, num_bases: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Returns contigs of the chain of 6-mer counts (4096,), each from its stationary law on.
+    """Returns contigs of the chain of 6-mer counts, each from its stationary law on.
 
-    They are sampled side by side, so many short ones take less time than one long one.
-
-    Returns:
-      uint8 (num_contigs, num_bases), codes 0..3.
+    They are sampled side by side, so many short ones take less time than one long one:
+    uint8 (num_contigs, num_bases), codes 0..3.
     """
     probability_SB = transition(counts)
     bound_SB = np.cumsum(probability_SB, axis=1)[:, :3]
@@ -105,13 +101,8 @@ def write_genome(path: Path | str, num_bases: int, seed: int, *, repeats: float 
     """Writes a FASTA file by GRCh38's 6-mer counts; a file of that genome is left alone.
 
     The first header names seed, size and repeats, by which the file is recognised. The
-    contigs have equal length, to one base; the same seed gives the same file.
-
-    Args:
-      path: of the file.
-      num_bases: of all contigs.
-      seed: of the chain and of what is planted.
-      repeats: share of the bases that are copies of `repeat()`.
+    contigs have equal length, to one base; the same seed gives the same file. `repeats` is
+    the share of the bases that are copies of `repeat()`.
     """
     path = Path(path)
     num_contigs = min(MAX_CONTIGS, max(2, num_bases // CONTIG_BASES))
@@ -130,23 +121,15 @@ def write_genome(path: Path | str, num_bases: int, seed: int, *, repeats: float 
         for bases_N in contigs:
             plant(bases_N, repeats, rng)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with outputs.replaced_file(path) as partial, partial.open("wb") as file:
+    with outputs.replaced_file(path) as partial, partial.open("w") as file:
         for index, (header, bases) in enumerate(zip(headers, contigs, strict=True)):
-            file.write(header.encode())
-            file.write(_lines(bases[: shortest + (index < num_longer)]))
+            letters = vocabulary.decode(bases[: shortest + (index < num_longer)])
+            file.write(header)
+            for start in range(0, len(letters), FASTA_COLUMNS):
+                file.write(letters[start : start + FASTA_COLUMNS] + "\n")
 
 
 def _first_line(path: Path) -> str:
     """Returns the first line of a text file, shortened to 200 characters."""
     with path.open(encoding="ascii", errors="replace") as file:
         return file.readline(200)
-
-
-def _lines(bases: np.ndarray) -> bytes:
-    """Returns the bases (n,) as lines of letters."""
-    letters = np.frombuffer(vocabulary.ALPHABETS["dna"].encode(), np.uint8)[bases]
-    num_full = len(letters) // FASTA_COLUMNS
-    block = np.full((num_full, FASTA_COLUMNS + 1), ord("\n"), np.uint8)
-    block[:, :-1] = letters[: num_full * FASTA_COLUMNS].reshape(num_full, FASTA_COLUMNS)
-    rest = letters[num_full * FASTA_COLUMNS :].tobytes()
-    return block.tobytes() + (rest + b"\n" if rest else b"")

@@ -255,7 +255,6 @@ def register_bucket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Beam("Direct"), "--beam_runner=Direct: expected one of DirectRunner, "),
         (Beam("SparkRunner", ("--x=1",)), "--beam_options=--x=1: expected NAME=VALUE"),
         (Beam("SparkRunner", ("runner=Direct",)), "the runner is given by --beam_runner"),
     ],

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cmgems_jax.errors import InputError
-from cmgems_jax.genome import fasta, input_files, vocabulary
+from cmgems_jax.genome import fasta, vocabulary
 from cmgems_jax.genome import files as genome_files
 
 RECORDS = {"chr1": "ACGTNNacgtACGTRA", "chr2": "GGGGCCCCTTTTAAAA"}
@@ -164,7 +164,6 @@ def test_white_space_marks_and_encodings_change_neither_names_nor_bases(
     path = write(tmp_path / "a.fa", gzip.compress(ODD[form]) if packed else ODD[form])
     for chunk in (1, 7, 1 << 20):
         monkeypatch.setattr(fasta, "_CHUNK", chunk)
-        monkeypatch.setattr(input_files, "_PART", chunk)
         assert read(path) == [("chr1", 0, "ACGT"), ("chr1", 5, "ACGTAC"), ("chr2", 0, "GGGGCC")]
         records = {
             name: vocabulary.decode(bases) for name, bases in genome_files.read_records(path)
@@ -213,12 +212,8 @@ def pack(text: bytes, form: str, folder: Path) -> bytes:
     return b"".join(gzip.compress(part) for part in (text[:half], text[half:]) if part)
 
 
-@pytest.mark.parametrize("part", [1, 100, 1 << 14])
 @pytest.mark.parametrize("form", ["gzip", "two members", "bgzip"])
-def test_zeros_behind_the_last_gzip_member_are_nothing_and_junk_is_noted(
-    tmp_path, monkeypatch, capsys, form, part
-):
-    monkeypatch.setattr(input_files, "_PART", part)
+def test_zeros_behind_the_last_gzip_member_are_nothing_and_junk_is_noted(tmp_path, capsys, form):
     packed = pack(fasta_text(RECORDS), form, tmp_path)
     path = write(tmp_path / "zeros.fa.gz", packed + b"\0" * 300)
     assert read(path) == CONTIGS and not capsys.readouterr().err

@@ -162,7 +162,6 @@ def test_counts_of_a_file_give_the_table_of_the_genome_but_for_contig_ends(fasta
         ({"fasta": ["a.fa"], "counts": "b.csv"}, "give either --fasta"),
         ({"fasta": ["missing.fa"]}, "missing.fa: no such file"),
         ({"fasta": ["missing.fa"], "k": 9}, "--k=9: expected 3 to 8"),
-        ({"fasta": ["missing.fa"], "segmentation": "paper"}, "expected published or full"),
         ({"fasta": ["missing.fa"], "min_count": 1}, "--min_count=1: expected 2 or more"),
         ({"counts": "missing.csv"}, "missing.csv: no such file"),
     ],

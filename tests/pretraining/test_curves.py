@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from cmgems_jax.pretraining import curves
-from cmgems_jax.report import figures
+from cmgems_jax.report import figures, svg
 
 
 def record(kind: str, step: int, **values: object) -> dict[str, object]:
@@ -34,7 +34,9 @@ def test_a_log_without_a_finite_loss_has_its_marks_too():
 
 
 def test_the_page_has_the_marks_of_the_runs_own_picture():
-    drawn = figures.run_curves([record("train", 1), record("train", 2)], "a", 6)
+    with svg.style():
+        panels = figures.run_curves([record("train", 1), record("train", 2)], 6)
+    drawn = "".join(panels)
     assert all(text in drawn for text in ("untrained", "copies and guesses", "base composition"))
 
 
