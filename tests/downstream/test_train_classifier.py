@@ -178,7 +178,7 @@ def test_bad_input_makes_no_folder(run, tmp_path):
     [
         ("fewshot", "prom_core", (1e-4, 20, 5)),
         ("gue", "mouse/2", (3e-5, 5, 32)),
-        ("own", "mine", (2e-4, 10, 5)),
+        ("own", "mine", (5e-5, 10, 5)),
     ],
 )
 def test_the_recipe_is_the_tasks_but_for_what_is_changed(suite, name, expected):

@@ -22,7 +22,7 @@ class FeaturesDefaults:
 
     few_rows: int = 20  # and fewer
     many_rows: int = 200  # and more
-    lr_of_few: float = 5e-5  # peak rate at `width`
+    lr_of_few: float = 5e-5  # peak rate at `width`; 2e-4 lost more to the probe (docs/tasks.md)
     lr_of_many: float = 5e-4
     width: int = 128  # the rate is divided by the encoder's over this
     num_epochs: int = 10
