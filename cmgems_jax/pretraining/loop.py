@@ -165,6 +165,9 @@ def _train(run: _Run, state: TrainState) -> TrainState:
     """Runs the steps that are left; saves and exits when a signal asks for it."""
     config, clock, first = run.config, run.clock, int(state.step) + 1
     window, waited_s = [], clock.input_wait_s
+    if config.eval_every and first == 1:  # a signal ends it at once: there is nothing to save
+        with faults.memory_explained(config):
+            state = _evaluate(run, state, step=0)
     with (
         faults.memory_explained(config),
         signals.stop_requests(parallel.stops_when()) as stop,
@@ -172,8 +175,6 @@ def _train(run: _Run, state: TrainState) -> TrainState:
             functools.partial(_read_batch, run), range(first - 1, config.num_steps)
         ) as stream,
     ):
-        if config.eval_every and first == 1:
-            state = _evaluate(run, state, step=0)
         for step, batch in enumerate(stream, first):
             stopped_by = parallel.agree_on_signal(stop.signal, step, after=state)
             is_saved = bool(stopped_by) or _is_due(step, config.checkpoint_every, config)

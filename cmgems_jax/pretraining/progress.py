@@ -8,11 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from cmgems_jax import terminal
 from cmgems_jax.config import Config
 from cmgems_jax.masking import curriculum
 from cmgems_jax.masking.curriculum import CurriculumState
 from cmgems_jax.pretraining import optimizer
 from cmgems_jax.pretraining.steps import TrainState
+from cmgems_jax.runtime import parallel
 from cmgems_jax.runtime.run_log import Clock, RunLog
 from cmgems_jax.windows.packing import Packing
 
@@ -35,7 +37,9 @@ def sums_over(
         while uncompiled:
             with clock("compile"):
                 jax.block_until_ready(program(state, uncompiled.pop(), np.int32(which)))
-        return add(jax.device_get([program(state, batch, np.int32(which)) for batch in batches]))
+        is_quiet = not parallel.is_first()
+        shown = terminal.bar(batches, desc="evaluating", unit="batches", disable=is_quiet)
+        return add([jax.device_get(program(state, batch, np.int32(which))) for batch in shown])
 
     return sums
 
