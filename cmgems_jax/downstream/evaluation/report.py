@@ -159,7 +159,7 @@ def write(
     in_words = sentences(compared, first)
     if in_words:
         parts.append("## In words\n\n" + "\n".join(f"- {sentence}" for sentence in in_words))
-    named = {unit_name(*unit) for unit in means[UNIT].itertuples(index=False)}
+    named = unit_names(means)
     left_out = {name: texts for name, texts in notes.items() if name not in named}
     if left_out:
         parts.append("## Without results\n\n" + "\n".join(note_lines(left_out)))
@@ -206,6 +206,11 @@ def unit_name(task: str, shots: int) -> str:
 def counted(number: int, noun: str) -> str:
     """Returns `1 seed`, or `2 seeds`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def unit_names(means: pd.DataFrame) -> set[str]:
+    """Returns the names of the units that a summary has."""
+    return {unit_name(*unit) for unit in means[UNIT].itertuples(index=False)}
 
 
 def _means_text(means: pd.DataFrame, notes: dict[str, list[str]]) -> str:
