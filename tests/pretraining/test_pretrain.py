@@ -244,6 +244,15 @@ def test_a_stop_request_saves_the_step_and_the_next_start_goes_on(
     assert rest == expected
 
 
+def test_before_the_first_step_a_signal_ends_the_run_at_once(genome, tmp_path, monkeypatch):
+    """Nothing is saved yet, and the first evaluation of a large model takes minutes."""
+    monkeypatch.setattr(
+        pretraining_loop, "_evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        pretraining_loop.pretrain(small_config(genome), tmp_path)
+
+
 def test_a_stop_is_answered_at_once_and_a_second_signal_too(capfd):
     """From a thread, as the main one may be inside a compiled step."""
 
