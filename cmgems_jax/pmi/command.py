@@ -65,20 +65,8 @@ def make(
     if strands == "both":
         ngrams = [pmi_counts.of_both_strands(one) for one in ngrams]
     table = pmi_table.make(ngrams, k, segmentation=segmentation, min_count=min_count)
-    seconds = time.perf_counter() - start
-    if fasta:
-        source["bases_per_second"] = round(source["bases"] / seconds)
-    summary = {
-        "k": k,
-        "strands": strands,
-        "segmentation": segmentation,
-        "min_count": min_count,
-        "kmers_counted": int(table.count.sum()),
-        "kmers_absent": int((table.count == 0).sum()),
-        **source,
-        "seconds": round(seconds, 3),
-        "version": __version__,
-    }
+    settings = {"k": k, "strands": strands, "segmentation": segmentation, "min_count": min_count}
+    summary = _summary(table, settings, source, time.perf_counter() - start)
     if comparison:
         ends = known.compare(table, comparison)
         summary["known_motifs"] = {end.name: end.sentence(taxon) for end in ends}
@@ -90,6 +78,20 @@ def make(
         plot(table, folder / "pmi.png", segmentation)
     _print_summary(table, summary, output)
     return table
+
+
+def _summary(table: PmiTable, settings: dict, source: dict, seconds: float) -> dict:
+    """Returns what summary.json says."""
+    speed = {"bases_per_second": round(source["bases"] / seconds)} if "bases" in source else {}
+    return {
+        **settings,
+        "kmers_counted": int(table.count.sum()),
+        "kmers_absent": int((table.count == 0).sum()),
+        **source,
+        **speed,
+        "seconds": round(seconds, 3),
+        "version": __version__,
+    }
 
 
 def _from_files(

@@ -37,9 +37,10 @@ def sums_over(
         while uncompiled:
             with clock("compile"):
                 jax.block_until_ready(program(state, uncompiled.pop(), np.int32(which)))
+        pending = [program(state, batch, np.int32(which)) for batch in batches]
         is_quiet = not parallel.is_first()
-        shown = terminal.bar(batches, desc="evaluating", unit="batches", disable=is_quiet)
-        return add([jax.device_get(program(state, batch, np.int32(which))) for batch in shown])
+        shown = terminal.bar(pending, desc="evaluating", unit="batches", disable=is_quiet)
+        return add([jax.device_get(one) for one in shown])
 
     return sums
 
