@@ -10,7 +10,7 @@ SETTINGS.json has the model's sizes, the batch and the file of windows (npy, uin
 and answers one JSON line: seconds, real bases, tokens computed. What torch users do is
 done here: sdpa attention, fused AdamW, a DataLoader whose collator cuts 6-mers,
 masks runs of six tokens and pads to the longest of the batch, logits everywhere; on
-a GPU bfloat16 autocast and torch.compile.
+a GPU bfloat16 autocast and torch.compile (autocast on a CPU too, with model.matmul=bfloat16).
 """
 
 import json
@@ -115,6 +115,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     model = make_model(settings, device)
+    is_rounded = device.type == "cuda" or settings["model"]["matmul"] == "bfloat16"
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, weight_decay=0.01, fused=True)
     stream = batches(settings)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
@@ -127,7 +128,7 @@ def main() -> None:
             bases += int(batch.pop("bases"))
             tokens += batch["input_ids"].numel()
             batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=is_rounded):
                 loss = model(**batch).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -77,6 +77,7 @@ _CHOICES = {  # of every field with a fixed set of values
     "curriculum.budget_schedule": ("constant", "by_stage", "adaptive"),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.attention": ("auto", "plain", "fused"),
+    "model.matmul": ("float32", "bfloat16", "auto"),
     "model.remat": ("none", "dots", "full"),
     "model.embedding_init": ("bert", "bases"),
     "model.position_init": ("bert", "sinusoidal"),

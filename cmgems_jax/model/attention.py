@@ -22,6 +22,7 @@ _CACHED_SCORES = 2**18  # float32, 1 MB: a core's second-level cache
 _HIDDEN = -1e9  # score of a key in another segment
 _LANES, _LARGEST_BLOCK = 128, 512  # of a TPU: positions of a tile of scores, least and most
 _CUDNN_WIDTHS = (8, 128)  # a head's width is a multiple of the first, up to the second
+_float32_product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
 
 
 def attend(
@@ -190,7 +191,7 @@ def _mapped(function: Callable, at_once: int, operands: tuple[jax.Array, ...]) -
 
 def _scores(bias_QL: jax.Array, q_QK: jax.Array, k_LK: jax.Array) -> jax.Array:
     """Returns the scores of one head: float32 (Q, L)."""
-    return jnp.matmul(q_QK, k_LK.T, preferred_element_type=jnp.float32) + bias_QL
+    return _float32_product(q_QK, k_LK.T) + bias_QL
 
 
 def _head_forward(
@@ -201,7 +202,7 @@ def _head_forward(
     largest_Q = scores_QL.max(axis=1)
     weights_QL = jnp.exp(scores_QL - largest_Q[:, None])
     sum_Q = weights_QL.sum(axis=1)
-    context_QK = jnp.matmul(weights_QL.astype(v_LK.dtype), v_LK, preferred_element_type=jnp.float32)
+    context_QK = _float32_product(weights_QL.astype(v_LK.dtype), v_LK)
     return (context_QK / sum_Q[:, None]).astype(v_LK.dtype), largest_Q + jnp.log(sum_Q)
 
 
@@ -215,11 +216,12 @@ def _head_backward(
     given_QK: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the gradients of one head's queries, keys and values."""
-    dtype = q_QK.dtype
+    dtype, product = q_QK.dtype, _float32_product
     weights_QL = jnp.exp(_scores(bias_QL, q_QK, k_LK) - log_sum_Q[:, None])
     # Small factors are transposed, never the scores: a CPU takes four times as long for those.
-    values_LK = jnp.matmul(given_QK.T, weights_QL.astype(dtype)).T
+    values_LK = product(given_QK.T, weights_QL.astype(dtype)).T
     mean_Q = (given_QK * context_QK).sum(axis=1, dtype=jnp.float32)
-    weight_grads_QL = jnp.matmul(given_QK, v_LK.T, preferred_element_type=jnp.float32)
+    weight_grads_QL = product(given_QK, v_LK.T)
     scores_QL = (weights_QL * (weight_grads_QL - mean_Q[:, None])).astype(dtype)
-    return jnp.matmul(scores_QL, k_LK), jnp.matmul(q_QK.T, scores_QL).T, values_LK
+    gradients = product(scores_QL, k_LK), product(q_QK.T, scores_QL).T, values_LK
+    return tuple(gradient.astype(dtype) for gradient in gradients)

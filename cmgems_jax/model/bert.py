@@ -7,13 +7,15 @@ Axes: B rows of the batch, L tokens, Q tokens whose states are returned, D hidde
 width, P predicted positions of the whole batch.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from cmgems_jax.config import ModelConfig, TokensConfig
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.model import attention, hardware, initial_values
+from cmgems_jax.model import attention, hardware, initial_values, products
 from cmgems_jax.windows.packing import Layout
 
 LAYER_NORM_EPS = 1e-12
@@ -85,16 +87,17 @@ class Layer(nn.Module):
             nothing is computed for the others.
         """
         config, dtype, site = self.config, x_BLD.dtype, 4 * self.index
+        linear = functools.partial(dense, dtype=dtype, matmul=config.matmul)
         context = self._attention(x_BLD, segment_BL, keys_B, num_queries)
         x = x_BLD[:, :num_queries]
         if positions_P is not None:
             x, context = (_at(states, positions_P) for states in (x, context))
             keys_B = _keys_at(keys_B, positions_P, x_BLD.shape[1])
-        context = dense(config.hidden_size, dtype, "attention_output")(context)
+        context = linear(config.hidden_size, "attention_output")(context)
         context = dropout(context, keys_B, config.dropout, site + 1)
         x = layer_norm(dtype, "attention_norm")(x + context)
-        inner = gelu(dense(config.feedforward_size, dtype, "intermediate")(x))
-        output = dense(config.hidden_size, dtype, "output")(inner)
+        inner = gelu(linear(config.feedforward_size, "intermediate")(x))
+        output = linear(config.hidden_size, "output")(inner)
         output = dropout(output, keys_B, config.dropout, site + 2)
         return layer_norm(dtype, "output_norm")(x + output)
 
@@ -107,14 +110,16 @@ class Layer(nn.Module):
     ) -> jax.Array:
         """Returns the attended values (B, Q, D), before the output projection."""
         config, dtype = self.config, x_BLD.dtype
+        linear = functools.partial(dense, dtype=dtype, matmul=config.matmul)
         heads = (config.num_heads, config.hidden_size // config.num_heads)
         q_BQHK, k_BLHK, v_BLHK = (
-            dense(config.hidden_size, dtype, name)(asked).reshape(*asked.shape[:2], *heads)
+            linear(config.hidden_size, name)(asked).reshape(*asked.shape[:2], *heads)
             for name, asked in (("query", x_BLD[:, :num_queries]), ("key", x_BLD), ("value", x_BLD))
         )
         if keys_B is None or config.attention_dropout == 0:
-            context = attention.attend(q_BQHK, k_BLHK, v_BLHK, segment_BL, way=config.attention)
-            return context.reshape(*context.shape[:2], -1)
+            operands = products.operands(config.matmul, q_BQHK, k_BLHK, v_BLHK)
+            context = attention.attend(*operands, segment_BL, way=config.attention)
+            return context.reshape(*context.shape[:2], -1).astype(dtype)
         scores_BHQL = jnp.einsum("bqhk,blhk->bhql", q_BQHK, k_BLHK).astype(jnp.float32)
         scores_BHQL *= heads[1] ** -0.5
         is_own_BQL = segment_BL[:, :num_queries, None] == segment_BL[:, None, :]
@@ -264,9 +269,14 @@ def _keys_at(
     return jax.vmap(jax.random.fold_in)(keys_B[row_P], position_P)
 
 
-def dense(size: int, dtype: jnp.dtype, name: str | None) -> nn.Dense:
-    """A linear layer with BERT's initial values."""
-    return nn.Dense(size, dtype=dtype, kernel_init=initial_values.normal, name=name)
+def dense(
+    size: int, name: str | None, *, dtype: jnp.dtype, matmul: str = products.FLOAT32
+) -> nn.Dense:
+    """A linear layer with BERT's initial values; `matmul` of a resolved config."""
+    dot_general = products.dot_general(matmul)
+    return nn.Dense(
+        size, dtype=dtype, kernel_init=initial_values.normal, dot_general=dot_general, name=name
+    )
 
 
 def layer_norm(dtype: jnp.dtype, name: str | None) -> nn.LayerNorm:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 
 from cmgems_jax.config import ModelConfig
-from cmgems_jax.model import attention, attention_check
+from cmgems_jax.model import attention, attention_check, products
 
 
 def platform_of(devices: Sequence[jax.Device] | None = None) -> str:
@@ -33,17 +33,23 @@ def resolve(config: ModelConfig, platform: str | None = None) -> ModelConfig:
         kernel is tried before it is chosen.
 
     Returns:
-      A config whose dtype is not "auto", and whose attention is a way of `attention.attend`.
+      A config whose dtype and matmul are not "auto", and whose attention is a way of
+      `attention.attend`.
     """
     kind = platform or platform_of()
-    dtype, way = config.dtype, config.attention
+    dtype, matmul, way = config.dtype, config.matmul, config.attention
     if dtype == "auto":
         dtype = "float32" if kind == "cpu" else "bfloat16"
+    if matmul == "auto":
+        is_faster = kind == "cpu" and products.is_faster_here()
+        matmul = products.BFLOAT16 if is_faster else products.FLOAT32
+    if dtype != "float32":
+        matmul = products.FLOAT32  # nothing of float32 is left to round
     if way in ("auto", "fused"):
         way = attention.FUSED[kind]
         if platform is None and way != attention.BY_HEADS:
             way = _working(way)
-    return dataclasses.replace(config, dtype=dtype, attention=way)
+    return dataclasses.replace(config, dtype=dtype, matmul=matmul, attention=way)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from cmgems_jax.config import ModelConfig, TokensConfig
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.model import bert
+from cmgems_jax.model import bert, hardware, products
 from cmgems_jax.windows.packing import Layout
 
 CLS, FEATURES = KINDS = ("cls", "features")  # of a classifier's head
@@ -30,8 +30,9 @@ class MaskedLM(nn.Module):
     def setup(self) -> None:
         """Creates the encoder and the head; the decoder is the word table."""
         dtype = bert.compute_dtype(self.config)
+        self.matmul = hardware.resolve(self.config).matmul
         self.encoder = bert.Encoder(self.config, self.tokens)
-        self.transform = bert.dense(self.config.hidden_size, dtype, None)
+        self.transform = bert.dense(self.config.hidden_size, None, dtype=dtype, matmul=self.matmul)
         self.transform_norm = bert.layer_norm(dtype, None)
         self.decoder_bias = self.param(
             "decoder_bias", nn.initializers.zeros_init(), (vocabulary.size(self.tokens.k),)
@@ -57,9 +58,12 @@ class MaskedLM(nn.Module):
         states_PD = self.transform_norm(states_PD)
         table_VD = self.encoder.word_embeddings.embedding.astype(states_PD.dtype)
         with jax.named_scope("head"):
-            logits_PV = jnp.einsum(
-                "pd,vd->pv", states_PD, table_VD, preferred_element_type=jnp.float32
-            )
+            if self.matmul == products.BFLOAT16:
+                logits_PV = products.rounded(states_PD, table_VD.T)
+            else:
+                logits_PV = jnp.einsum(
+                    "pd,vd->pv", states_PD, table_VD, preferred_element_type=jnp.float32
+                )
             return logits_PV + self.decoder_bias[None]
 
 
@@ -79,8 +83,9 @@ class Classifier(nn.Module):
         """Creates the encoder and the head."""
         self.encoder = bert.Encoder(self.config, self.tokens)
         if self.head_kind == CLS:
-            self.pooler = bert.dense(self.config.hidden_size, bert.compute_dtype(self.config), None)
-        self.classifier = bert.dense(self.num_classes, jnp.dtype(jnp.float32), None)
+            dtype = bert.compute_dtype(self.config)
+            self.pooler = bert.dense(self.config.hidden_size, None, dtype=dtype)
+        self.classifier = bert.dense(self.num_classes, None, dtype=jnp.dtype(jnp.float32))
 
     def __call__(self, ids_BL: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         """Returns float32 logits (B, C).

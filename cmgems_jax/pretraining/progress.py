@@ -12,6 +12,7 @@ from cmgems_jax import terminal
 from cmgems_jax.config import Config
 from cmgems_jax.masking import curriculum
 from cmgems_jax.masking.curriculum import CurriculumState
+from cmgems_jax.model import hardware
 from cmgems_jax.pretraining import optimizer
 from cmgems_jax.pretraining.steps import TrainState
 from cmgems_jax.runtime import parallel
@@ -64,10 +65,12 @@ def beginning(state: TrainState, config: Config, packed: Packing) -> None:
     """Prints what is trained, on what, and how the training windows share rows."""
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     easy, hard = curriculum.strategies(config.curriculum)
+    model = hardware.resolve(config.model)
     print(
-        f"model: {config.model.num_layers} layers x {config.model.hidden_size}, "
-        f"{num_params:,} parameters, on {jax.device_count()} x {jax.devices()[0].device_kind}\n"
-        f"curriculum: {config.curriculum.name}, {easy}"
+        f"model: {model.num_layers} layers x {model.hidden_size}, {num_params:,} parameters, "
+        f"on {jax.device_count()} x {jax.devices()[0].device_kind} in {model.dtype}"
+        + (f", products of {model.matmul}" if model.matmul != model.dtype == "float32" else "")
+        + f"\ncurriculum: {config.curriculum.name}, {easy}"
         + (f" then {hard}" if hard != easy else "")
         + f"; strand: {'either, drawn' if config.data.reverse_complement else 'forward'}\n"
         f"packing: {len(packed.class_W):,} training windows in {len(packed.slot_RM):,} rows, "
