@@ -79,6 +79,8 @@ class MaskingConfig:
     budget: float = 0.15  # share of the tokens (paper: 0.15)
     objective: str = "token"  # the loss: "token" (paper) = of the masked k-mers; "base" = of the
     # hidden bases, every token that touches one being [MASK] (docs/method.md)
+    ranks: str = "pmi"  # what strategies go by: "pmi" (paper); controls: "shuffled" = the same
+    # ranks, permuted once; "learned" = by each k-mer's own loss, anew at every evaluation
     min_distance: int = 0  # tokens between the centers of `global` (paper: 0, none)
     corruption: str = "token"  # "token" (paper: 80/10/10 for each token) or "run"
     top_m: float = 1.0  # tokens that `global` chooses, as a multiple of the paper's number

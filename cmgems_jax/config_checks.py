@@ -69,6 +69,7 @@ _CHOICES = {  # of every field with a fixed set of values
     "tokens.alphabet": tuple(vocabulary.ALPHABETS),
     "pmi.segmentation": ("published", "full"),
     "masking.objective": ("token", "base"),
+    "masking.ranks": ("pmi", "shuffled", "learned"),
     "masking.corruption": ("token", "run"),
     "curriculum.name": CURRICULA,
     "curriculum.strategy": STRATEGIES,
@@ -173,6 +174,7 @@ def _relations(config: Config, num_devices: int) -> Iterator[_Fault]:
             ("init_from.sha256", "init_from.path"),
         )
     yield from _batches(config, num_devices)
+    yield from _ranks(config)
     yield from _budget(config)
     yield from _curriculum(config)
 
@@ -190,6 +192,32 @@ def _batches(config: Config, num_devices: int) -> Iterator[_Fault]:
             + (f"{lower} or {lower + unit}" if lower else str(unit)),
             ("batch_size", "accumulation_steps"),
             {"batch_size": lower or unit},
+        )
+
+
+def _ranks(config: Config) -> Iterator[_Fault]:
+    """Yields controls of the ranks that no strategy, or no loss, could serve."""
+    kind, curriculum = config.masking.ranks, config.curriculum
+    fault, fields = f"masking.ranks={kind}", ("masking.ranks",)
+    if kind != "pmi" and curriculum.name == "fixed" and curriculum.strategy.startswith("random"):
+        yield _Fault(
+            f"{fault} has no effect: {curriculum.strategy} does not look at ranks; leave it out, "
+            "or choose another curriculum.strategy",
+            (*fields, "curriculum.name", "curriculum.strategy"),
+            {"masking.ranks": "pmi"},
+        )
+    if kind == "learned" and config.masking.objective == "base":
+        yield _Fault(
+            f"{fault}, masking.objective=base: k-mers are ranked by the loss of tokens, which "
+            "this objective has not; expected masking.objective=token",
+            (*fields, "masking.objective"),
+            {"masking.ranks": "pmi"},
+        )
+    if kind == "learned" and not config.eval_every:
+        yield _Fault(
+            f"{fault}, eval_every=0: ranks are made anew at evaluations; set eval_every",
+            (*fields, "eval_every"),
+            {"eval_every": max(1, config.num_steps // _EVALS)},
         )
 
 

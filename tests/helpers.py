@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from cmgems_jax.config import (
     OptimizerConfig,
     TokensConfig,
 )
+from cmgems_jax.pretraining import checkpoints
 from cmgems_jax.runtime import run_log
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +63,14 @@ def lines(workdir: Path) -> list[dict]:
     """Returns the metrics without what depends on the clock."""
     every = run_log.read(workdir / "metrics.jsonl")
     return [{n: v for n, v in line.items() if n not in TIMES} for line in every]
+
+
+def without_last_checkpoint(workdir: Path, tmp_path: Path) -> Path:
+    """Returns a copy of the run's folder whose newest checkpoint is that of step 6."""
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / checkpoints.FOLDER / "12")
+    return copy
 
 
 @contextlib.contextmanager

@@ -138,8 +138,11 @@ def grch38_counts() -> np.ndarray:
 
 
 def ranks_for(config: Config, fasta_paths: Sequence[str]) -> np.ndarray:
-    """Returns int32 (4**k,), the ranks of `table_for`."""
-    return table_for(config, fasta_paths).rank
+    """Returns int32 (4**k,), the ranks of `table_for`, permuted where `masking.ranks` says so."""
+    ranks_V = table_for(config, fasta_paths).rank
+    if config.masking.ranks == "shuffled":  # the same for every seed: one fixed set of k-mers
+        ranks_V = np.random.default_rng(0).permutation(ranks_V)
+    return ranks_V
 
 
 def table_for(config: Config, fasta_paths: Sequence[str]) -> PmiTable:

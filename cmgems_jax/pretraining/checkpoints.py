@@ -7,6 +7,7 @@ of a resumed run those of all its steps; earlier versions saved it in `unlogged`
 """
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import zlib
@@ -91,7 +92,7 @@ def save(
     """
     host = parallel.to_host(state)
     arguments = ocp.args.Composite(
-        state=ocp.args.StandardSave(host),
+        state=ocp.args.StandardSave(_parts(host)),
         checksums=ocp.args.JsonSave(checksums(host)),
         config=ocp.args.JsonSave(config_lib.to_dict(config)),
         clock=ocp.args.JsonSave(clock or {}),
@@ -100,6 +101,12 @@ def save(
         manager.save(int(host.step), args=arguments)
         if wait:
             manager.wait_until_finished()
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    """Returns the parts that a state has, by name: none for ranks that are not learned."""
+    fields = ((field.name, getattr(state, field.name)) for field in dataclasses.fields(state))
+    return {name: part for name, part in fields if part is not None}
 
 
 def save_params(workdir: Path, params: dict, config: Config) -> None:
@@ -237,14 +244,15 @@ def restore(
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, parallel.to_host(like))
     is_earlier = (Path(manager.directory) / str(step) / "unlogged").exists()
     arguments = ocp.args.Composite(
-        state=ocp.args.StandardRestore(target),
+        state=ocp.args.StandardRestore(_parts(target)),
         checksums=ocp.args.JsonRestore(),
         **{"unlogged" if is_earlier else "clock": ocp.args.JsonRestore()},
     )
     restored = manager.restore(step, args=arguments)
-    verify(checksums(restored["state"]), restored["checksums"])
+    state = like.replace(**restored["state"])
+    verify(checksums(state), restored["checksums"])
     clock = restored["unlogged"].get("clock") if is_earlier else restored["clock"]
-    return restored["state"], clock or {}
+    return state, clock or {}
 
 
 def binding(config: Config) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from cmgems_jax import config as config_lib
 from cmgems_jax import config_checks
 from cmgems_jax.config import Config
-from cmgems_jax.masking import curriculum
+from cmgems_jax.masking import curriculum, learned_ranks
 from cmgems_jax.pretraining import (
     base_evaluation,
     checkpoints,
@@ -277,4 +277,7 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> TrainState:
     watched = values[config.curriculum.watch]
     after = parallel.to_host(curriculum.update(before, watched, config.curriculum))
     progress.switch(run.log, config, step, before, after, watched=watched)
-    return state.replace(curriculum=parallel.replicate(after))
+    ranks = parallel.to_host(state.ranks)
+    if ranks is not None:
+        ranks = parallel.replicate(learned_ranks.ranked(ranks))
+    return state.replace(curriculum=parallel.replicate(after), ranks=ranks)

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from cmgems_jax.genome import vocabulary
+from cmgems_jax.masking import learned_ranks
 from cmgems_jax.masking.rows import MaskedBatch, Rows
 from cmgems_jax.model import base_probabilities, heads
 
-Sums = tuple[
-    jax.Array, tuple[jax.Array, jax.Array]
-]  # loss (nats), (what is right, number of terms)
+# The loss (nats); right, terms: what it gets right of how many; and what else was asked for.
+Sums = tuple[jax.Array, dict[str, jax.Array]]
 
 
 def token_sums(
@@ -26,9 +26,11 @@ def token_sums(
     *,
     model: heads.MaskedLM,
     max_predictions: int,
+    by_kmer: bool = False,
 ) -> Sums:
     """Returns the sum of the masked tokens' cross entropies, those it gets right, their number.
 
+    With `by_kmer` also `loss_V` and `count_V`, float32: the sum, and the number, of each k-mer's.
     Nothing is dropped without `dropout_keys_R`; `max_predictions` is the room for masked tokens.
     """
     positions_P, logits_PV = _predict(params, rows, dropout_keys_R, model, max_predictions)
@@ -37,8 +39,12 @@ def token_sums(
     losses_P = optax.softmax_cross_entropy_with_integer_labels(logits_PV, targets_P)
     target_logit_P = jnp.take_along_axis(logits_PV, targets_P[:, None], axis=1)[:, 0]
     right_P = (target_logit_P >= logits_PV.max(axis=1)) & is_masked_P
-    count = is_masked_P.sum(dtype=jnp.int32)
-    return jnp.where(is_masked_P, losses_P, 0).sum(), (right_P.sum(dtype=jnp.int32), count)
+    counts = _counts(right_P, is_masked_P)
+    if by_kmer:
+        codes_P, num_kmers = targets_P - vocabulary.NUM_SPECIAL, 4**model.tokens.k
+        of_kmers = learned_ranks.sums_by_kmer(codes_P, losses_P, is_masked_P, num_kmers)
+        counts |= dict(zip(("loss_V", "count_V"), of_kmers, strict=True))
+    return jnp.where(is_masked_P, losses_P, 0).sum(), counts
 
 
 def base_sums(
@@ -73,8 +79,13 @@ def base_sums(
     true_WN = jnp.where(hidden_WN, bases_RMN.reshape(-1, bases_RMN.shape[-1]), 0).astype(jnp.int32)
     log_true_WN = jnp.take_along_axis(log_mean_WNA, true_WN[..., None], axis=2)[..., 0]
     right_WN = hidden_WN & (log_true_WN >= log_mean_WNA.max(axis=2))
-    counts = right_WN.sum(dtype=jnp.int32), hidden_WN.sum(dtype=jnp.int32)
-    return -jnp.where(hidden_WN, log_true_WN, 0).sum(), counts
+    return -jnp.where(hidden_WN, log_true_WN, 0).sum(), _counts(right_WN, hidden_WN)
+
+
+def _counts(is_right: jax.Array, is_term: jax.Array) -> dict[str, jax.Array]:
+    """Returns how many terms a loss has, and how many of them are right, int32."""
+    right, terms = (x.sum(dtype=jnp.int32) for x in (is_right, is_term))
+    return {"right": right, "terms": terms}
 
 
 def _predict(

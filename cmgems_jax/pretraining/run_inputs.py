@@ -100,6 +100,10 @@ def tell_ranks(config: Config, data_dir: Path, ranks_V: np.ndarray) -> None:
     if not names & by_rank:
         return
     k, settings, source = config.tokens.k, config.pmi, config.pmi_source
+    if config.masking.ranks != "pmi":
+        control = {"shuffled": "a permutation of PMI's", "learned": "the model's own losses"}
+        print(f"pmi: a control, ranks by {control[config.masking.ranks]}", flush=True)
+        return
     what = {
         "grch38": "GRCh38's ranks (k=6); --config.pmi.table=corpus counts your genome",
         "corpus": f"your genome's own ranks (k={k})",

@@ -17,10 +17,11 @@ import optax
 
 from cmgems_jax.config import Config
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.masking import curriculum
+from cmgems_jax.masking import curriculum, learned_ranks
 from cmgems_jax.masking import rows as masked_rows
 from cmgems_jax.masking import strategies as masking_strategies
 from cmgems_jax.masking.curriculum import CurriculumState
+from cmgems_jax.masking.learned_ranks import LearnedRanks
 from cmgems_jax.masking.rows import MaskedBatch
 from cmgems_jax.model import hardware, heads
 from cmgems_jax.pretraining import losses, optimizer
@@ -41,6 +42,7 @@ class TrainState:
     opt_state: optax.OptState
     key: jax.Array  # uint32 (2,), the run's key; derived from, never advanced
     curriculum: CurriculumState
+    ranks: LearnedRanks | None = None  # where `masking.ranks` is "learned"
 
 
 def train_step(
@@ -76,28 +78,31 @@ def train_step(
         hard,
         budget,
         strategies=curriculum.strategies(config.curriculum),
-        ranks_V=jnp.asarray(ranks_V),
+        ranks_V=_ranks_of(state, ranks_V),
         config=config,
         growth=_growth(state.step, config),
         objective=config.masking.objective,
     )
     rows = masked_rows.lay_in_rows(masked)
-    sums_of, parts = losses.token_sums, (rows, _dropout_keys(step_key, flat.index, config))
+    sums_of = functools.partial(losses.token_sums, by_kmer=state.ranks is not None)
+    parts = rows, _dropout_keys(step_key, flat.index, config)
     if config.masking.objective == "base":
         sums_of, parts = losses.base_sums, (*parts, flat.bases, masked)
     most = masked_rows.max_predictions(config, batch.index.shape[1])
     loss_sums = functools.partial(sums_of, model=model, max_predictions=most)
-    (loss, (right, terms)), grads = _accumulated(loss_sums, state.params, parts, len(batch.index))
+    (loss, counts), grads = _accumulated(loss_sums, state.params, parts, len(batch.index))
     sums = masked_rows.mask_sums(flat, masked, config)
+    sums |= jax.tree.map(lambda count: count.astype(jnp.float32), counts)
     sums |= {
         "loss_sum": loss,
-        "right": right.astype(jnp.float32),
-        "terms": terms.astype(jnp.float32),
         "padding": (rows.ids == vocabulary.PAD).sum(dtype=jnp.int32).astype(jnp.float32),
     }
     sums, grads = jax.lax.psum((sums, grads), parallel.AXIS)
     scale = 1 / jnp.maximum(sums["terms"], 1)
     grads = jax.tree.map(lambda grad: grad * scale, grads)
+    if state.ranks is not None:
+        of_kmers = sums.pop("loss_V"), sums.pop("count_V")
+        state = state.replace(ranks=learned_ranks.update(state.ranks, *of_kmers))
     return _updated(state, grads, hard, transform), sums | {
         "hard": hard.astype(jnp.float32),
         "grad_norm": optax.tree.norm(grads),
@@ -126,9 +131,14 @@ def _accumulated(
         return jax.tree.map(jnp.add, totals, differentiate(params, *part)), None
 
     parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), rows)
-    nothing = jnp.float32(0), (jnp.int32(0), jnp.int32(0))
-    zeros = jax.tree.map(jnp.zeros_like, (nothing, params))
+    shapes = jax.eval_shape(differentiate, params, *jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes)
     return jax.lax.scan(add, zeros, parts)[0]
+
+
+def _ranks_of(state: TrainState, ranks_V: np.ndarray) -> jax.Array:
+    """Returns the ranks that masks go by, int32 (4**k,): the run's own, or the table's."""
+    return jnp.asarray(ranks_V) if state.ranks is None else state.ranks.rank_V
 
 
 @jax.named_scope("optimizer")
@@ -139,11 +149,10 @@ def _updated(
     with jax.numpy_dtype_promotion("standard"):  # optax relies on it
         updates, opt_state = transform.update(grads, state.opt_state, state.params)
     hard_steps = state.curriculum.hard_steps + hard.astype(jnp.int32)
-    return TrainState(
+    return state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,
-        key=state.key,
         curriculum=state.curriculum.replace(hard_steps=hard_steps),
     )
 
@@ -197,16 +206,16 @@ def eval_step(
         flat,
         which,
         state.curriculum.budget,
-        ranks_V=ranks_V,
+        ranks_V=_ranks_of(state, ranks_V),
         config=config,
         growth=_growth(state.step - 1, config),
     )
     room = masked_rows.max_predictions(config, flat.index.shape[0])
-    loss, (right, _) = losses.token_sums(
+    loss, counts = losses.token_sums(
         state.params, masked_rows.lay_in_rows(masked), None, model=model, max_predictions=room
     )
     sums = masked_rows.mask_sums(flat, masked, config)
-    sums |= {"loss_sum": loss, "right": right.astype(jnp.float32)}
+    sums |= {"loss_sum": loss, "right": counts["right"].astype(jnp.float32)}
     return jax.lax.psum(sums, parallel.AXIS)
 
 
@@ -216,7 +225,7 @@ def eval_masks(
     which: jax.Array,
     budget: jax.Array,
     *,
-    ranks_V: np.ndarray,
+    ranks_V: np.ndarray | jax.Array,
     config: Config,
     growth: int | jax.Array = 0,
 ) -> MaskedBatch:
@@ -248,7 +257,10 @@ def eval_masks(
 
 
 def init_state(
-    config: Config, model: heads.MaskedLM, transform: optax.GradientTransformation
+    config: Config,
+    model: heads.MaskedLM,
+    transform: optax.GradientTransformation,
+    ranks_V: np.ndarray,
 ) -> TrainState:
     """Returns the state before the first step; everything random follows from `config.seed`."""
     run_key = jax.random.key(config.seed)
@@ -262,6 +274,7 @@ def init_state(
         opt_state=transform.init(params),
         key=jax.random.key_data(run_key),
         curriculum=curriculum.init(config),
+        ranks=learned_ranks.init(ranks_V) if config.masking.ranks == "learned" else None,
     )
 
 
@@ -283,7 +296,7 @@ def programs(
     train = functools.partial(train_step, transform=transform, **shared)
     evaluate = functools.partial(eval_step, **shared)
     return (
-        functools.partial(init_state, config, model, transform),
+        functools.partial(init_state, config, model, transform, ranks_V),
         parallel.train_program(train, devices),
         parallel.eval_program(evaluate, devices),
     )

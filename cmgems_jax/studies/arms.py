@@ -127,6 +127,19 @@ def _corruption(preset: Config) -> list[Arm]:
     ]
 
 
+def _difficulty(preset: Config) -> list[Arm]:
+    """Is PMI the right difficulty? Random spans against PMI, and against what controls for it."""
+    fields = {
+        name: STRATEGIES[name]
+        for name in ("random_spans", "random", "genemask", "global", "cm_gems")
+    }
+    for kind in ("shuffled", "learned"):
+        fields[f"rank_{kind}"] = STRATEGIES["cm_gems"] | {"masking.ranks": kind}
+    for name in ("random_spans", "cm_gems"):
+        fields[f"base_{name}"] = STRATEGIES[name] | {"masking.objective": "base"}
+    return [Arm(name, changes, "random_spans") for name, changes in fields.items()]
+
+
 STUDIES = {
     "strategy": Study("Which masks teach the most, and is it PMI that does it?", _strategy),
     "threshold": Study("When should the curriculum switch?", _threshold),
@@ -135,4 +148,5 @@ STUDIES = {
     "runtime": Study("What does a run cost, and where does the time go?", _runtime),
     "init": Study("Do structured initial values save steps, and does it last?", _init),
     "corruption": Study("Does hiding whole runs alike help?", _corruption),
+    "difficulty": Study("Is PMI the right difficulty, or is any?", _difficulty),
 }

@@ -359,7 +359,8 @@ def save_pretraining(workdir: Path) -> dict:
     config = Config(model=MODEL, tokens=TokensConfig(k=3))
     config.data.num_tokens = 22
     model = heads.MaskedLM(config.model, config.tokens)
-    state = steps.init_state(config, model, optimizer.make(config))
+    ranks_V = np.arange(1, 4**config.tokens.k + 1, dtype=np.int32)
+    state = steps.init_state(config, model, optimizer.make(config), ranks_V)
     with checkpoints.opened(workdir, config) as manager:
         checkpoints.save(manager, state, config, wait=True)
     return state.params["encoder"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from cmgems_jax.config import CurriculumConfig, MaskingConfig, OptimizerConfig, TokensConfig
@@ -17,7 +18,7 @@ from cmgems_jax.pretraining import base_evaluation, checkpoints
 from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.runtime import parallel, run_log, signals
 from cmgems_jax.windows import batches, dataset, synthetic_genome
-from tests.helpers import lines, records, small_config
+from tests.helpers import lines, records, small_config, without_last_checkpoint
 
 TRAIN_FIELDS = {
     "loss", "learning_rate", "grad_norm", "stage", "mask_budget", "masked_fraction",
@@ -153,17 +154,15 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(
     assert (summary["timed_steps"], summary["starts"]) == timed
 
 
+def test_a_checkpoint_has_the_parts_that_it_had_before_ranks_could_be_learned(unbroken):
+    with ocp.StandardCheckpointer() as reader:
+        state = reader.restore((checkpoint_folder(unbroken[0]) / "state").absolute())
+    assert state.keys() == {"step", "params", "opt_state", "key", "curriculum"}
+
+
 def checkpoint_folder(workdir: Path) -> Path:
     """Returns the folder of the checkpoint of step 6."""
     return workdir / checkpoints.FOLDER / "6"
-
-
-def without_last_checkpoint(workdir: Path, tmp_path: Path) -> Path:
-    """Returns a copy of the run's folder whose newest checkpoint is that of step 6."""
-    copy = tmp_path / "copy"
-    shutil.copytree(workdir, copy)
-    shutil.rmtree(copy / checkpoints.FOLDER / "12")
-    return copy
 
 
 def test_compiling_the_evaluation_is_not_charged_to_it(unbroken, genome):

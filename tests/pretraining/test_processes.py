@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import os
 import re
-import shutil
 import signal
 import socket
 import sys
@@ -23,7 +22,7 @@ from cmgems_jax.pretraining import checkpoints
 from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.runtime import parallel, processes, run_log
 from tests import helpers
-from tests.helpers import ROOT, lines
+from tests.helpers import ROOT, lines, without_last_checkpoint
 
 TIMEOUT_S = 240  # of a whole run; it takes about 10
 START = f'#!/usr/bin/env bash\nexec "{sys.executable}"'
@@ -104,14 +103,6 @@ def saved_state(workdir: Path, step: int) -> dict:
     """Returns the arrays of a checkpoint."""
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(workdir.absolute() / checkpoints.FOLDER / str(step) / "state")
-
-
-def without_last_checkpoint(workdir: Path, tmp_path: Path) -> Path:
-    """Returns a copy of the run's folder whose newest checkpoint is that of step 6."""
-    copy = tmp_path / "copy"
-    shutil.copytree(workdir, copy)
-    shutil.rmtree(copy / checkpoints.FOLDER / "12")
-    return copy
 
 
 def assert_same_run(workdir: Path, other: Path) -> None:
