@@ -1,5 +1,7 @@
 """How all pictures look, files and the figures of the page alike."""
 
+import textwrap
+
 from matplotlib.axes import Axes
 
 # Told apart on white and on near-black, and by most who see colours differently.
@@ -16,6 +18,7 @@ PALETTE = (
 )
 MAIN, OTHER, FAINT = PALETTE[0], PALETTE[3], "#8a8f98"
 BASES = {"A": PALETTE[2], "C": PALETTE[0], "G": PALETTE[1], "T": PALETTE[3]}
+_LONGEST_LINE = 36  # letters
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -29,8 +32,13 @@ STYLE = {
 }
 
 
+def wrapped(name: str) -> str:
+    """Returns a name in lines that leave room for what it names."""
+    return textwrap.fill(name, _LONGEST_LINE)
+
+
 def name_lines(axes: Axes, names: list[str]) -> None:
     """Names the lines 0, 1, ... of a chart from its top."""
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [wrapped(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)

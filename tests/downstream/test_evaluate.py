@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +18,7 @@ from cmgems_jax.downstream.tasks import metrics
 from cmgems_jax.downstream.tasks.table import Task
 from cmgems_jax.errors import InputError
 from cmgems_jax.pretraining.pretrained import Pretrained
+from cmgems_jax.runtime import pictures
 
 SHOTS, NUM_DRAWS = 4, 2
 LINES = 2 * 2 + 3  # model and untrained in two modes; two regressions, majority
@@ -317,3 +319,17 @@ def test_what_is_shown_stands_in_words_and_modes_are_not_mixed():
         evaluation_report.differences(results[results.draw < 4], "mine"), "mine"
     )
     assert few[-1].startswith("Nothing is claimed of 4 draws")
+
+
+def test_a_panel_shows_its_whole_title_and_its_numbers_apart_however_long_a_name():
+    name = "human6-nano (finetune, features head, lr 5e-05)"
+    values = {"task": "prom/prom_core_notata", "shots": 100, "metric": "accuracy"}
+    values |= {"accuracy": 0.75, "accuracy_low": 0.711, "accuracy_high": 0.789}
+    with matplotlib.rc_context(pictures.STYLE):
+        figure = evaluation_report.means_figure([(name, False, values)])
+        figure.draw_without_rendering()
+        (axes,), width = figure.axes, figure.bbox.width
+        assert axes._left_title.get_window_extent().x1 <= width
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        assert len(boxes) > 1
+        assert all(box.x1 < other.x0 for box, other in zip(boxes, boxes[1:], strict=False))

@@ -302,8 +302,8 @@ def means_figure(rows: NamedRows) -> Figure:
     units = panels(rows)
     num_columns = min(3, len(units))
     num_rows = -(-len(units) // num_columns)
-    size = (2.4 + 1.9 * num_columns, num_rows * (0.8 + 0.21 * len(lines)))
-    figure = Figure(figsize=size)
+    num_text_lines = "\n".join(map(pictures.wrapped, lines)).count("\n") + 1
+    figure = Figure((2.4 + 1.9 * num_columns, num_rows * (0.8 + 0.21 * num_text_lines)))
     grid = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(units) :]:
         axes.set_axis_off()
@@ -315,5 +315,6 @@ def means_figure(rows: NamedRows) -> Figure:
                 axes.plot([low, high], [height] * 2, color=color, linewidth=2.2, alpha=0.5)
             axes.plot(mean, height, "o", color=color, markersize=4.5)
         pictures.name_lines(axes, lines)
-        axes.set(title=unit_name(task, shots), xlabel=part[0][2]["metric"])
+        axes.locator_params(axis="x", nbins=4)
+        axes.set(title=pictures.wrapped(unit_name(task, shots)), xlabel=part[0][2]["metric"])
     return figure
