@@ -58,7 +58,7 @@ def with_own_ids(text: str, name: str) -> str:
 
 def panels(figure: Figure, description: str) -> list[str]:
     """Returns every panel of a figure as an element of its own, so that a phone can stack them."""
-    figure.canvas.draw()
+    figure.draw_without_rendering()  # lays it out
     figure.set_layout_engine("none")  # what is hidden below keeps its room
     to_inches = figure.dpi_scale_trans.inverted()
     every = figure.axes

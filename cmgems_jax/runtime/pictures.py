@@ -18,7 +18,6 @@ PALETTE = (
 )
 MAIN, OTHER, FAINT = PALETTE[0], PALETTE[3], "#8a8f98"
 BASES = {"A": PALETTE[2], "C": PALETTE[0], "G": PALETTE[1], "T": PALETTE[3]}
-_LONGEST_LINE = 36  # letters
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -32,9 +31,9 @@ STYLE = {
 }
 
 
-def wrapped(name: str) -> str:
-    """Returns a name in lines that leave room for what it names."""
-    return textwrap.fill(name, _LONGEST_LINE)
+def wrapped(name: str, longest: int = 36) -> str:
+    """Returns a name in lines of so many letters, that leave room for what it names."""
+    return textwrap.fill(name, longest)
 
 
 def name_lines(axes: Axes, names: list[str]) -> None:

@@ -316,5 +316,5 @@ def means_figure(rows: NamedRows) -> Figure:
             axes.plot(mean, height, "o", color=color, markersize=4.5)
         pictures.name_lines(axes, lines)
         axes.locator_params(axis="x", nbins=4)
-        axes.set(title=pictures.wrapped(unit_name(task, shots)), xlabel=part[0][2]["metric"])
+        axes.set(title=pictures.wrapped(unit_name(task, shots), 22), xlabel=part[0][2]["metric"])
     return figure
