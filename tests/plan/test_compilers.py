@@ -9,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig
+from cmgems_jax.config import Config, CurriculumConfig, DataConfig, ModelConfig, TokensConfig
+from cmgems_jax.masking import rows as masked_rows
 from cmgems_jax.plan import plan
 from cmgems_jax.plan import targets as plan_targets
 
 # 384 positions: a number that no other size equals.
 LENGTH, HIDDEN, INNER, HEADS, LAYERS = 384, 128, 256, 2, 2
-ROWS, LANES = 2, 128  # rows of a device; the last axis of a TPU's arrays is filled up to the lanes
+ROWS, K = 8, 4  # rows of a device; few k-mers, so that the layers take most of the memory
 TARGETS = {"v5e:2x2": ("libtpu", "splash"), "h100": ("jax_cuda13_plugin", "fmha")}
 
 
@@ -48,9 +49,10 @@ def compiled(request: pytest.FixtureRequest) -> Compiled:
         batch_size=ROWS * len(target.devices),
         data=DataConfig(num_tokens=LENGTH),
         curriculum=CurriculumConfig(name="fixed"),
+        tokens=TokensConfig(k=K),
         model=model,
     )
-    params = jax.eval_shape(plan.steps.programs(config, np.arange(1, 4097))[0]).params
+    params = jax.eval_shape(plan.steps.programs(config, np.arange(1, 4**K + 1))[0]).params
     with jax.numpy_dtype_promotion("standard"):  # flax's LayerNorm relies on it in bfloat16
         found = plan._compile(config, target)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -79,12 +81,14 @@ def test_devices_send_each_other_the_gradients_once(compiled):
 
 
 def test_memory_is_the_parameters_thrice_and_a_few_values_a_position(compiled):
-    """By hand: ids to logits, forward and backward, in the compute dtype's two bytes."""
+    """By hand: gradients, logits and theirs, and what the layers keep in two bytes a value."""
     memory, tokens = compiled.found.memory, ROWS * LENGTH
     state = 3 * 4 * compiled.parameters  # float32: parameters and AdamW's two moments
     assert state <= memory["state_bytes"] <= 1.1 * state
-    of_layer = 8 * HIDDEN + 2 * INNER + 4 * HEADS * LANES
-    most = state / 3 + 2 * 2 * tokens * LAYERS * of_layer + 4 * tokens * 4**6
-    if compiled.kernel == "fmha":
-        most += 2 * 2 * tokens * LENGTH  # the windows' bias
-    assert 0 < memory["temporaries_bytes"] <= most
+    num_predicted = masked_rows.max_predictions(compiled.config, ROWS)
+    logits = 2 * 4 * num_predicted * 4**K
+    # Behind the last layer's attention only the predicted positions count.
+    layers = 2 * tokens * ((LAYERS - 1) * (8 * HIDDEN + 2 * INNER) + 4 * HIDDEN)
+    if compiled.kernel == "fmha":  # what both passes hold, and the windows' bias
+        layers += layers + 2 * 2 * tokens * LENGTH
+    assert 0 < memory["temporaries_bytes"] <= state / 3 + logits + layers
