@@ -76,15 +76,27 @@ def test_what_two_draws_share_is_the_part_of_the_pool_that_is_drawn():
     assert tasks.shared_by_draws(labels_N, 10) == pytest.approx(np.mean(shared), abs=0.03)
 
 
-def test_draws_of_the_same_rows_have_no_interval_and_show_nothing():
-    """What differs, differs on every draw alike: it is one value, six times."""
+def test_draws_of_the_same_rows_have_intervals_of_seeds_and_test_rows_by_hand():
+    """A whole training set: values 1 to 5 of five seeds, 2.5 / 5, and of the test rows 0.25."""
+    values = np.array([[1.0, 2.0, 3.0, 4.0, 5.0]])
+    found = statistics.crossed(values, overlap=1.0, of_tests=0.25)
+    half = stats.t.ppf(0.975, 4 * (0.75 / 0.5) ** 2) * 0.75**0.5
+    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half))
+    assert found.covers == statistics.TESTS and found.shown(5) == statistics.ABOVE
+    one = statistics.crossed(np.array([[0.8]]), overlap=1.0, of_tests=0.01)
+    assert (one.low, one.high) == pytest.approx((0.8 - 1.96 * 0.1, 0.8 + 1.96 * 0.1), abs=1e-3)
+    assert one.shown(1) == statistics.UNCLEAR  # how much the training's seed matters is not known
+    assert statistics.crossed(values, overlap=1.0).covers == statistics.NONE
+
+
+def test_a_line_that_differs_alike_on_the_same_rows_is_shown_by_the_test_rows():
     mine, other = line("mine", [0.6] * 6, overlap=1.0), line("theirs", [0.5] * 6, overlap=1.0)
-    (found,) = evaluation_report.differences(pd.concat([mine, other]), "mine").to_dict("records")
+    both = pd.concat([mine, other])
+    (found,) = evaluation_report.differences(both, "mine").to_dict("records")
     assert found["difference"] == pytest.approx(0.1)
-    assert np.isnan([found["low"], found["high"]]).all()
-    assert found["shown"] == statistics.UNCLEAR
-    (found,) = statistics.summary(mine, "model").to_dict("records")
-    assert np.isnan([found["accuracy_low"], found["accuracy_high"]]).all()
+    assert 0 < found["low"] < 0.1 < found["high"] and found["covers"] == statistics.TESTS
+    (said, why) = evaluation_report.sentences(pd.DataFrame([found]), "mine")
+    assert "above" in said and "are of this training set" in why
 
 
 def test_values_that_differ_by_rounding_alone_show_nothing():

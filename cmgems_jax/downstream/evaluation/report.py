@@ -101,9 +101,9 @@ def sentences(compared: pd.DataFrame, first: str) -> list[str]:
             )
         other = f"its own {other_mode}" if model == first else model
         lines.append(f"{first} ({mode}) against {other}: {'; '.join(parts)}.")
-    if (compared.covers == statistics.NONE).all():
-        lines.append("Nothing is claimed where all draws have the same rows.")
-    elif compared.draws.max() < statistics.MIN_DRAWS:
+    if (compared.covers == statistics.TESTS).any():
+        lines.append("Intervals of draws of the same rows are of this training set.")
+    if compared.draws.max() < statistics.MIN_DRAWS:
         lines.append(too_few_draws(int(compared.draws.max())))
     return lines
 
@@ -263,11 +263,11 @@ def _bounds(row: Mapping[str, Any]) -> list[float]:
 def interval_text(mean: float, low: float, high: float, covers: str = "", sign: str = "") -> str:
     """Returns `0.712 [0.700, 0.724]`, or the mean alone where there is no interval.
 
-    What covers the draws alone is marked so.
+    What covers the draws, or the test rows, alone is marked so.
     """
     if not np.isfinite(low):
         return f"{mean:{sign}.3f}"
-    mark = f" ({covers})" if covers == statistics.DRAWS_ONLY else ""
+    mark = f" ({covers})" if covers in (statistics.TESTS, statistics.DRAWS_ONLY) else ""
     return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]{mark}"
 
 

@@ -16,15 +16,17 @@ RESAMPLED = "resampled"  # column of arrays of `metrics.resampled`, where they w
 ABOVE, BELOW, UNCLEAR = "above", "below", "unclear"  # what a difference shows
 MIN_DRAWS = 5  # fewer show nothing: a t value of few degrees of freedom, scores far from normal
 MIN_SEEDS = 6  # of the pretraining, in studies
-WHOLE, DRAWS_ONLY, NONE = "draws and test rows", "draws only", "none"  # what an interval covers
+# What an interval covers.
+WHOLE, TESTS, DRAWS_ONLY, NONE = "draws and test rows", "test rows", "draws only", "none"
 _LEVEL = 0.95  # of the intervals
 _ROUNDING = 1e-12  # variance: scores on resampled test rows are kept in float32
 METHOD = (
     "Intervals: of the draws by Student's t, their variance times 1 + D r / (1 - r) for D draws "
     "of which two share the part r of their rows (a finite pool); of the test rows by "
     f"{metrics.NUM_RESAMPLES} bootstrap samples, the same for every line; the variances are added, "
-    "and the bounds cut at the metric's range. There is no interval where all draws have the same "
-    f"rows. Fewer than {MIN_DRAWS} draws show nothing."
+    "and the bounds cut at the metric's range. Intervals of draws of the same rows are of this "
+    "training set: of the training's seeds and the test rows. "
+    f"Fewer than {MIN_DRAWS} draws, or seeds, show nothing."
 )
 
 
@@ -36,7 +38,7 @@ class Estimate:
     low: float
     high: float
     p: float  # two-sided, of the mean being 0
-    covers: str = WHOLE  # or DRAWS_ONLY, or NONE
+    covers: str = WHOLE  # or TESTS, DRAWS_ONLY, NONE
 
     def shown(self, num_draws: int, num_seeds: int = MIN_SEEDS, p: float = 0.0) -> str:
         """Returns ABOVE or BELOW where a difference is shown, else UNCLEAR.
@@ -44,7 +46,8 @@ class Estimate:
         `num_seeds` are those of pretraining, where several are compared; `p` is corrected for the
         number of comparisons, where it was.
         """
-        is_enough = num_draws >= MIN_DRAWS and num_seeds >= MIN_SEEDS and self.covers == WHOLE
+        is_enough = num_draws >= MIN_DRAWS and num_seeds >= MIN_SEEDS
+        is_enough &= self.covers in (WHOLE, TESTS)
         excludes_zero = self.low > 0 or self.high < 0
         if not (is_enough and excludes_zero and p < 0.05):
             return UNCLEAR
@@ -89,7 +92,8 @@ def crossed(
     Draws from a finite pool share rows and are correlated by r, the part that they share:
     they show (1 - r) of their variance, and their mean keeps r of it however many there
     are. So their part of the variance is multiplied by 1 + R r / (1 - r) (compare Nadeau
-    and Bengio, Machine Learning 52, 2003). Draws of the same rows show none of it.
+    and Bengio, Machine Learning 52, 2003). Draws of the same rows show none of it: the
+    interval is then of these rows, over the training's seeds and the test rows.
 
     Args:
       value_SR: float (seeds, draws).
@@ -100,12 +104,16 @@ def crossed(
     """
     num_seeds, num_draws = value_SR.shape
     mean = float(value_SR.mean())
-    if value_SR.size == 1 or overlap >= 1:
+    is_one_set = value_SR.size == 1 or overlap >= 1
+    if is_one_set and not np.isfinite(of_tests):
         return Estimate(mean, np.nan, np.nan, np.nan, NONE)
     covers = WHOLE if np.isfinite(overlap + of_tests) else DRAWS_ONLY
+    covers, overlap = (TESTS, 0.0) if is_one_set else (covers, overlap)
     overlap, of_tests = np.nan_to_num((overlap, of_tests)).tolist()
     growth = 1 + num_draws * overlap / (1 - overlap) if num_draws > 1 else 1.0
-    if num_seeds == 1 or num_draws == 1:
+    if value_SR.size == 1:
+        variance, freedom = 0.0, np.inf
+    elif num_seeds == 1 or num_draws == 1:
         variance = growth * float(value_SR.var(ddof=1)) / value_SR.size
         freedom = value_SR.size - 1.0
     else:
