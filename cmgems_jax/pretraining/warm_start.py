@@ -75,6 +75,13 @@ def _check(source: Config, config: Config) -> None:
             f"init_from.path={config.init_from.path}: tokens.stride={source.tokens.stride} there, "
             f"{config.tokens.stride} here"
         )
+    before, now = source.optimizer.peak_lr, config.optimizer.peak_lr
+    if now >= before:
+        note(
+            f"optimizer.peak_lr={now:g}, and {before:g} made {config.init_from.path}: a rate that "
+            "high undoes part of what it knows before it helps; a tenth or less is usual, "
+            f"--config.optimizer.peak_lr={before / 10:g} (docs/running.md)"
+        )
 
 
 def sha256(params: dict) -> str:

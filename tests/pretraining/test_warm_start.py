@@ -128,6 +128,16 @@ def test_what_does_not_fit_is_refused_by_name(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("rate", "is_high"), [(2e-2, True), (9e-3, False)])
+def test_a_rate_as_high_as_the_sources_is_noted_with_a_lower_one(
+    unbroken, genome, tmp_path, capsys, rate, is_high
+):
+    config = warm_config(genome, unbroken[0])
+    config.optimizer.peak_lr = rate
+    warm_start.prepare(config, tmp_path / "run", pretrained.load_masked_lm)
+    assert ("--config.optimizer.peak_lr=0.001 (docs" in capsys.readouterr().err) == is_high
+
+
 def test_a_run_keeps_its_origin(genome, unbroken, warm):
     """No other weights, and none where it began with initial values; the doctor says so too."""
     for workdir, config in (
