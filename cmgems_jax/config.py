@@ -116,7 +116,7 @@ class ModelConfig:
     dtype: str = "auto"  # of the computation: "float32", "bfloat16"; "auto" = float32 on CPU,
     # bfloat16 on GPU and TPU. Parameters, softmax and loss are float32.
     matmul: str = "float32"  # of float32's products: "bfloat16" = of rounded operands, summed in
-    # float32; "auto" = that on a CPU with units for it (avx512_bf16, amx_bf16)
+    # float32 (not where attention weights are dropped); "auto" = that on a CPU with units for it
     attention: str = "auto"  # "fused" = the device's kernel, scores never in memory; "plain" =
     # XLA's; "auto" = fused, but plain where attention weights are dropped
     remat: str = "none"  # what the backward pass computes again, for less memory: "dots" = all of a

@@ -91,18 +91,13 @@ def train_step(
     most = masked_rows.max_predictions(config, batch.index.shape[1])
     loss_sums = functools.partial(sums_of, model=model, max_predictions=most)
     (loss, counts), grads = _accumulated(loss_sums, state.params, parts, len(batch.index))
-    sums = masked_rows.mask_sums(flat, masked, config)
+    counts["padding"] = (rows.ids == vocabulary.PAD).sum(dtype=jnp.int32)
+    sums = masked_rows.mask_sums(flat, masked, config) | {"loss_sum": loss}
     sums |= jax.tree.map(lambda count: count.astype(jnp.float32), counts)
-    sums |= {
-        "loss_sum": loss,
-        "padding": (rows.ids == vocabulary.PAD).sum(dtype=jnp.int32).astype(jnp.float32),
-    }
     sums, grads = jax.lax.psum((sums, grads), parallel.AXIS)
     scale = 1 / jnp.maximum(sums["terms"], 1)
     grads = jax.tree.map(lambda grad: grad * scale, grads)
-    if state.ranks is not None:
-        of_kmers = sums.pop("loss_V"), sums.pop("count_V")
-        state = state.replace(ranks=learned_ranks.update(state.ranks, *of_kmers))
+    state, sums = _with_ranks(state, sums)
     return _updated(state, grads, hard, transform), sums | {
         "hard": hard.astype(jnp.float32),
         "grad_norm": optax.tree.norm(grads),
@@ -134,6 +129,14 @@ def _accumulated(
     shapes = jax.eval_shape(differentiate, params, *jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes)
     return jax.lax.scan(add, zeros, parts)[0]
+
+
+def _with_ranks(state: TrainState, sums: dict) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Returns the state that has learned from the losses of k-mers, and the sums without them."""
+    if state.ranks is None:
+        return state, sums
+    ranks = learned_ranks.update(state.ranks, sums["loss_V"], sums["count_V"])
+    return state.replace(ranks=ranks), {n: x for n, x in sums.items() if not n.endswith("_V")}
 
 
 def _ranks_of(state: TrainState, ranks_V: np.ndarray) -> jax.Array:
