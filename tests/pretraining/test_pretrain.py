@@ -243,6 +243,15 @@ def test_a_stop_request_saves_the_step_and_the_next_start_goes_on(
     assert rest == expected
 
 
+@pytest.fixture
+def usual_sigint():
+    """SIGINT interrupts: where the tests were started in the background, it may be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_sigint")
 def test_before_the_first_step_a_signal_ends_the_run_at_once(genome, tmp_path, monkeypatch):
     """Nothing is saved yet, and the first evaluation of a large model takes minutes."""
     monkeypatch.setattr(
