@@ -19,6 +19,14 @@ from cmgems_jax.model import base_probabilities, heads
 Sums = tuple[jax.Array, dict[str, jax.Array]]
 
 
+def nothing(num_kmers: int = 0) -> Sums:
+    """Returns the sums of no term, as either loss has them; of so many k-mers besides."""
+    counts = {"right": jnp.int32(0), "terms": jnp.int32(0)}
+    if num_kmers:
+        counts |= dict.fromkeys(("loss_V", "count_V"), jnp.zeros(num_kmers, jnp.float32))
+    return jnp.float32(0), counts
+
+
 def token_sums(
     params: dict,
     rows: Rows,

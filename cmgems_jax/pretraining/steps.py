@@ -90,7 +90,8 @@ def train_step(
         sums_of, parts = losses.base_sums, (*parts, flat.bases, masked)
     most = masked_rows.max_predictions(config, batch.index.shape[1])
     loss_sums = functools.partial(sums_of, model=model, max_predictions=most)
-    (loss, counts), grads = _accumulated(loss_sums, state.params, parts, len(batch.index))
+    nothing = losses.nothing(0 if state.ranks is None else len(ranks_V))
+    (loss, counts), grads = _accumulated(loss_sums, nothing, state.params, parts, len(batch.index))
     counts["padding"] = (rows.ids == vocabulary.PAD).sum(dtype=jnp.int32)
     sums = masked_rows.mask_sums(flat, masked, config) | {"loss_sum": loss}
     sums |= jax.tree.map(lambda count: count.astype(jnp.float32), counts)
@@ -117,7 +118,11 @@ def _on_drawn_strands(step_key: jax.Array, batch: Batch, config: Config) -> Batc
 
 
 def _accumulated(
-    loss_sums: Callable[..., losses.Sums], params: dict, rows: tuple, num_parts: int
+    loss_sums: Callable[..., losses.Sums],
+    nothing: losses.Sums,
+    params: dict,
+    rows: tuple,
+    num_parts: int,
 ) -> tuple[losses.Sums, dict]:
     """Returns the sums of a loss and their gradients, over equal parts of the rows."""
     differentiate = jax.value_and_grad(loss_sums, has_aux=True)
@@ -126,9 +131,7 @@ def _accumulated(
         return jax.tree.map(jnp.add, totals, differentiate(params, *part)), None
 
     parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), rows)
-    shapes = jax.eval_shape(differentiate, params, *jax.tree.map(lambda x: x[0], parts))
-    zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes)
-    return jax.lax.scan(add, zeros, parts)[0]
+    return jax.lax.scan(add, (nothing, jax.tree.map(jnp.zeros_like, params)), parts)[0]
 
 
 def _with_ranks(state: TrainState, sums: dict) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -51,6 +51,7 @@ def prepare(config: Config, workdir: Path, read: Reader) -> tuple[Config, Pretra
         return config, None
     source = read(Path(input_files.expand(origin.path)))
     _check(source.config, config)
+    _note_high_rate(source, config)
     actual = InitFromConfig(origin.path, source.step, sha256(source.params))
     if origin.sha256 not in ("", actual.sha256):
         raise InputError(
@@ -75,8 +76,12 @@ def _check(source: Config, config: Config) -> None:
             f"init_from.path={config.init_from.path}: tokens.stride={source.tokens.stride} there, "
             f"{config.tokens.stride} here"
         )
-    before, now = source.optimizer.peak_lr, config.optimizer.peak_lr
-    if now >= before:
+
+
+def _note_high_rate(source: Pretrained, config: Config) -> None:
+    """Notes a rate as high as the one that made the source; an import does not say which did."""
+    before, now = source.config.optimizer.peak_lr, config.optimizer.peak_lr
+    if source.step and now >= before:
         note(
             f"optimizer.peak_lr={now:g}, and {before:g} made {config.init_from.path}: a rate that "
             "high undoes part of what it knows before it helps; a tenth or less is usual, "
