@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from cmgems_jax.pretraining import curves
 from cmgems_jax.report import figures, svg
+from cmgems_jax.runtime import pictures
 
 
 def record(kind: str, step: int, **values: object) -> dict[str, object]:
@@ -66,3 +67,15 @@ def test_nats_per_base_are_drawn_with_the_marks_of_their_windows():
     assert heights == pytest.approx([1.36, 1.37, 1.3, 1.38, 1.37, 1.3, math.log(4)])
     assert [text.get_text() for text in panel.texts] == ["composition", "flanks"] * 2
     assert before.get_title() == "nats per hidden base"
+
+
+def test_panels_are_laid_out_before_they_are_cut_apart():
+    """A name that is too long for the usual margin has room beside its panel."""
+    with svg.style():
+        figure = Figure()
+        axes = figure.subplots(1, 2)
+        for one in axes:
+            pictures.name_lines(one, ["a name of more than thirty letters"])
+        svg.panels(figure, "two")
+        names = axes[1].get_yticklabels()[0].get_window_extent()
+        assert names.x0 > axes[0].get_window_extent().x1
