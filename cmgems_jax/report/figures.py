@@ -3,6 +3,7 @@
 To be called in the context of `svg.style`.
 """
 
+import itertools
 from typing import Any
 
 import logomaker
@@ -52,28 +53,40 @@ def run_curves(records: list[dict[str, Any]], k: int) -> list[str]:
 
 
 def study_curves(logs: dict[str, list[list[dict[str, Any]]]]) -> list[str]:
-    """Returns the perplexity under `random` of every arm, a line per seed; a dot at a switch.
+    """Returns the perplexity under `random` and the nats of a hidden base by step.
 
-    The logs are the records of metrics.jsonl of every seed, by arm.
+    The logs are the records of metrics.jsonl of every seed, by arm: a line per arm and seed,
+    with a dot at a switch.
     """
+    made = [_by_step(logs, "perplexity_random", "perplexity under random masks", "log")]
+    records = itertools.chain.from_iterable(itertools.chain.from_iterable(logs.values()))
+    if any(record.get("nats_per_base") for record in records):  # an earlier run logs none
+        made.append(_by_step(logs, "nats_per_base", "nats per base, one base hidden", "linear"))
+    return made
+
+
+def _by_step(
+    logs: dict[str, list[list[dict[str, Any]]]], metric: str, title: str, scale: str
+) -> str:
+    """Returns the picture of a metric of evaluations."""
     figure = Figure(figsize=(7.2, 4.2))
     axes = figure.subplots()
     for number, (arm, seeds) in enumerate(logs.items()):
         color = pictures.PALETTE[number % len(pictures.PALETTE)]
         line = "-" if number < len(pictures.PALETTE) else "--"
         for seed, records in enumerate(seeds):
-            evals = [r for r in records if r["kind"] == "eval" and r["perplexity_random"]]
+            evals = [r for r in records if r["kind"] == "eval" and r.get(metric)]
             steps = [r["step"] for r in evals]
-            values = [r["perplexity_random"] for r in evals]
+            values = [r[metric] for r in evals]
             label = None if seed else arm
             axes.plot(steps, values, line, color=color, linewidth=1.2, label=label, alpha=0.85)
             for record in records:
                 if record["kind"] == "switch" and record["step"] in steps:
                     at = values[steps.index(record["step"])]
                     axes.plot(record["step"], at, "o", color=color, markersize=6)
-    axes.set(xlabel="step", yscale="log", title="perplexity under random masks")
+    axes.set(xlabel="step", yscale=scale, title=title)
     figure.legend(loc="outside right upper", fontsize=8)
-    return [svg.markup(figure, f"Perplexity by step of {', '.join(logs)}")]
+    return svg.markup(figure, f"{title} by step: {', '.join(logs)}")
 
 
 def means(rows: evaluation_report.NamedRows) -> list[str]:

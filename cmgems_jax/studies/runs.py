@@ -19,7 +19,7 @@ from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.masking import statistics as mask_statistics
 from cmgems_jax.pretraining import loop as pretraining_loop
 from cmgems_jax.pretraining import run_inputs
-from cmgems_jax.runtime import outputs, run_lock
+from cmgems_jax.runtime import outputs, parallel, run_lock
 from cmgems_jax.studies.arms import Arm
 
 DONE_NAME = "unit.json"
@@ -79,9 +79,10 @@ def run(one: Unit, settings: EvaluationSettings, task_dir: Path) -> None:
     """
     config = one.config
     config.data.dir = str(one.data_dir)
-    pretraining_loop.pretrain(config, one.folder)
+    learned = parallel.to_host(pretraining_loop.pretrain(config, one.folder).ranks)
     results = evaluate.evaluate([one.folder], task_dir, one.folder / EVALUATION, settings)
-    masks = mask_statistics.describe(config, one.data_dir, run_inputs.ranks(config, one.folder))
+    ranks_V = run_inputs.ranks(config, one.folder) if learned is None else learned.rank_V
+    masks = mask_statistics.describe(config, one.data_dir, ranks_V)
     done = {
         "arm": one.arm.name,
         "seed": one.seed,

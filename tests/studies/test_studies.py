@@ -25,9 +25,9 @@ from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.errors import InputError
 from cmgems_jax.masking import statistics as mask_statistics
 from cmgems_jax.pmi import table as pmi_table
-from cmgems_jax.pretraining import run_inputs
+from cmgems_jax.pretraining import loop, run_inputs
 from cmgems_jax.report import page
-from cmgems_jax.runtime import outputs
+from cmgems_jax.runtime import outputs, parallel
 from cmgems_jax.studies import arms, reuse, runs, study, study_report
 from cmgems_jax.windows import dataset, synthetic_genome
 from tests.helpers import ROOT, small_config, started
@@ -231,6 +231,20 @@ def finished(inputs, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("study") / "out"
     study.run(small_plan(inputs), output)
     return output
+
+
+def test_the_masks_of_learned_ranks_are_described_by_what_was_learned(inputs, tmp_path):
+    plan = small_plan(inputs, study="difficulty", only=["rank_learned"])
+    one = runs.unit(plan.arms[0], 0, arms.config_of(plan.config, plan.arms[0], 0), tmp_path)
+    runs.run(one, plan.evaluation, plan.task_dir)
+    learned_V = parallel.to_host(loop.pretrain(one.config, one.folder).ranks).rank_V
+    begun_V = run_inputs.ranks(one.config, one.folder)
+    by_learned, by_begun = (
+        [dataclasses.asdict(s) for s in mask_statistics.describe(one.config, one.data_dir, ranks_V)]
+        for ranks_V in (learned_V, begun_V)
+    )
+    kept = json.loads((one.folder / runs.DONE_NAME).read_text())["masks"]
+    assert kept == by_learned != by_begun
 
 
 def test_a_steps_cost_is_of_the_steps_that_were_timed_and_the_wait_is_in_it(tmp_path):
@@ -496,6 +510,8 @@ def test_ids_of_the_figures_do_not_meet(made):
 def test_the_page_shows_every_arm_and_the_sentences(finished, made):
     # differences, scores, curves, masks, costs; the run's curves and its scores
     assert made.tags.count("figure") == 7
+    for curve in ("perplexity under random masks", "nats per base, one base hidden"):
+        assert curve in made.text
     for name in ARMS:
         assert name in made.text
     found = study_report.read_differences(finished / "differences.csv")
