@@ -154,7 +154,7 @@ class Model:
           sequence: of at most as many bases as the model sees at a time.
           hidden: bases, from 0, to hide: every k-mer that touches one is [MASK].
         """
-        (bases_M,) = sequences_lib.bases(sequence, self.config.tokens.k)
+        bases_M = self._single(sequence)
         longest = vocabulary.num_bases(self.config.model.num_positions - 2, *self._spans)
         if len(bases_M) > longest:
             raise InputError(
@@ -162,12 +162,9 @@ class Model:
                 "model sees at a time; give a part of it"
             )
         hidden_M = np.zeros(len(bases_M), bool)
-        try:
-            hidden_M[list(hidden)] = True
-        except IndexError:
-            raise InputError(
-                f"hidden={list(hidden)}: expected bases from 0 to {len(bases_M) - 1}"
-            ) from None
+        if not all(0 <= base < len(bases_M) for base in hidden):
+            raise InputError(f"hidden={list(hidden)}: expected bases from 0 to {len(bases_M) - 1}")
+        hidden_M[list(hidden)] = True
         ids_L = vocabulary.model_ids(bases_M, *self._spans)
         masked_T = np.asarray(base_probabilities.touching(hidden_M[None], *self._spans))[0]
         ids_L[1:-1][masked_T] = vocabulary.MASK
@@ -195,7 +192,7 @@ class Model:
                 f"strategy={strategy!r}: expected one of {', '.join(STRATEGIES)}."
                 f"{did_you_mean(strategy, STRATEGIES)}"
             )
-        (bases_M,) = sequences_lib.bases(sequence, self.config.tokens.k)
+        bases_M = self._single(sequence)
         k, stride = self._spans
         settings = self.config.masking
         masked_L = strategies.sample_mask(
@@ -269,6 +266,13 @@ class Model:
                 "and none are embedded; masks need those of a pretraining run"
             )
         return pmi_table.ranks_for(self.config, [])
+
+    def _single(self, sequence: str) -> np.ndarray:
+        """Returns the base codes of one sequence."""
+        each = sequences_lib.bases(sequence, self.config.tokens.k)
+        if len(each) != 1:
+            raise InputError(f"{len(each):,} sequences: expected one")
+        return each[0]
 
     def _posterior(self, bases_M: np.ndarray) -> np.ndarray:
         """Returns float32 (M, A): each base in a window around it."""

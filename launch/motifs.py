@@ -14,6 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
+from cmgems_jax.errors import InputError
 from cmgems_jax.runtime import command
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Classifier's folder.", required=True)
@@ -40,6 +41,8 @@ def main() -> None:
     from cmgems_jax.downstream.motifs import contrast, enrichment, report
     from cmgems_jax.downstream.tasks.settings import TaskSettings
 
+    if bool(_TASK.value) == bool(_POSITIVES.value or _NEGATIVES.value):
+        raise InputError("give one of --task=TASK and --positives=FASTA with --negatives=FASTA")
     trained = classifier.load_classifier(_CHECKPOINT.value)
     label = contrast.find_label(trained, _LABEL.value)
     if _TASK.value:

@@ -149,7 +149,7 @@ def check_inputs(paths: Sequence[str]) -> None:
     genome_files.check_files([path for path in paths if not is_remote(path)])
     for path, number in collections.Counter(paths).items():
         if number > 1:
-            raise InputError(f"{path}: named twice; every base would count double")
+            raise InputError(f"{path}: named twice; give it once")
 
 
 def attempt(

@@ -119,9 +119,7 @@ def check_files(paths: Paths) -> list[str]:
     for path in paths:
         real_path = os.path.realpath(path)
         if real_path in seen:
-            raise InputError(
-                f"{path}: named twice (before as {seen[real_path]}); every base would count double"
-            )
+            raise InputError(f"{path}: named twice (before as {seen[real_path]}); give it once")
         seen[real_path] = path
     return paths
 

@@ -152,6 +152,18 @@ def is_bgzip(head: bytes) -> bool:
     return head.startswith(GZIP_MAGIC) and head[12:14] == b"BC"
 
 
+def check_seekable(path: str | os.PathLike) -> bool:
+    """Returns whether a file is bgzip; raises `InputError` for gzip, which has no places."""
+    with open(path, "rb") as file:
+        head = file.read(GZIP_HEAD)
+    if head.startswith(GZIP_MAGIC) and not is_bgzip(head):
+        raise InputError(
+            f"{path}: packed by gzip, in which no place can be looked up; pack it anew by bgzip: "
+            f"gzip -dc {path} | bgzip > NEW.gz"
+        )
+    return is_bgzip(head)
+
+
 def _check_bgzip_end(path: str | os.PathLike, file: BinaryIO) -> None:
     """Raises `InputError` for a bgzip file cut between two blocks, which unpacks without an error.
 

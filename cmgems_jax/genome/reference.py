@@ -1,10 +1,12 @@
 """Stretches of an indexed FASTA file as base codes, without reading the rest."""
 
+import collections
 import contextlib
 import dataclasses
+import functools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pysam
 
 from cmgems_jax.errors import InputError, did_you_mean, note
 from cmgems_jax.genome import fasta, input_files, vocabulary
+from cmgems_jax.genome import files as genome_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,11 @@ class Reference:
         """Yields (name, contig); no base is read."""
         return ((name, Contig(self, name)) for name in self.lengths)
 
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the file's bytes, in hexadecimal; reads all of it."""
+        return genome_files.sha256(self.path)
+
     def __str__(self) -> str:
         """Returns the path, for messages."""
         return self.path
@@ -84,28 +92,23 @@ class Reference:
 def opened(path: str | os.PathLike, *, ignore_chr_prefix: bool = False) -> Iterator[Reference]:
     """Yields a FASTA file, plain or bgzip, for reading anywhere in it.
 
-    Its index is PATH.fai (and PATH.gzi), as samtools makes them; where there is none, one is
-    made in a temporary folder, for nothing is ever written beside an input.
+    Its index is PATH.fai (and PATH.gzi), as samtools makes them; where there is none, or one that
+    is older than the file, one is made in a temporary folder, for nothing is ever written beside
+    an input.
 
     Raises:
-      InputError: no FASTA file, one packed by gzip, or one that cannot be indexed.
+      InputError: no FASTA file, one packed by gzip, one that cannot be indexed, or two records
+        of one name.
     """
     path = os.fspath(path)
     fasta.check_head(path, input_files.read_head(path, "a FASTA file"))
-    with open(path, "rb") as file:
-        head = file.read(input_files.GZIP_HEAD)
-    is_bgzip = input_files.is_bgzip(head)
-    if head.startswith(input_files.GZIP_MAGIC) and not is_bgzip:
-        raise InputError(
-            f"{path}: packed by gzip, in which no place can be looked up; pack it anew by bgzip: "
-            f"gzip -dc {path} | bgzip > NEW.fa.gz"
-        )
+    is_bgzip = input_files.check_seekable(path)
     with tempfile.TemporaryDirectory() as folder:
         names = {"filepath_index": f"{path}.fai"} | (
             {"filepath_index_compressed": f"{path}.gzi"} if is_bgzip else {}
         )
-        if not all(map(os.path.exists, names.values())):
-            note(f"{path}: no index beside it; one is made for this run (samtools faidx keeps one)")
+        if why := _why_no_index(path, names.values()):
+            note(f"{path}: {why}; one is made for this run (samtools faidx keeps one)")
             names = {key: str(Path(folder) / Path(name).name) for key, name in names.items()}
             _make_index(path, *names.values())
         try:
@@ -118,6 +121,14 @@ def opened(path: str | os.PathLike, *, ignore_chr_prefix: bool = False) -> Itera
             yield Reference(path, file, ignore_chr_prefix=ignore_chr_prefix)
 
 
+def _why_no_index(path: str, names: Iterable[str]) -> str:
+    """Returns why what stands beside a file is no index of it; "" where it is one."""
+    if not all(map(os.path.exists, names)):
+        return "no index beside it"
+    is_older = min(map(os.path.getmtime, names)) < os.path.getmtime(path)
+    return "the index beside it is older than the file" if is_older else ""
+
+
 def _make_index(path: str, fai: str, gzi: str | None = None) -> None:
     """Writes the index of a FASTA file."""
     before = pysam.set_verbosity(0)
@@ -125,11 +136,20 @@ def _make_index(path: str, fai: str, gzi: str | None = None) -> None:
         pysam.faidx(path, "--fai-idx", fai, *(("--gzi-idx", gzi) if gzi else ()))
     except pysam.SamtoolsError:
         raise InputError(
-            f"{path}: cannot be indexed; the lines of a record must have one length, and no name "
-            "may stand twice: write it anew (seqtk seq -l 60), then samtools faidx says more"
+            f"{path}: cannot be indexed; the lines of a record must have one length, with no "
+            "empty line or byte order mark among them; write it anew: seqtk seq -l 60 OLD > NEW"
         ) from None
     finally:
         pysam.set_verbosity(before)
+    with input_files.open_unpacked(path) as file:
+        heads = (line[1:].split(maxsplit=1) for line in file if line.startswith(b">"))
+        records = collections.Counter(head[0] for head in heads if head)
+    (name, times), *_ = records.most_common(1) or [(b"", 0)]
+    if times > 1:
+        raise InputError(
+            f"{path}: {times} records are called '{name.decode('utf-8', 'replace')}', and places "
+            "are looked up by name; give each its own"
+        )
 
 
 def _bad_index(path: str, reason: object) -> InputError:

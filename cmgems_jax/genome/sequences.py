@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +10,6 @@ from cmgems_jax.genome import fasta, vocabulary
 from cmgems_jax.genome import files as genome_files
 
 Sequences = str | os.PathLike | Sequence[str]  # DNA, several of it, or a FASTA or .2bit file
-_LONGEST_PATH = 1_000
 _LETTERS_SHOWN = 40
 
 
@@ -39,9 +37,7 @@ def records(sequences: Sequences, k: int) -> list[tuple[str, np.ndarray]]:
 
 def _is_file(sequences: Sequences) -> bool:
     """Returns whether a string is the path of a file."""
-    return (
-        isinstance(sequences, str) and len(sequences) < _LONGEST_PATH and Path(sequences).exists()
-    )
+    return isinstance(sequences, str) and os.path.exists(sequences)  # False of one that is too long
 
 
 def _encode(sequence: str, number: int) -> np.ndarray:

@@ -25,8 +25,13 @@ def nearest_folder(path: Path) -> Path:
     return next(one for one in (path, *path.absolute().parents) if one.exists())
 
 
-def check_file(path: Path | str, suffixes: Sequence[str]) -> None:
-    """Raises `InputError` where a file, new or to be replaced, cannot be made, before any work."""
+def check_file(
+    path: Path | str, suffixes: Sequence[str], inputs: Sequence[Path | str] = ()
+) -> None:
+    """Raises `InputError` where a file, new or to be replaced, cannot be made, before any work.
+
+    `inputs` are files that it must not replace.
+    """
     path = Path(path)
     if not path.name.endswith(tuple(suffixes)):
         raise InputError(
@@ -39,6 +44,9 @@ def check_file(path: Path | str, suffixes: Sequence[str]) -> None:
         raise InputError(f"--output={path}: no folder {path.parent}; make it first")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"--output={path}: {path.parent} cannot be written to")
+    for one in inputs:
+        if path.exists() and os.path.exists(one) and path.samefile(one):
+            raise InputError(f"--output={path}: is an input, {one}; give another name")
 
 
 @contextlib.contextmanager
@@ -54,9 +62,13 @@ def hidden_folder(path: Path) -> Iterator[Path]:
     for left in sorted(path.parent.iterdir()):
         if left.name.startswith(prefix) and left.is_dir():
             _remove_if_left(left)
-    with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix=prefix, ignore_cleanup_errors=True
-    ) as name:
+    try:
+        made = tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=prefix, ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); give another") from None
+    with made as name:
         with run_lock.held(Path(name)):
             yield Path(name)
 

@@ -32,7 +32,7 @@ def held(workdir: Path, *, wait: bool = False) -> Iterator[None]:
         file = (workdir / NAME).open("a+")
     except OSError as error:
         raise InputError(
-            f"{workdir}: cannot be written ({error.strerror}); give another --workdir"
+            f"{workdir}: cannot be written ({error.strerror}); give another folder"
         ) from None
     with file:
         try:
@@ -41,7 +41,7 @@ def held(workdir: Path, *, wait: bool = False) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise InUse(
-                f"{workdir}: in use by {holder}; wait for it, or give another --workdir"
+                f"{workdir}: in use by {holder}; wait for it, or give another folder"
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")

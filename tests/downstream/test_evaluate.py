@@ -238,6 +238,14 @@ def test_a_task_of_another_suite_is_refused_before_any_file(inputs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_more_shots_than_any_task_has_rows_are_refused(inputs, tmp_path):
+    with pytest.raises(InputError, match="--shots=51,99: no task has so many rows"):
+        evaluate.evaluate(
+            [inputs[0]], Path("."), tmp_path / "out", settings(inputs[1], shots=(51, 99))
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def test_draws_that_are_the_whole_pool_have_no_interval_and_nothing_is_bold(inputs, tmp_path):
     """50 rows a class of 50: every draw is the same, and so is every score."""
     chosen = settings(inputs[1], modes=("probe",), shots=(50,), num_draws=6)

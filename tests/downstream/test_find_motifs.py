@@ -186,6 +186,12 @@ def test_bad_settings_are_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_task_and_files_are_not_taken_together():
+    flags = ("--checkpoint=x", "--output=y", "--task=t", "--positives=p.fa")
+    told = run_python("-m", "launch.motifs", *flags)
+    assert told.returncode == 2 and "give one of --task=TASK and --positives" in told.stderr
+
+
 def test_a_folder_with_other_files_is_refused_before_the_scoring(classifier, held_out, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"holds other files \(thesis.tex\)"):

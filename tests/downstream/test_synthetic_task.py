@@ -51,3 +51,5 @@ def test_another_task_in_the_folder_is_left_alone(tmp_path):
         synthetic_task.write(tmp_path, num_train=20, num_test=10, seed=3)
     assert [path.name for path in tmp_path.iterdir()] == ["test.tsv"]
     assert (tmp_path / "test.tsv").read_text() == "mine"
+    with pytest.raises(InputError, match="test.tsv: is a file; give a folder"):
+        synthetic_task.write(tmp_path / "test.tsv", num_train=20, num_test=10, seed=3)

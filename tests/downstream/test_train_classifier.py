@@ -159,10 +159,17 @@ def test_an_interrupted_training_keeps_its_best_epoch_or_says_that_nothing_was_k
     assert ("SIGINT in the first epoch: nothing was kept" in printed) == (not is_kept)
 
 
-def test_the_folder_of_a_run_is_no_output(run, task, tmp_path):
-    with pytest.raises(InputError, match="the folder of a pretraining run"):
-        train_classifier.train_classifier(run, str(task), tmp_path, run, SETTINGS)
-    assert not (run / "classifier.json").exists()
+def test_a_folder_of_other_files_or_one_that_cannot_be_made_is_refused_at_once(run, task, tmp_path):
+    (tmp_path / "file").touch()
+    for output, message in {
+        run: "holds other files",
+        task: "holds other files",
+        tmp_path / "file" / "made": "cannot be made in",
+    }.items():
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(InputError, match=f"--output={output}: {message}"):
+            train_classifier.train_classifier(run, str(task), tmp_path, output, SETTINGS)
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_bad_input_makes_no_folder(run, tmp_path):

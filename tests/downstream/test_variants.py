@@ -1,5 +1,6 @@
 """Scores of variants: those of a slow reader, in the records' order, whole or resumed."""
 
+import gzip
 from pathlib import Path
 
 import jax
@@ -263,6 +264,11 @@ def test_a_scoring_that_was_cut_off_resumes_and_ends_as_if_it_had_not(
             run, fasta, tmp_path / "out.tsv", bed_path=str(bed),
             settings=ScoreSettings(strand="forward"),
         )  # fmt: skip
+    content = fasta.read_bytes()
+    fasta.write_bytes(content.translate(bytes.maketrans(b"ACGT", b"TGCA")))  # of the same lengths
+    with pytest.raises(InputError, match=r"keeps rows of a run .* another fasta"):
+        score_variants.score_variants(run, fasta, tmp_path / "out.tsv", **call)
+    fasta.write_bytes(content)
     score_variants.score_variants(run, fasta, tmp_path / "out.tsv", **call)
     assert "resumed: 32 of 60 alleles were scored before" in capsys.readouterr().out
     assert parts == [16, 16, 16, 16, 12]
@@ -337,7 +343,14 @@ def test_a_substitution_is_one_known_letter_for_another(ref, alt, expected):
     [
         ("", {}, "give one of --vcf=FILE and --bed=REGIONS"),
         (">x\nA\n", {"vcf_path": "x"}, "x: cannot be read as VCF or BCF"),
-        (f"{HEADER}no\n", {"vcf_path": "x"}, "x: line 7: damaged record"),
+        (f"{HEADER}no\n", {"vcf_path": "x"}, "x: line 7: no record of VCF .*POS \\(a number\\)"),
+        (gzip.compress(HEADER.encode()), {"vcf_path": "x"}, "x: packed by gzip, .* > NEW.gz"),
+        (
+            f"{HEADER}chr1\t30\tid\xe8\t{CHR1[29]}\tA\t.\t.\t.\n".encode("latin-1"),
+            {"vcf_path": "x"},
+            "x: line 7: not UTF-8; convert the file: iconv",
+        ),
+        ("chr1\t3\t9\n", {"bed_path": "o.tsv"}, "--output=o.tsv: is an input, o.tsv"),
         ("chr1\t30\n", {"bed_path": "x"}, "x: line 1: .*expected contig, start .* and end"),
         ("chr1\t30\t91\n", {"bed_path": "x"}, "x: line 1: 30 to 91: expected start < end <= 90"),
         ("1\t3\t9\n", {"bed_path": "x"}, "x: line 1: contig '1' is not in"),
@@ -354,7 +367,7 @@ def test_bad_input_is_refused_before_the_long_work(
     run, fasta, tmp_path, monkeypatch, text, call, message
 ):
     monkeypatch.chdir(tmp_path)
-    Path("x").write_text(text)
+    Path("x").write_bytes(text if isinstance(text, bytes) else text.encode())
     output = call.pop("output", "o.tsv")
     Path("o.tsv").write_text("former")
     with pytest.raises(InputError, match=message):

@@ -1,6 +1,7 @@
 """An indexed FASTA file: any stretch of it, plain or bgzip, with an index or without."""
 
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
@@ -55,15 +56,27 @@ def test_names_are_exact_unless_the_prefix_is_ignored(fasta):
     assert found == ["1", "1", "chr2", "chr2", "MT", "MT", "MT", None]
 
 
+def test_an_index_older_than_its_file_is_not_used(fasta, capsys):
+    pysam.faidx(str(fasta))
+    fasta.write_text(TEXT.replace("ACGTACGTAC\nGTnnRY", "ACGTA\nCGTAC\nGTnnR\nY"))
+    index = fasta.stat().st_mtime - 10
+    os.utime(f"{fasta}.fai", (index, index))
+    with reference.opened(fasta) as genome:
+        (_, bases), *_ = files.read_records(fasta)
+        np.testing.assert_array_equal(genome.fetch("1", 0, len(bases)), bases)
+    assert "older than the file; one is made for this run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(TEXT.encode()), "packed by gzip, .*: gzip -dc .* | bgzip > NEW.fa.gz"),
+        (gzip.compress(TEXT.encode()), "packed by gzip, .*: gzip -dc .* | bgzip > NEW.gz"),
+        (b">a x\nAC\n>b\nAC\n>a y\nGT\n", "2 records are called 'a'"),
         (b">a\nAC\nACGT\nAC\n", "cannot be indexed; the lines of a record must have one length"),
         (b"ACGT\n", "line 1: expected '>'"),
         (b"", "empty"),
     ],
-    ids=["gzip", "ragged", "no_name", "empty"],
+    ids=["gzip", "twice", "ragged", "no_name", "empty"],
 )
 def test_a_file_in_which_no_place_can_be_looked_up_is_refused(tmp_path, content, message):
     path = tmp_path / "x.fa"

@@ -66,6 +66,11 @@ def test_files_that_cannot_be_made_are_refused(tmp_path):
     }.items():
         with pytest.raises(InputError, match=message):
             outputs.check_file(tmp_path / name, outputs.TABLE_SUFFIXES)
+    (tmp_path / "in.tsv").touch()
+    (tmp_path / "link.tsv").symlink_to(tmp_path / "in.tsv")
+    inputs = [tmp_path / "none", tmp_path / "in.tsv"]
+    with pytest.raises(InputError, match="link.tsv: is an input, .*in.tsv; give another name"):
+        outputs.check_file(tmp_path / "link.tsv", [".tsv"], inputs)
 
 
 def test_a_folder_is_taken_when_it_is_new_empty_or_the_commands_own(tmp_path, monkeypatch):

@@ -64,6 +64,8 @@ def evaluate(
     given = [given_features.read(argument) for argument in settings.features]
     _check_names([*(model.name for model in models), *(one.name for one in given)])
     units, new_notes = _load_tasks(chosen, data_dir, models, given, settings)
+    if not units:
+        raise InputError(f"--shots={','.join(map(str, settings.shots))}: no task has so many rows")
     with run_lock.held(output):
         suite.check_same(output, settings, checkpoints, models, given, units)
         path = output / "results.csv"

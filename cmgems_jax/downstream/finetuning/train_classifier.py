@@ -9,14 +9,19 @@ from typing import Any
 import numpy as np
 
 from cmgems_jax.downstream.finetuning import loop, position_limit, recipes
-from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier, save_classifier
+from cmgems_jax.downstream.finetuning.classifier import (
+    RECORD,
+    TENSORS,
+    TrainedClassifier,
+    save_classifier,
+)
 from cmgems_jax.downstream.finetuning.loop import TrainedDraws
 from cmgems_jax.downstream.finetuning.settings import FinetuneSettings
 from cmgems_jax.downstream.tasks import labels as task_labels
 from cmgems_jax.downstream.tasks import metrics, tasks
 from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.errors import InputError
-from cmgems_jax.pretraining import checkpoints, pretrained
+from cmgems_jax.pretraining import pretrained
 from cmgems_jax.runtime import outputs, run_log, signals
 
 DEV_SHARE = 0.1  # of the train rows, held out where there is no dev split
@@ -40,10 +45,7 @@ def train_classifier(
       InputError: a path, a flag or a file cannot work; nothing is written then.
       KeyboardInterrupt: behind a signal, once what there is has been kept.
     """
-    if output.exists() and (not output.is_dir() or (output / checkpoints.FOLDER).exists()):
-        raise InputError(
-            f"--output={output}: a file, or the folder of a pretraining run; give a folder to make"
-        )
+    outputs.check_folder(output, (RECORD, TENSORS, "metrics.json"), ())
     model, how = pretrained.load(Path(checkpoint)), settings.long_sequences
     data = tasks.load(task, data_dir, settings, k=model.config.tokens.k)
     position_limit.refuse_long((data.train, data.test), model.config, how)

@@ -65,7 +65,7 @@ def base_track(
         survey = sliding.survey(reference, tiling)
         inputs = {
             "checkpoint": pretrained.digest(model),
-            "fasta": [Path(fasta).stat().st_size, reference.lengths],
+            "fasta": reference.sha256,
             "flags": {**dataclasses.asdict(settings), "spacing": spacing, "batch_size": None},
         }
         with kept_rows.opened(output, _VALUE, inputs) as rows:

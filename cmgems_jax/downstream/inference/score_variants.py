@@ -53,7 +53,8 @@ def score_variants(
     settings, output = settings or ScoreSettings(), Path(output)
     if bool(vcf_path) == bool(bed_path):
         raise InputError("give one of --vcf=FILE and --bed=REGIONS")
-    outputs.check_file(output, SUFFIXES[:1] if bed_path else SUFFIXES)
+    inputs = [vcf_path or bed_path, fasta]
+    outputs.check_file(output, SUFFIXES[:1] if bed_path else SUFFIXES, inputs)
     model = pretrained.load_masked_lm(Path(checkpoint))
     trained = classifier_lib.load_classifier(classifier) if classifier else None
     with reference_lib.opened(fasta, ignore_chr_prefix=settings.ignore_chr_prefix) as reference:
@@ -64,15 +65,15 @@ def score_variants(
         else:
             sites = saturation.read(bed_path, reference)
         digest, tensors = pretrained.digest(model), classifier_lib.TENSORS
-        inputs = {
+        made_of = {
             "checkpoint": digest,
             "classifier": genome_files.sha256(Path(classifier) / tensors) if classifier else "",
             "vcf or bed": genome_files.sha256(sites.path),
-            "fasta": [Path(fasta).stat().st_size, reference.lengths],
+            "fasta": reference.sha256,
             "flags": {**dataclasses.asdict(settings), "batch_size": None},
         }
         columns = vcf.fields(scorer.label_names, settings.strand, model.name)
-        with kept_rows.opened(output, scorer.dtype, inputs) as rows:
+        with kept_rows.opened(output, scorer.dtype, made_of) as rows:
             _score(scorer, sites, rows, settings.batch_size * _CHUNK_BATCHES)
             provenance = {"Model": model.name, "Step": model.step, "SHA256": digest}
             provenance |= {"Strand": settings.strand, "Window": scorer.num_bases}

@@ -62,11 +62,13 @@ def read(path: str, reference: Reference, *, skip_mismatches: bool) -> Variants:
         genome has not or a REF that it contradicts; the first is named by its line.
     """
     input_files.read_head(path, "a VCF file (plain, bgzip or BCF)")
+    input_files.check_seekable(path)
     with _opened(path) as file:
         sites = Variants(path, reference)
         first, contigs, last = "", set(), ("", 0)
         for record in terminal.bar(_iterate(path, file), desc="checking", unit="records"):
             sites.num_records += 1
+            _text(path, record, sites.num_records)
             reason = _check(record, reference)
             if reason and not first:
                 first = _describe(record, reason, reference, _where(path, sites.num_records))
@@ -158,7 +160,10 @@ def _opened(path: str) -> Iterator[pysam.VariantFile]:
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: cannot be read as VCF or BCF ({error})") from None
+        raise InputError(
+            f"{path}: cannot be read as VCF or BCF; expected a first line ##fileformat=VCFv4.x, a "
+            "line #CHROM POS ID REF ALT QUAL FILTER INFO, and records, with tabs between columns"
+        ) from None
     finally:
         pysam.set_verbosity(before)
 
@@ -170,11 +175,22 @@ def _iterate(path: str, file: pysam.VariantFile) -> Iterator[pysam.VariantRecord
             record = next(file, None)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{_where(path, number)}: damaged record ({error}); bcftools view says more"
+                f"{_where(path, number)}: no record of VCF ({error}); expected the columns CHROM "
+                "(text), POS (a number), ID, REF, ALT, QUAL, FILTER, INFO, with tabs between them"
             ) from None
         if record is None:
             return
         yield record
+
+
+def _text(path: str, record: pysam.VariantRecord, number: int = 0) -> str:
+    """Returns the line of a record, of number `number`, for a message."""
+    try:
+        return str(record)
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{_where(path, number)}: not UTF-8; convert the file: iconv -f LATIN1 -t UTF-8"
+        ) from None
 
 
 def _records(path: str) -> Iterator[pysam.VariantRecord]:
@@ -253,7 +269,7 @@ def write_vcf(
             file.write(_header(sites, columns, provenance).encode())
             for record in _records(sites.path):
                 scored = list(itertools.islice(rows, len(record.alts or ())))
-                file.write(_line(str(record), scored, columns).encode())
+                file.write(_line(_text(sites.path, record), scored, columns).encode())
         if partial_index:
             pysam.tabix_index(str(partial), preset="vcf", index=str(partial_index), csi=is_long)
     output.with_name(output.name + other).unlink(missing_ok=True)

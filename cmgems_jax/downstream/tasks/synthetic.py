@@ -12,6 +12,7 @@ import numpy as np
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.runtime import outputs
 from cmgems_jax.windows import synthetic_genome
 
 NUM_BASES = 60
@@ -38,9 +39,10 @@ def write(folder: Path | str, *, num_train: int, num_test: int, seed: int) -> No
     """Writes train.tsv and test.tsv (columns sequence, label), of even numbers of rows.
 
     Raises:
-      InputError: `folder` holds other files of these names.
+      InputError: `folder` cannot be made, or holds other files.
     """
     folder = Path(folder)
+    outputs.check_folder(folder, ("train.tsv", "test.tsv"), ())
     rng = np.random.default_rng(seed)
     texts = {}
     for name, num_rows in (("train.tsv", num_train), ("test.tsv", num_test)):

@@ -153,7 +153,8 @@ def _note_duplicates(data: TaskData, dedupe: bool) -> None:
         )
     if in_test_N.any():
         num_seen = sum(sequence in first_of for sequence in tested)
-        data.notes.append(f"{num_seen:,} of {len(tested):,} test rows are in {name}")
+        remedy = "" if dedupe else "; --dedupe leaves them out there"
+        data.notes.append(f"{num_seen:,} of {len(tested):,} test rows are in {name}{remedy}")
     dropped_N = repeats_N | in_test_N
     if dedupe and dropped_N.any():
         data.notes.append(f"dropped {dropped_N.sum():,} rows of {name} for that")
