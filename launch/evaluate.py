@@ -23,11 +23,11 @@ _MODE = flags.DEFINE_list("mode", list(_INIT.modes), "finetune, probe, or both."
 _HEAD = flags.DEFINE_list("head", [], "features (own tasks' default), cls (published), or both.")
 _SEED = flags.DEFINE_integer("seed", _INIT.seed, "Seed of draws and training.", lower_bound=0)
 _TASK_FLAGS = command.define_task_flags(_INIT)
-_PEAK_LR = flags.DEFINE_float("peak_lr", None, "Of fine-tuning, for the recipe's.", 0)
-_FEATURES = flags.DEFINE_multi_string("features", [], "NAME=FILE.npz: others' embeddings.")
-_TEST_ROWS = flags.DEFINE_integer("test_rows", _INIT.test_rows, "Predicted rows; 0 = all.", 0)
+_PEAK_LR = flags.DEFINE_float("peak_lr", None, "Of fine-tuning; default: the recipe's.", 0)
+_FEATURES = flags.DEFINE_multi_string("features", [], "NAME=FILE.npz: others' embeddings")
+_TEST_ROWS = flags.DEFINE_integer("test_rows", _INIT.test_rows, "Score so many rows; 0 = all.", 0)
 _AT_ONCE = flags.DEFINE_integer("draws_at_once", None, "Fine-tuned side by side; default: all.", 1)
-_BASELINES = flags.DEFINE_bool("baselines", _INIT.baselines, "Beside untrained, k-mers, majority.")
+_BASELINES = flags.DEFINE_bool("baselines", _INIT.baselines, "Untrained, k-mers, majority.")
 flags.mark_flag_as_required("output")
 
 

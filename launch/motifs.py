@@ -4,17 +4,15 @@
     python -m launch.motifs --checkpoint=CLASSIFIER_DIR --positives=bound.fa \\
         --negatives=unbound.fa --output=DIR --mutagenesis=3
 
-Scores every base by input gradients, takes the regions of high scores, tests their
-k-mers for enrichment in the positives (Fisher, Benjamini-Hochberg), merges those that
-align, and names what is like a motif of JASPAR (TOMTOM). Use sequences that it was not trained
-on. DIR gets motifs.tsv, motifs.meme, logos/, regions.tsv, mutagenesis/ (every substitution).
+Scores bases by input gradients, tests the k-mers of high regions for enrichment in the positives
+(Fisher, Benjamini-Hochberg), merges those that align, names what is like a motif of JASPAR. Use
+sequences that it was not trained on. DIR: motifs.tsv, .meme, logos/, regions.tsv, mutagenesis/.
 """
 
 from pathlib import Path
 
 from absl import flags
 
-from cmgems_jax.errors import InputError
 from cmgems_jax.runtime import command
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Classifier's folder.", required=True)
@@ -28,7 +26,7 @@ _LABEL = flags.DEFINE_string("label", "", "Name of the class; default: the class
 _LIMIT = flags.DEFINE_integer("limit", 2_000, "Sequences of either side at most.", lower_bound=5)
 _MUTAGENESIS = flags.DEFINE_string("mutagenesis", "", "A record's name, or how many positives.")
 _LENGTH = flags.DEFINE_integer("motif_length", 6, "Bases of the k-mers that are tested, 4 to 12.")
-_NUM_SD = flags.DEFINE_float("num_sd", 1.0, "A high score is so many deviations above the mean.")
+_NUM_SD = flags.DEFINE_float("num_sd", 1.0, "Standard deviations above the mean score: high.")
 _ALPHA = flags.DEFINE_float("alpha", 0.05, "Largest q value (false discovery rate).")
 _STRAND = command.define_strand("Default: forward; both where it was trained on both.")
 _KNOWN = command.define_known_motifs()
@@ -41,8 +39,7 @@ def main() -> None:
     from cmgems_jax.downstream.motifs import contrast, enrichment, report
     from cmgems_jax.downstream.tasks.settings import TaskSettings
 
-    if bool(_TASK.value) == bool(_POSITIVES.value or _NEGATIVES.value):
-        raise InputError("give one of --task=TASK and --positives=FASTA with --negatives=FASTA")
+    contrast.check_sources(_TASK.value, _POSITIVES.value, _NEGATIVES.value)
     trained = classifier.load_classifier(_CHECKPOINT.value)
     label = contrast.find_label(trained, _LABEL.value)
     if _TASK.value:

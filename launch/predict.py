@@ -18,6 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from cmgems_jax.downstream.inference.settings import WindowSettings
+from cmgems_jax.errors import InputError
 from cmgems_jax.runtime import command
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -46,6 +47,8 @@ def main() -> None:
     if output.suffix in predict_track.SUFFIXES:
         predict_track.predict_track(trained, _FASTA.value, output, settings, label=_CLASS.value)
     else:
+        if _CLASS.value:
+            raise InputError(f"--class={_CLASS.value}: a table has all classes; leave it out")
         each_window = _EACH_WINDOW.value
         predict.predict(trained, _FASTA.value, output, settings, each_window=each_window)
 

@@ -22,9 +22,9 @@ _VCF = flags.DEFINE_string("vcf", "", "The variants: VCF (plain or bgzip) or BCF
 _BED = flags.DEFINE_string("bed", "", "Regions in place of --vcf: every substitution in them.")
 _FASTA = flags.DEFINE_string("fasta", None, "The genome: FASTA, plain or bgzip.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "File to make, .tsv or .vcf.gz.", required=True)
-_CLASSIFIER = flags.DEFINE_string("classifier", "", "A classifier's folder: its change, too.")
+_CLASSIFIER = flags.DEFINE_string("classifier", "", "Adds how this classifier's output changes.")
 _SETTINGS = {
-    "strand": flags.DEFINE_enum("strand", _DEFAULT.strand, vocabulary.STRANDS, "Both: the mean."),
+    "strand": flags.DEFINE_enum("strand", _DEFAULT.strand, vocabulary.STRANDS, "both = mean."),
     "window": flags.DEFINE_integer(
         "window", _DEFAULT.window, "Bases that the model sees; default: as in its pretraining."
     ),

@@ -85,6 +85,8 @@ def write(inputs: Sequence[Path | str], output: Path | str) -> None:
 
 def _maker(path: Path) -> Callable[[Path], list[Section]]:
     """Returns what makes the sections of a folder, by the file that only its command writes."""
+    if not path.is_dir():
+        raise InputError(f"--input={path}: no such folder")
     for name, maker in _MAKERS.items():
         if (path / name).is_file():
             return maker

@@ -45,8 +45,9 @@ def test_too_few_or_no_sequences_of_a_side_are_refused(tmp_path):
     four = write_fasta(tmp_path / "n.fa", "n", ["ACGT"] * 4)
     with pytest.raises(InputError, match="4 negatives; expected at least 5"):
         contrast.from_fasta([five], [four])
-    with pytest.raises(InputError, match="give --positives=FASTA and --negatives=FASTA, or --task"):
-        contrast.from_fasta([five], [])
+    for task, positives, negatives in (("", [five], []), ("", [], []), ("t", [five], [four])):
+        with pytest.raises(InputError, match="give either --positives=FASTA and --negatives=FASTA"):
+            contrast.check_sources(task, positives, negatives)
     with pytest.raises(InputError, match="named twice"):
         contrast.from_fasta([five], [five])
 

@@ -189,7 +189,7 @@ def test_bad_settings_are_refused_before_anything_is_written(
 def test_a_task_and_files_are_not_taken_together():
     flags = ("--checkpoint=x", "--output=y", "--task=t", "--positives=p.fa")
     told = run_python("-m", "launch.motifs", *flags)
-    assert told.returncode == 2 and "give one of --task=TASK and --positives" in told.stderr
+    assert told.returncode == 2 and "give either --positives=FASTA and" in told.stderr
 
 
 def test_a_folder_with_other_files_is_refused_before_the_scoring(classifier, held_out, tmp_path):

@@ -41,17 +41,22 @@ def find_label(classifier: TrainedClassifier, name: str) -> int:
     return predict.class_number(classifier, name, "label")
 
 
+def check_sources(task: str, positives: genome_files.Paths, negatives: genome_files.Paths) -> None:
+    """Raises `InputError` unless there is a task, or files of both sides, and not both."""
+    sides = [bool(input_files.listed(paths)) for paths in (positives, negatives)]
+    if any(sides) if task else not all(sides):
+        raise InputError(
+            "give either --positives=FASTA and --negatives=FASTA, or --task=NAME and --data_dir=DIR"
+        )
+
+
 def from_fasta(positives: genome_files.Paths, negatives: genome_files.Paths) -> Contrast:
     """Returns the records of two lists of files.
 
     Raises:
-      InputError: no file of one side, a bad file, a record's name twice, or too few.
+      InputError: a bad file, a record's name twice, or too few.
     """
     positives, negatives = input_files.listed(positives), input_files.listed(negatives)
-    if not positives or not negatives:
-        raise InputError(
-            "give --positives=FASTA and --negatives=FASTA, or --task=NAME and --data_dir=DIR"
-        )
     records = list(genome_files.read_records([*positives, *negatives]))
     num_positives = sum(1 for _ in genome_files.read_records(positives))
     longest = max(len(bases) for _, bases in records)
