@@ -24,6 +24,7 @@ _RUNS = flags.DEFINE_list("runs", None, "Work folders of pretraining runs.", req
 _PROBES = flags.DEFINE_string("probes", None, "Folder of launch.evaluate.", required=True)
 _SHOTS = flags.DEFINE_integer("shots", 100, "Rows per class of the probes that are shown.", 1)
 _OUTPUT = flags.DEFINE_string("output", None, "The picture to write.", required=True)
+TICKS = (0, 100, 300, 1_000, 3_000, 10_000)
 LOGGED = {
     "perplexity_random": "perplexity under random masks",
     "nats_per_base": "nats per base, one hidden",
@@ -67,14 +68,18 @@ def draw(
         )
     for line, step in switches:
         axes.axvline(step, color=colors[line], linestyle=":", linewidth=1)
-    axes.set_xscale("symlog", base=2, linthresh=64)
-    axes.set_xlabel("step")
+    axes.set_xscale("symlog", base=2, linthresh=128)
+    axes.set_xticks([step for step in TICKS if step <= rows.step.max()])
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set(xlim=(0, 1.05 * rows.step.max()), xlabel="step")
 
 
 def main() -> None:
     """Writes the picture and the numbers."""
     folders = [Path(run) for run in _RUNS.value]
-    rows = pd.concat([*map(logged, folders), probed(Path(_PROBES.value), _SHOTS.value)])
+    of_runs, of_probes = map(logged, folders), probed(Path(_PROBES.value), _SHOTS.value)
+    rows = pd.concat(of_runs, ignore_index=True)
+    rows = pd.concat([rows, of_probes[of_probes.line.isin(rows.line)]])
     output = Path(_OUTPUT.value)
     with outputs.replaced_file(output.with_suffix(".csv")) as part:
         rows.drop(columns="mark").to_csv(part, index=False, float_format="%.5g")
