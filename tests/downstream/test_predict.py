@@ -398,6 +398,8 @@ def test_the_commands_write_their_files_and_print_shapes(classifier, tmp_path):
     found = command("embed", *shared, f"--output={tmp_path / 'out.npz'}", "--pooling=cls")
     assert found.returncode == 0, found.stderr
     assert "cls: embeddings (9, 16) float32, ids (9,)" in found.stdout
+    found = command("predict", *shared, f"--output={output}", "--class=x")
+    assert found.returncode == 2 and "a table has all classes; leave it out" in found.stderr
 
 
 def test_paths_may_be_text_and_a_single_file_is_a_list_of_one(classifier, tmp_path, monkeypatch):

@@ -529,6 +529,8 @@ def test_text_of_the_figures_takes_the_pages_colour(finished, tmp_path):
 def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(InputError, match="expected a folder of launch.study"):
         page.write([tmp_path], tmp_path / "report.html")
+    with pytest.raises(InputError, match="none: no such folder"):
+        page.write([tmp_path / "none"], tmp_path / "report.html")
 
 
 def test_a_study_that_is_not_done_has_a_page_of_what_is(inputs, finished, tmp_path):

@@ -65,7 +65,8 @@ def evaluate(
     _check_names([*(model.name for model in models), *(one.name for one in given)])
     units, new_notes = _load_tasks(chosen, data_dir, models, given, settings)
     if not units:
-        raise InputError(f"--shots={','.join(map(str, settings.shots))}: no task has so many rows")
+        (first, *_), *_ = new_notes.values()
+        raise InputError(f"nothing to evaluate: {first}")
     with run_lock.held(output):
         suite.check_same(output, settings, checkpoints, models, given, units)
         path = output / "results.csv"
