@@ -102,8 +102,8 @@ def main() -> None:
     print(
         f"{len(score):,} substitutions, strand {_STRAND.value}: Spearman with the exact log ratio "
         f"{scipy.stats.spearmanr(score, exact)[0]:.4f}, Pearson "
-        f"{scipy.stats.pearsonr(score, exact)[0]:.4f}\nnats per base {own.mean():.4f}, of the exact "
-        f"posterior {surprise.mean():.4f}\n{seconds:,.1f} s in all ({cpu_s:,.1f} s of CPU time), "
+        f"{scipy.stats.pearsonr(score, exact)[0]:.4f}\nnats per base {own.mean():.4f}, of the "
+        f"exact posterior {surprise.mean():.4f}\n{seconds:,.1f} s in all ({cpu_s:,.1f} s of CPU time), "
         f"{len(score) / seconds:,.1f} a second; at most {peak_mb:,.0f} MB"
     )
 
