@@ -99,11 +99,13 @@ def main() -> None:
     score, exact = score_P3.ravel(), exact.ravel()
     own = np.log1p(np.exp(score_P3).sum(axis=1))  # -log of what the ratios leave for the true base
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    spearman, pearson = (
+        measure(score, exact)[0] for measure in (scipy.stats.spearmanr, scipy.stats.pearsonr)
+    )
     print(
-        f"{len(score):,} substitutions, strand {_STRAND.value}: Spearman with the exact log ratio "
-        f"{scipy.stats.spearmanr(score, exact)[0]:.4f}, Pearson "
-        f"{scipy.stats.pearsonr(score, exact)[0]:.4f}\nnats per base {own.mean():.4f}, of the "
-        f"exact posterior {surprise.mean():.4f}\n{seconds:,.1f} s in all ({cpu_s:,.1f} s of CPU time), "
+        f"{len(score):,} substitutions, strand {_STRAND.value}: with the exact log ratio Spearman "
+        f"{spearman:.4f}, Pearson {pearson:.4f}\nnats per base {own.mean():.4f}, of the exact "
+        f"posterior {surprise.mean():.4f}\n{seconds:,.1f} s in all ({cpu_s:,.1f} s of CPU time), "
         f"{len(score) / seconds:,.1f} a second; at most {peak_mb:,.0f} MB"
     )
 
