@@ -46,8 +46,9 @@ def scores(study: Path) -> pd.DataFrame:
         arm, _, seed = done.parent.name.rpartition("_seed")
         table = report.read_table(done.parent / "evaluation" / "results.csv")
         own = table[table.model == done.parent.name]
-        metric = own.metric.iloc[0] if len(own) else "accuracy"
-        by_task = own.groupby(["task", "shots"])[metric].mean().rename("score").reset_index()
+        by_task = (
+            own.groupby(["task", "shots"])[own.metric.iloc[0]].mean().rename("score").reset_index()
+        )
         parts.append(by_task.assign(arm=arm, seed=int(seed)))
     if not parts:
         raise InputError(

@@ -17,6 +17,7 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.runtime import run_lock
 
 TABLE_SUFFIXES = (".tsv", ".parquet")
+_INCOMPLETE = ".incomplete-"  # in the names of hidden folders
 _ROW_GROUP = 16_384  # rows in memory before they are written to a parquet file
 
 
@@ -58,7 +59,7 @@ def hidden_folder(path: Path) -> Iterator[Path]:
     host may have too; what is not known to be left is named and stays.
     """
     path = path.absolute()
-    prefix = f".{path.name}.incomplete-"
+    prefix = f".{path.name}{_INCOMPLETE}"
     for left in sorted(path.parent.iterdir()):
         if left.name.startswith(prefix) and left.is_dir():
             _remove_if_left(left)
@@ -171,7 +172,7 @@ def check_folder(output: Path | str, names: Sequence[str], marks: Sequence[str])
         return
     if output.samefile(Path.cwd()):
         raise InputError(f"--output={output}: is the current folder; give a new one")
-    present = {path.name for path in output.iterdir()}
+    present = {path.name for path in output.iterdir() if _INCOMPLETE not in path.name}
     others = sorted(present - set(names) if present >= set(marks) else present)
     if others:
         raise InputError(

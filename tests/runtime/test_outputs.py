@@ -73,6 +73,20 @@ def test_files_that_cannot_be_made_are_refused(tmp_path):
         outputs.check_file(tmp_path / "link.tsv", [".tsv"], inputs)
 
 
+def test_a_place_where_nothing_can_be_made_is_an_input_error():
+    with pytest.raises(InputError, match="/proc/x.tsv: cannot be written"):
+        with outputs.replaced_file("/proc/x.tsv"):
+            pass
+
+
+def test_what_a_kill_left_does_not_make_a_folder_anothers(tmp_path):
+    (tmp_path / ".a.tsv.incomplete-x").mkdir()
+    outputs.check_folder(tmp_path, ["a.tsv"], [])
+    (tmp_path / "b.tsv").touch()
+    with pytest.raises(InputError, match=r"holds other files \(b.tsv\)"):
+        outputs.check_folder(tmp_path, ["a.tsv"], [])
+
+
 def test_a_folder_is_taken_when_it_is_new_empty_or_the_commands_own(tmp_path, monkeypatch):
     names, marks = ("a.tsv", "logos", "b.tsv"), ("a.tsv", "b.tsv")
     folder = tmp_path / "out"

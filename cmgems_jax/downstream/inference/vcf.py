@@ -68,7 +68,7 @@ def read(path: str, reference: Reference, *, skip_mismatches: bool) -> Variants:
         first, contigs, last = "", set(), ("", 0)
         for record in terminal.bar(_iterate(path, file), desc="checking", unit="records"):
             sites.num_records += 1
-            _text(path, record, sites.num_records)
+            _check_text(path, record, sites.num_records)
             reason = _check(record, reference)
             if reason and not first:
                 first = _describe(record, reason, reference, _where(path, sites.num_records))
@@ -183,10 +183,10 @@ def _iterate(path: str, file: pysam.VariantFile) -> Iterator[pysam.VariantRecord
         yield record
 
 
-def _text(path: str, record: pysam.VariantRecord, number: int = 0) -> str:
-    """Returns the line of a record, of number `number`, for a message."""
+def _check_text(path: str, record: pysam.VariantRecord, number: int) -> None:
+    """Raises `InputError` where record `number` (from 1) cannot be written again."""
     try:
-        return str(record)
+        str(record)
     except UnicodeDecodeError:
         raise InputError(
             f"{_where(path, number)}: not UTF-8; convert the file: iconv -f LATIN1 -t UTF-8"
@@ -269,7 +269,7 @@ def write_vcf(
             file.write(_header(sites, columns, provenance).encode())
             for record in _records(sites.path):
                 scored = list(itertools.islice(rows, len(record.alts or ())))
-                file.write(_line(_text(sites.path, record), scored, columns).encode())
+                file.write(_line(str(record), scored, columns).encode())
         if partial_index:
             pysam.tabix_index(str(partial), preset="vcf", index=str(partial_index), csi=is_long)
     output.with_name(output.name + other).unlink(missing_ok=True)
