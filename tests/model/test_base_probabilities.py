@@ -82,18 +82,20 @@ def test_a_hidden_base_cannot_be_seen():
     assert np.abs(program(rows[:, ::-1].copy(), hidden) - found).max() > 0.01
 
 
-def test_probabilities_of_minus_hundreds_have_logs_and_gradients():
-    """A k-mer 300 nats below the others: exp of it is 0 in float32."""
-    logits_PV = (
-        jnp.zeros((1, vocabulary.size(3))).at[0, 5:].set(jnp.where(jnp.arange(64) < 16, 0, -300.0))
-    )
+@pytest.mark.parametrize("below", [-40.0, -300.0])
+def test_logs_and_gradients_of_what_is_next_to_nothing_are_finite(below):
+    """A quarter of the k-mers are far below the others; exp(-300) is 0 in float32."""
+    is_low_X = jnp.arange(64) >= 48  # those that begin with the last letter
+    logits_PV = jnp.zeros((1, vocabulary.size(3))).at[0, 5:].set(jnp.where(is_low_X, below, 0.0))
 
     def of_last_letter(logits_PV: jax.Array) -> jax.Array:
         return base_probabilities.letter_log_probabilities(logits_PV, 3)[0, 0, 3]
 
     value, grad = jax.value_and_grad(of_last_letter)(logits_PV)
-    assert value == pytest.approx(-300)
-    assert np.isfinite(grad).all() and np.abs(grad).max() > 0.01
+    least = np.log(np.finfo(np.float32).tiny)
+    assert value == pytest.approx(max(np.log(16) + below, least) - np.log(48))
+    np.testing.assert_allclose(grad[0, 5:53], -1 / 48, rtol=1e-5)  # the others go down
+    assert np.isfinite(grad).all()
 
 
 def test_a_mean_over_tokens_has_finite_gradients_where_nothing_is_masked():
