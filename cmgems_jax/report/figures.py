@@ -12,12 +12,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cmgems_jax.downstream.evaluation import report as evaluation_report
+from cmgems_jax.downstream.evaluation.statistics import UNCLEAR
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.pmi.table import PmiTable
 from cmgems_jax.pretraining import curves
 from cmgems_jax.report import svg
 from cmgems_jax.runtime import pictures
-from cmgems_jax.studies import study_report
+from cmgems_jax.studies import study_tables
 
 _NUM_LOGO, _NUM_LISTED = 50, 12
 
@@ -110,7 +111,7 @@ def differences(compared: pd.DataFrame) -> list[str]:
     figure = Figure(figsize=(7.2, 1.1 + 0.12 * len(names) * (len(units) + 1)))
     axes = figure.subplots()
     for number, (task, shots) in enumerate(units):
-        is_whole = task == study_report.ALL_TASKS
+        is_whole = task == study_tables.ALL_TASKS
         color = pictures.FAINT if is_whole else pictures.PALETTE[number % len(pictures.PALETTE)]
         label = evaluation_report.unit_name(task, shots)
         shift = (number - (len(units) - 1) / 2) * 0.8 / len(units)
@@ -118,7 +119,7 @@ def differences(compared: pd.DataFrame) -> list[str]:
         for row, line in zip(rows.itertuples(), lines[rows.index], strict=True):
             height = names.index(line) + shift
             axes.plot([row.low, row.high], [height, height], color=color, linewidth=1.4)
-            face = "none" if row.shown == study_report.UNCLEAR else color
+            face = "none" if row.shown == UNCLEAR else color
             axes.plot(
                 row.difference, height, "D" if is_whole else "o", color=color,
                 markerfacecolor=face, markersize=4.5, label=label,
@@ -156,7 +157,7 @@ def mask_bars(masks: pd.DataFrame) -> list[str]:
 
 def cost_bars(costs: pd.DataFrame) -> list[str]:
     """Returns where the seconds of every run went, stacked by part."""
-    parts = [part for part in study_report.PARTS if part in costs]  # older tables have fewer
+    parts = [part for part in study_tables.PARTS if part in costs]  # older tables have fewer
     names = [f"{row.arm}, seed {row.seed}" for row in costs.itertuples()]
     figure = Figure(figsize=(7.2, 1.0 + 0.22 * len(names)))
     axes = figure.subplots()

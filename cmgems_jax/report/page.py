@@ -22,7 +22,7 @@ from cmgems_jax.masking import statistics as mask_statistics
 from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.report import figures, svg
 from cmgems_jax.runtime import outputs, run_log
-from cmgems_jax.studies import runs, study, study_report
+from cmgems_jax.studies import runs, study, study_report, study_tables
 from cmgems_jax.studies.arms import Arm
 from cmgems_jax.windows import dataset
 
@@ -248,13 +248,13 @@ def _study_tables(
         names = ("summary", "reached", "masks", "costs")
         tables = {name: evaluation_report.read_table(path / f"{name}.csv") for name in names}
         tables["differences"] = study_report.read_differences(path / "differences.csv")
-        return tables | {study_report.BASELINE_SUMMARY: study_report.read_baselines(path)}, []
+        return tables | {study_tables.BASELINE_SUMMARY: study_report.read_baselines(path)}, []
     units = [runs.unit(arm, seed, config, path) for seed in about["seeds"] for arm in arms]
     done = [one for one in units if one.is_done]
     if not done:
         raise InputError(f"--input={path}: no run of the study is done yet; wait for the first")
     missing = f"{len(done)} of {len(units)} runs are done; the page is of these."
-    return study_report.tables(done, arms), [missing]
+    return study_tables.tables(done, arms), [missing]
 
 
 def _outcome(
@@ -281,7 +281,7 @@ def _outcome(
 def _scores(tables: dict[str, pd.DataFrame]) -> Section:
     """The labelled tasks of a study."""
     means = tables["summary"]
-    rows = evaluation_report.named_rows(means, tables[study_report.BASELINE_SUMMARY])
+    rows = evaluation_report.named_rows(means, tables[study_tables.BASELINE_SUMMARY])
     return Section(
         "Labelled tasks",
         f"Means with 95 % intervals; gray: baselines. {evaluation_report.method(means)}",

@@ -28,7 +28,7 @@ from cmgems_jax.pmi import table as pmi_table
 from cmgems_jax.pretraining import loop, run_inputs
 from cmgems_jax.report import page
 from cmgems_jax.runtime import outputs, parallel
-from cmgems_jax.studies import arms, reuse, runs, study, study_report
+from cmgems_jax.studies import arms, reuse, runs, study, study_report, study_tables
 from cmgems_jax.windows import dataset, synthetic_genome
 from tests.helpers import ROOT, small_config, started
 
@@ -262,7 +262,7 @@ def test_a_steps_cost_is_of_the_steps_that_were_timed_and_the_wait_is_in_it(tmp_
         record = {"kind": "summary", "step": 100, **values}
         (one.folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
         units.append(one)
-    first, second = study_report.costs(units).itertuples()
+    first, second = study_tables.costs(units).itertuples()
     # 98 steps in 98 s (the first of each start compiles), 40 s of the rest by 100 steps
     assert first.hours_for_1000 == pytest.approx((10 + (2 + 4 + 20) / 2 + 1_400) / 3600)
     assert (first.train, first.input_wait, first.device_hours) == (98, 39, 0.1)
@@ -292,7 +292,7 @@ def test_every_arm_seed_and_draw_is_in_the_tables(finished):
 def test_every_interval_covers_the_test_rows_and_two_seeds_claim_nothing(finished):
     found = study_report.read_differences(finished / "differences.csv")
     assert (found.shown == study_report.UNCLEAR).all()
-    for name in ("summary", "differences", study_report.BASELINE_SUMMARY):
+    for name in ("summary", "differences", study_tables.BASELINE_SUMMARY):
         covers = set(pd.read_csv(finished / f"{name}.csv").covers)
         assert statistics.WHOLE in covers and statistics.DRAWS_ONLY not in covers
     assert "2 arms, 2 seeds," in (finished / "study.md").read_text()

@@ -1,0 +1,155 @@
+"""A study's tables: results, means, paired differences, masks, steps to a perplexity, costs."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cmgems_jax.downstream.evaluation import resampled, statistics
+from cmgems_jax.downstream.evaluation.report import RENAMED, read_table
+from cmgems_jax.pretraining import base_evaluation
+from cmgems_jax.runtime import run_log
+from cmgems_jax.studies import runs
+from cmgems_jax.studies.arms import Arm
+from cmgems_jax.studies.runs import Unit
+
+LEVELS = (3_000, 1_000, 300, 100, 30, 10)  # of the perplexity under `random`
+EXTRAPOLATED_STEPS = (1_000, 10_000, 120_000)
+_LAST = ("perplexity_random", *base_evaluation.NAMES)  # evaluation, of a run
+ALL_TASKS = "mean over tasks"
+PARTS = ("setup", "data", "pmi", "compile", "train", "eval", "checkpoint")  # of the seconds
+BASELINE_SUMMARY = "baseline_summary"  # name of its file
+
+
+def collect(units: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns the scores of the arms (with columns arm, seed) and those of the baselines.
+
+    Both with the resampled scores, where they were kept.
+    """
+    parts, baselines = [], []
+    for one in units:
+        folder = one.folder / runs.EVALUATION
+        table = resampled.attach(read_table(folder / "results.csv"), folder)
+        own = table[table.model == one.name].assign(arm=one.arm.name, seed=one.seed)
+        parts.append(own.drop(columns="model"))
+        baselines.append(table[table.model != one.name])
+    return pd.concat(parts, ignore_index=True), pd.concat(baselines, ignore_index=True)
+
+
+def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
+    """Returns every arm minus its reference, paired by seed and draw, with Holm's correction.
+
+    The correction is over the tasks and shots of an arm; the mean over them, which is
+    one more row (`ALL_TASKS`), is outside of it.
+
+    Columns: arm, reference, mode, task, shots, difference, low, high, covers, p, p_holm, shown
+    (`statistics.Estimate.shown`, of the corrected p).
+    """
+    lines = []
+    for arm in arms:
+        if arm.reference == arm.name:
+            continue
+        own, other = (results[results.arm == name] for name in (arm.name, arm.reference))
+        shared = {*own.seed} & {*other.seed}  # all of a study that is done
+        own, other = (rows[rows.seed.isin(shared)] for rows in (own, other))
+        for mode in own["mode"].unique():
+            estimates: list[tuple[dict[str, Any], statistics.Estimate]] = []
+            pairs = []
+            for (task, shots), rows in own[own["mode"] == mode].groupby(
+                ["task", "shots"], sort=False
+            ):
+                same = (other["mode"] == mode) & (other.task == task) & (other.shots == shots)
+                if not same.any():
+                    continue
+                pairs.append((rows, other[same]))
+                unit = {"task": task, "shots": shots}
+                estimates.append((unit, statistics.paired(pairs[-1:])))
+            corrected = statistics.holm([estimate.p for _, estimate in estimates])
+            if len(pairs) > 1:
+                whole = statistics.paired(pairs)
+                estimates.append(({"task": ALL_TASKS, "shots": 0}, whole))
+                corrected.append(whole.p)
+            for (unit, estimate), p_holm in zip(estimates, corrected, strict=True):
+                shown = estimate.shown(own.draw.nunique(), own.seed.nunique(), p_holm)
+                lines.append(
+                    {"arm": arm.name, "reference": arm.reference, "mode": mode, **unit}
+                    | {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
+                    | {"covers": estimate.covers, "p": estimate.p, "p_holm": p_holm, "shown": shown}
+                )
+    return pd.DataFrame(lines)
+
+
+def masks(units: Sequence[Unit]) -> pd.DataFrame:
+    """Returns what the masks of every arm and strategy are like, means over seeds."""
+    lines = [
+        {"arm": one.arm.name, **{RENAMED.get(name, name): value for name, value in row.items()}}
+        for one in units
+        for row in json.loads((one.folder / runs.DONE_NAME).read_text())["masks"]
+    ]
+    return pd.DataFrame(lines).groupby(["arm", "strategy"], sort=False).mean().reset_index()
+
+
+def reached(units: Sequence[Unit]) -> pd.DataFrame:
+    """Returns the first evaluated step with a perplexity under `random` at or below each level.
+
+    A row per arm and seed, with the last perplexity and nats per base; nan = not reached or logged.
+    """
+    lines = []
+    for one in units:
+        records = run_log.read(one.folder / "metrics.jsonl")
+        logged = [r for r in records if r["kind"] == "eval" and r["perplexity_random"] is not None]
+        line: dict[str, Any] = {"arm": one.arm.name, "seed": one.seed}
+        line["switch_step"] = next((r["step"] for r in records if r["kind"] == "switch"), np.nan)
+        line |= {name: (logged or [{}])[-1].get(name, np.nan) for name in _LAST}
+        for level in LEVELS:
+            below = (r["step"] for r in logged if r["perplexity_random"] <= level)
+            line[f"steps_to_{level}"] = next(below, np.nan)
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def costs(units: Sequence[Unit]) -> pd.DataFrame:
+    """Returns seconds by part, a row per run, and what more steps of it would take, in hours.
+
+    The parts add up to `seconds`; `input_wait` is a share of "train". A step costs what
+    the steps cost that the seconds are of; data is made once, and every start of a run
+    compiles once, the first step within it.
+    """
+    lines = []
+    for one in units:
+        records = run_log.read(one.folder / "metrics.jsonl")
+        last = next(r for r in reversed(records) if r["kind"] == "summary")
+        seconds, steps, starts = dict(last["seconds_by_part"]), last["step"], last.get("starts", 1)
+        waited_s = last.get("input_wait_seconds", 0.0)
+        if "input_wait" in seconds:  # an older run: the waiting is not yet in "train"
+            waited_s = seconds.pop("input_wait")
+            seconds["train"] = seconds.get("train", 0.0) + waited_s
+        timed = last.get("timed_steps", steps)
+        line: dict[str, Any] = {"arm": one.arm.name, "seed": one.seed, "steps": steps}
+        line |= {part: seconds.get(part, 0.0) for part in PARTS}
+        line |= {"input_wait": waited_s, "seconds": last["total_seconds"]}
+        line["device_hours"] = last.get("device_hours", np.nan)
+        fixed = line["data"] + (line["setup"] + line["pmi"] + line["compile"]) / starts
+        seconds_per_step = line["train"] / max(1, timed - starts)
+        seconds_per_step += (line["eval"] + line["checkpoint"]) / timed
+        for number in EXTRAPOLATED_STEPS:
+            line[f"hours_for_{number}"] = (fixed + seconds_per_step * number) / 3600
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def tables(units: Sequence[Unit], arms: Sequence[Arm]) -> dict[str, pd.DataFrame]:
+    """Returns the tables of units that are done, by the names of their files."""
+    results, baselines = collect(units)
+    return {
+        "results": results.drop(columns=statistics.RESAMPLED),
+        "baselines": baselines.drop(columns=statistics.RESAMPLED),
+        "summary": statistics.summary(results, "arm"),
+        BASELINE_SUMMARY: statistics.summary(baselines, "model"),
+        "differences": differences(results, arms),
+        "masks": masks(units),
+        "reached": reached(units),
+        "costs": costs(units),
+    }
