@@ -12,13 +12,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cmgems_jax.downstream.evaluation import report as evaluation_report
-from cmgems_jax.downstream.evaluation.statistics import UNCLEAR
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.pmi.table import PmiTable
 from cmgems_jax.pretraining import curves
 from cmgems_jax.report import svg
 from cmgems_jax.runtime import pictures
-from cmgems_jax.studies import study_tables
+from cmgems_jax.studies import study_report, study_tables
 
 _NUM_LOGO, _NUM_LISTED = 50, 12
 
@@ -100,36 +99,9 @@ def means(rows: evaluation_report.NamedRows) -> list[str]:
 
 
 def differences(compared: pd.DataFrame) -> list[str]:
-    """Returns each arm's mean difference from its reference over tasks, and by task.
-
-    Those that are shown (interval without 0, Holm) are filled.
-    """
-    with_modes = compared["mode"].nunique() > 1
-    lines = compared.arm + (" (" + compared["mode"] + ")" if with_modes else "")
-    names = list(dict.fromkeys(lines))
-    units = list(dict.fromkeys(zip(compared.task, compared.shots, strict=True)))
-    figure = Figure(figsize=(7.2, 1.1 + 0.12 * len(names) * (len(units) + 1)))
-    axes = figure.subplots()
-    for number, (task, shots) in enumerate(units):
-        is_whole = task == study_tables.ALL_TASKS
-        color = pictures.FAINT if is_whole else pictures.PALETTE[number % len(pictures.PALETTE)]
-        label = evaluation_report.unit_name(task, shots)
-        shift = (number - (len(units) - 1) / 2) * 0.8 / len(units)
-        rows = compared[(compared.task == task) & (compared.shots == shots)]
-        for row, line in zip(rows.itertuples(), lines[rows.index], strict=True):
-            height = names.index(line) + shift
-            axes.plot([row.low, row.high], [height, height], color=color, linewidth=1.4)
-            face = "none" if row.shown == UNCLEAR else color
-            axes.plot(
-                row.difference, height, "D" if is_whole else "o", color=color,
-                markerfacecolor=face, markersize=4.5, label=label,
-            )  # fmt: skip
-            label = None
-    axes.axvline(0, color=pictures.FAINT, linewidth=1)
-    pictures.name_lines(axes, names)
-    axes.set(xlabel="difference from the reference", title="paired differences")
-    figure.legend(loc="outside right upper", fontsize=8)
-    return [svg.markup(figure, "Paired differences from the reference, with intervals")]
+    """Returns each arm's mean difference from its reference (`study_report.differences_figure`)."""
+    text = "Paired differences from the reference, with intervals"
+    return [svg.markup(study_report.differences_figure(compared), text)]
 
 
 def mask_bars(masks: pd.DataFrame) -> list[str]:

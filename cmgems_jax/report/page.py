@@ -207,7 +207,7 @@ def _study(path: Path) -> list[Section]:
         for arm in arms
     ]
     return [
-        _outcome(tables["differences"], missing, about, config),
+        _outcome(tables, missing, about, config),
         _scores(tables),
         Section(
             "Learning curves",
@@ -244,12 +244,14 @@ def _study_tables(
     path: Path, about: dict[str, Any], config: Config, arms: Sequence[Arm]
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Returns the tables of a study, of what is done of it, and a sentence about what is not."""
-    if (path / "study.md").is_file():
-        names = ("summary", "reached", "masks", "costs")
-        tables = {name: evaluation_report.read_table(path / f"{name}.csv") for name in names}
-        tables["differences"] = study_report.read_differences(path / "differences.csv")
-        return tables | {study_tables.BASELINE_SUMMARY: study_report.read_baselines(path)}, []
     units = [runs.unit(arm, seed, config, path) for seed in about["seeds"] for arm in arms]
+    if (path / "study.md").is_file():
+        names = ("summary", "reached", "masks", "costs", "results")
+        tables = {name: evaluation_report.read_table(path / f"{name}.csv") for name in names}
+        if len(tables["reached"]) == len(units):  # else more seeds or arms were asked for since
+            tables["power"] = study_tables.power(tables["results"], arms)
+            tables["differences"] = study_report.read_differences(path / "differences.csv")
+            return tables | {study_tables.BASELINE_SUMMARY: study_report.read_baselines(path)}, []
     done = [one for one in units if one.is_done]
     if not done:
         raise InputError(f"--input={path}: no run of the study is done yet; wait for the first")
@@ -258,10 +260,11 @@ def _study_tables(
 
 
 def _outcome(
-    differences: pd.DataFrame, missing: list[str], about: dict[str, Any], config: Config
+    tables: dict[str, pd.DataFrame], missing: list[str], about: dict[str, Any], config: Config
 ) -> Section:
     """What a study asks, and what its differences show."""
-    num_arms, num_seeds = len(about["arms"]), len(about["seeds"])
+    differences, num_arms = tables["differences"], len(about["arms"])
+    num_seeds = int(tables["results"].groupby("arm").seed.nunique().min())
     section = Section(
         f"Study: {about['question']}",
         f"{evaluation_report.counted(num_arms, 'arm')}, "
@@ -275,6 +278,8 @@ def _outcome(
         section.figures.append(figures.differences(differences))
         table = study_report.differences_table(differences)
         section.tables.append(("Differences", _cells(table)))
+    if len(tables["power"]):
+        section.tables.append((study_report.POWER_TITLE, _cells(tables["power"])))
     return section
 
 

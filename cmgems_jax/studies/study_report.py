@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from cmgems_jax.downstream.evaluation import statistics
 from cmgems_jax.downstream.evaluation.report import (
@@ -18,16 +20,23 @@ from cmgems_jax.downstream.evaluation.report import (
     named_rows,
     read_table,
     too_few_draws,
+    unit_name,
 )
 from cmgems_jax.downstream.evaluation.statistics import ABOVE, BELOW, MIN_DRAWS, MIN_SEEDS, UNCLEAR
-from cmgems_jax.runtime import outputs
+from cmgems_jax.runtime import outputs, pictures
 from cmgems_jax.studies import study_tables
 from cmgems_jax.studies.runs import Unit
 from cmgems_jax.studies.study_tables import ALL_TASKS, BASELINE_SUMMARY, EXTRAPOLATED_STEPS
 
+FIGURE = "differences.png"
+POWER_TITLE = (
+    "Power: the true difference of the mean over tasks that so many seeds show in "
+    f"{100 * statistics.POWER:.0f} of 100 studies, by its spread over seeds"
+)
+
 
 def write(plan: Any, units: Sequence[Unit], output: Path) -> None:
-    """Writes study.md and a CSV per table into the study's folder; all units are done."""
+    """Writes study.md, its figure and a CSV per table into the study's folder; all is done."""
     made = study_tables.tables(units, plan.arms)
     for name, table in made.items():
         with outputs.replaced_file(output / f"{name}.csv") as part:
@@ -36,8 +45,11 @@ def write(plan: Any, units: Sequence[Unit], output: Path) -> None:
     statements = sentences(made["differences"]) + cautions
     with outputs.replaced_file(output / "study.md") as part:
         part.write_text(_text(plan, made, statements))
+    if len(made["differences"]):
+        with matplotlib.rc_context(pictures.STYLE):
+            differences_figure(made["differences"]).savefig(output / FIGURE, dpi=160)
     print("\n" + "\n".join(statements), flush=True)
-    print(f"{output}: study.md, {', '.join(f'{name}.csv' for name in made)}")
+    print(f"{output}: study.md, {FIGURE}, {', '.join(f'{name}.csv' for name in made)}")
     print(f"a page of it: python -m launch.report --input={output} --output=report.html")
 
 
@@ -106,6 +118,7 @@ def _text(plan: Any, made: dict[str, pd.DataFrame], statements: Sequence[str]) -
             markdown(differences_table(made["differences"])),
         ]
     titled = (
+        ("power", POWER_TITLE),
         ("masks", "Masks"),
         ("reached", "Steps to a perplexity under `random`"),
         (
@@ -115,7 +128,8 @@ def _text(plan: Any, made: dict[str, pd.DataFrame], statements: Sequence[str]) -
         ),
     )
     for name, title in titled:
-        parts += [f"## {title}", markdown(made[name])]
+        if len(made[name]):
+            parts += [f"## {title}", markdown(made[name])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -145,6 +159,40 @@ def read_differences(path: Path) -> pd.DataFrame:
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
     return compared if "covers" in compared else compared.assign(shown=UNCLEAR)
+
+
+def differences_figure(compared: pd.DataFrame) -> Figure:
+    """Returns each arm's mean difference from its reference over tasks, and by task.
+
+    Those that are shown (interval without 0, Holm) are filled. To be called and saved in a
+    context of `pictures.STYLE`.
+    """
+    with_modes = compared["mode"].nunique() > 1
+    lines = compared.arm + (" (" + compared["mode"] + ")" if with_modes else "")
+    names = list(dict.fromkeys(lines))
+    units = list(dict.fromkeys(zip(compared.task, compared.shots, strict=True)))
+    figure = Figure(figsize=(7.2, 1.1 + 0.12 * len(names) * (len(units) + 1)))
+    axes = figure.subplots()
+    for number, (task, shots) in enumerate(units):
+        is_whole = task == ALL_TASKS
+        color = pictures.FAINT if is_whole else pictures.PALETTE[number % len(pictures.PALETTE)]
+        label = unit_name(task, shots)
+        shift = (number - (len(units) - 1) / 2) * 0.8 / len(units)
+        rows = compared[(compared.task == task) & (compared.shots == shots)]
+        for row, line in zip(rows.itertuples(), lines[rows.index], strict=True):
+            height = names.index(line) + shift
+            axes.plot([row.low, row.high], [height, height], color=color, linewidth=1.4)
+            face = "none" if row.shown == UNCLEAR else color
+            axes.plot(
+                row.difference, height, "D" if is_whole else "o", color=color,
+                markerfacecolor=face, markersize=4.5, label=label,
+            )  # fmt: skip
+            label = None
+    axes.axvline(0, color=pictures.FAINT, linewidth=1)
+    pictures.name_lines(axes, names)
+    axes.set(xlabel="difference from the reference", title="paired differences")
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
 
 
 def differences_table(compared: pd.DataFrame) -> pd.DataFrame:

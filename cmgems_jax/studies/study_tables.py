@@ -1,5 +1,6 @@
 """A study's tables: results, means, paired differences, masks, steps to a perplexity, costs."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ _LAST = ("perplexity_random", *base_evaluation.NAMES)  # evaluation, of a run
 ALL_TASKS = "mean over tasks"
 PARTS = ("setup", "data", "pmi", "compile", "train", "eval", "checkpoint")  # of the seconds
 BASELINE_SUMMARY = "baseline_summary"  # name of its file
+NUM_SEEDS = (6, 8, 12, 24)  # of the studies whose power is told
 
 
 def collect(units: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -78,6 +80,28 @@ def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
                     | {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
                     | {"covers": estimate.covers, "p": estimate.p, "p_holm": p_holm, "shown": shown}
                 )
+    return pd.DataFrame(lines)
+
+
+def power(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
+    """Returns what studies of so many seeds can show, from the spread over those that are done.
+
+    Columns: arm, reference, mode, seeds; spread, the standard deviation over seeds of the arm's
+    mean score over tasks, shots and draws less its reference's; and for each of `NUM_SEEDS` the
+    true difference that is shown (`statistics.detectable`). No row of an arm with one seed.
+    """
+    scores = [row[row["metric"]] for _, row in results.iterrows()]
+    means = results.assign(score=scores).groupby(["mode", "arm", "seed"]).score.mean()
+    lines = []
+    for mode, arm in itertools.product(results["mode"].unique(), arms):
+        if arm.name == arm.reference:
+            continue
+        less = (means[mode, arm.name] - means[mode, arm.reference]).dropna()
+        if len(less) > 1:
+            spread = float(less.std())
+            line = {"arm": arm.name, "reference": arm.reference, "mode": mode, "seeds": len(less)}
+            of_seeds = {f"{n} seeds": statistics.detectable(spread, n) for n in NUM_SEEDS}
+            lines.append(line | {"spread": spread} | of_seeds)
     return pd.DataFrame(lines)
 
 
@@ -149,6 +173,7 @@ def tables(units: Sequence[Unit], arms: Sequence[Arm]) -> dict[str, pd.DataFrame
         "summary": statistics.summary(results, "arm"),
         BASELINE_SUMMARY: statistics.summary(baselines, "model"),
         "differences": differences(results, arms),
+        "power": power(results, arms),
         "masks": masks(units),
         "reached": reached(units),
         "costs": costs(units),

@@ -90,6 +90,14 @@ def test_holms_correction_by_hand():
     assert statistics.holm([]) == []
 
 
+@pytest.mark.parametrize("num_seeds", [6, 12])
+def test_the_difference_that_a_study_can_show_is_shown_by_four_of_five(num_seeds):
+    true, spread = statistics.detectable(0.02, num_seeds), 0.02
+    seeds_SN = np.random.default_rng(0).normal(true, spread, (20_000, num_seeds))
+    shown = stats.ttest_1samp(seeds_SN, 0, axis=1).pvalue < 0.05
+    assert np.mean(shown) == pytest.approx(statistics.POWER, abs=0.01)
+
+
 def test_no_claim_is_made_where_the_interval_holds_zero():
     row = {"arm": "a", "reference": "b", "mode": "probe", "task": "t", "shots": 10}
     for low, high, shown, expected in (
@@ -286,7 +294,20 @@ def test_every_arm_seed_and_draw_is_in_the_tables(finished):
     assert found.difference.iloc[0] == pytest.approx(difference.mean())
     text = (finished / "study.md").read_text()
     assert "## In words" in text and "cm_gems" in text
+    assert (finished / study_report.FIGURE).read_bytes().startswith(b"\x89PNG")
     assert all(line in text for line in study_report.caution(2, 3))
+
+
+def test_the_power_is_of_the_spread_over_seeds_of_the_mean_over_all_scores(finished):
+    results = pd.read_csv(finished / "results.csv")
+    means = results.groupby(["arm", "seed"]).mcc.mean().unstack()
+    spread = (means.loc["cm_gems"] - means.loc["random"]).std()
+    (row,) = pd.read_csv(finished / "power.csv").to_dict("records")
+    assert (row["arm"], row["reference"], row["seeds"]) == ("cm_gems", "random", 2)
+    assert row["spread"] == pytest.approx(spread)
+    assert row["6 seeds"] == pytest.approx(statistics.detectable(spread, 6))
+    assert row["12 seeds"] < row["6 seeds"]
+    assert "## Power: the true difference" in (finished / "study.md").read_text()
 
 
 def test_every_interval_covers_the_test_rows_and_two_seeds_claim_nothing(finished):
@@ -541,12 +562,20 @@ def test_a_study_that_is_not_done_has_a_page_of_what_is(inputs, finished, tmp_pa
     with pytest.raises(InputError, match="no run of the study is done yet"):
         page.write([output], tmp_path / "report.html")
     shutil.copytree(finished, output, dirs_exist_ok=True)
+    num_runs = len(list(output.glob("arms/*")))
+    about = json.loads((output / study.NAME).read_text())
+    more = json.dumps(about | {"seeds": [*range(6)]})  # asked for since study.md was written
+    (output / study.NAME).write_text(more)
+    page.write([output], tmp_path / "more.html")
+    text = re.sub(r"\s+", " ", Page((tmp_path / "more.html").read_text()).text)
+    assert f"{num_runs} of {num_runs * 3} runs are done" in text
+    assert "Nothing is claimed of 2 seeds" in text
+    (output / study.NAME).write_text(json.dumps(about))
     for path in [*output.glob("*.csv"), output / "study.md"]:
         path.unlink()
     last = sorted(output.glob("arms/*_seed1/unit.json"))[-1]
     last.unlink()
     page.write([output], tmp_path / "report.html")
     text = re.sub(r"\s+", " ", Page((tmp_path / "report.html").read_text()).text)
-    num_runs = len(list(output.glob("arms/*")))
     assert f"{num_runs - 1} of {num_runs} runs are done" in text
     assert "Nothing is claimed of" in text

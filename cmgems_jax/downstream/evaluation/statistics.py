@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 
 from cmgems_jax.downstream.tasks import metrics, tasks
 from cmgems_jax.downstream.tasks.tasks import TaskData
@@ -19,6 +19,7 @@ MIN_SEEDS = 6  # of the pretraining, in studies
 # What an interval covers.
 WHOLE, TESTS, DRAWS_ONLY, NONE = "draws and test rows", "test rows", "draws only", "none"
 _LEVEL = 0.95  # of the intervals
+POWER = 0.8  # the part of studies that show what `detectable` says
 _ROUNDING = 1e-12  # variance: scores on resampled test rows are kept in float32
 METHOD = (
     "Intervals: of the draws by Student's t, their variance times 1 + D r / (1 - r) for D draws "
@@ -250,3 +251,17 @@ def holm(p_values: list[float]) -> list[float]:
     factors = np.arange(len(order), 0, -1)
     corrected_N[order] = np.minimum(np.maximum.accumulate(p_N[order] * factors), 1)
     return corrected_N.tolist()
+
+
+def detectable(spread: float, num_seeds: int) -> float:
+    """Returns the true difference that a paired t-test over seeds shows with probability `POWER`.
+
+    `spread` is the standard deviation of the differences over seeds; the test is two-sided.
+    """
+    freedom = num_seeds - 1
+    least = stats.t.ppf((1 + _LEVEL) / 2, freedom)
+
+    def missing(shift: float) -> float:
+        return float(stats.nct.sf(least, freedom, shift)) - POWER
+
+    return float(spread / np.sqrt(num_seeds) * optimize.brentq(missing, 0, 100))
