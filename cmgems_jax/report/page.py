@@ -213,7 +213,10 @@ def _study(path: Path) -> list[Section]:
             "Learning curves",
             "A line per seed; a dot where the curriculum switched.",
             figures=[figures.study_curves(logs)],
-            tables=[("Steps to a perplexity under random masks", _cells(reached))],
+            tables=[
+                (study_report.BASES_TITLE, _cells(tables["hidden_bases"])),
+                ("Steps to a perplexity under random masks", _cells(reached)),
+            ],
         ),
         Section(
             "Masks",
@@ -250,6 +253,7 @@ def _study_tables(
         tables = {name: evaluation_report.read_table(path / f"{name}.csv") for name in names}
         if len(tables["reached"]) == len(units):  # else more seeds or arms were asked for since
             tables["power"] = study_tables.power(tables["results"], arms)
+            tables["hidden_bases"] = study_tables.hidden_bases(tables["reached"], arms)
             tables["differences"] = study_report.read_differences(path / "differences.csv")
             return tables | {study_tables.BASELINE_SUMMARY: study_report.read_baselines(path)}, []
     done = [one for one in units if one.is_done]

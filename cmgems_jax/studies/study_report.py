@@ -29,6 +29,7 @@ from cmgems_jax.studies.runs import Unit
 from cmgems_jax.studies.study_tables import ALL_TASKS, BASELINE_SUMMARY, EXTRAPOLATED_STEPS
 
 FIGURE = "differences.png"
+BASES_TITLE = "Nats of hidden bases at the end; intervals over seeds, lower is better"
 POWER_TITLE = (
     "Power: the true difference of the mean over tasks that so many seeds show in "
     f"{100 * statistics.POWER:.0f} of 100 studies, by its spread over seeds"
@@ -119,6 +120,7 @@ def _text(plan: Any, made: dict[str, pd.DataFrame], statements: Sequence[str]) -
         ]
     titled = (
         ("power", POWER_TITLE),
+        ("hidden_bases", BASES_TITLE),
         ("masks", "Masks"),
         ("reached", "Steps to a perplexity under `random`"),
         (
@@ -176,6 +178,7 @@ def differences_figure(compared: pd.DataFrame) -> Figure:
     for number, (task, shots) in enumerate(units):
         is_whole = task == ALL_TASKS
         color = pictures.FAINT if is_whole else pictures.PALETTE[number % len(pictures.PALETTE)]
+        marker = "D" if is_whole else "os"[number >= len(pictures.PALETTE)]
         label = unit_name(task, shots)
         shift = (number - (len(units) - 1) / 2) * 0.8 / len(units)
         rows = compared[(compared.task == task) & (compared.shots == shots)]
@@ -184,13 +187,13 @@ def differences_figure(compared: pd.DataFrame) -> Figure:
             axes.plot([row.low, row.high], [height, height], color=color, linewidth=1.4)
             face = "none" if row.shown == UNCLEAR else color
             axes.plot(
-                row.difference, height, "D" if is_whole else "o", color=color,
+                row.difference, height, marker, color=color,
                 markerfacecolor=face, markersize=4.5, label=label,
             )  # fmt: skip
             label = None
     axes.axvline(0, color=pictures.FAINT, linewidth=1)
     pictures.name_lines(axes, names)
-    axes.set(xlabel="difference from the reference", title="paired differences")
+    axes.set(xlabel="difference from the reference", title="paired differences; filled: shown")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 

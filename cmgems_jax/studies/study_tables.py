@@ -134,6 +134,30 @@ def reached(units: Sequence[Unit]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def hidden_bases(reached: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
+    """Returns the nats of hidden bases at the end of the runs, from the table `reached`.
+
+    Columns: arm, reference, metric (of `base_evaluation.NAMES`), seeds, nats (their mean);
+    difference, low, high: less the reference's, paired by seed, with 95 % by Student's t over
+    seeds; shown (`statistics.Estimate.shown`). No row where nothing was logged.
+    """
+    lines = []
+    logged = [name for name in base_evaluation.NAMES if name in reached]  # not by earlier versions
+    for metric, arm in itertools.product(logged, arms):
+        by_seed = reached.pivot(index="seed", columns="arm", values=metric)
+        if not {arm.name, arm.reference} <= {*by_seed.dropna(axis=1, how="all")}:
+            continue
+        less_S = (by_seed[arm.name] - by_seed[arm.reference]).dropna().to_numpy(np.float64)
+        estimate = statistics.crossed(less_S[:, None], overlap=0.0, of_tests=0.0)
+        lines.append(
+            {"arm": arm.name, "reference": arm.reference, "metric": metric, "seeds": len(less_S)}
+            | {"nats": by_seed[arm.name].mean(), "difference": estimate.mean}
+            | {"low": estimate.low, "high": estimate.high}
+            | {"shown": estimate.shown(statistics.MIN_DRAWS, len(less_S), estimate.p)}
+        )
+    return pd.DataFrame(lines)
+
+
 def costs(units: Sequence[Unit]) -> pd.DataFrame:
     """Returns seconds by part, a row per run, and what more steps of it would take, in hours.
 
@@ -175,6 +199,7 @@ def tables(units: Sequence[Unit], arms: Sequence[Arm]) -> dict[str, pd.DataFrame
         "differences": differences(results, arms),
         "power": power(results, arms),
         "masks": masks(units),
-        "reached": reached(units),
+        "reached": (ends := reached(units)),
+        "hidden_bases": hidden_bases(ends, arms),
         "costs": costs(units),
     }

@@ -310,6 +310,25 @@ def test_the_power_is_of_the_spread_over_seeds_of_the_mean_over_all_scores(finis
     assert "## Power: the true difference" in (finished / "study.md").read_text()
 
 
+def test_nats_of_hidden_bases_are_paired_by_seed_with_students_interval():
+    seeds, rng = 6, np.random.default_rng(0)
+    nats_AS = {"own": rng.normal(1.35, 0.01, seeds), "other": rng.normal(1.3, 0.01, seeds)}
+    reached = pd.DataFrame(
+        {"arm": arm, "seed": seed, "nats_per_base": value, "nats_per_base_k": np.nan}
+        for arm, values in nats_AS.items()
+        for seed, value in enumerate(values)
+    )
+    both = [arms.Arm(name, {}, "other") for name in nats_AS]
+    own, other = study_tables.hidden_bases(reached, both).itertuples()
+    less_S = nats_AS["own"] - nats_AS["other"]
+    expected = stats.t.interval(0.95, seeds - 1, less_S.mean(), stats.sem(less_S))
+    assert (own.low, own.high) == pytest.approx(expected)
+    assert own.shown == statistics.ABOVE and own.nats == pytest.approx(nats_AS["own"].mean())
+    assert other.difference == 0 and other.shown == statistics.UNCLEAR
+    few = study_tables.hidden_bases(reached[reached.seed < 5], both)
+    assert (few.shown == statistics.UNCLEAR).all()
+
+
 def test_every_interval_covers_the_test_rows_and_two_seeds_claim_nothing(finished):
     found = study_report.read_differences(finished / "differences.csv")
     assert (found.shown == study_report.UNCLEAR).all()
