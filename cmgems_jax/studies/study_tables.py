@@ -139,22 +139,28 @@ def hidden_bases(reached: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
 
     Columns: arm, reference, metric (of `base_evaluation.NAMES`), seeds, nats (their mean);
     difference, low, high: less the reference's, paired by seed, with 95 % by Student's t over
-    seeds; shown (`statistics.Estimate.shown`). No row where nothing was logged.
+    seeds; shown (`statistics.Estimate.shown`, by Holm's p over an arm's two). No row of an arm
+    whose runs, or whose reference's, logged nothing.
     """
     lines = []
     logged = [name for name in base_evaluation.NAMES if name in reached]  # not by earlier versions
-    for metric, arm in itertools.product(logged, arms):
-        by_seed = reached.pivot(index="seed", columns="arm", values=metric)
-        if not {arm.name, arm.reference} <= {*by_seed.dropna(axis=1, how="all")}:
-            continue
-        less_S = (by_seed[arm.name] - by_seed[arm.reference]).dropna().to_numpy(np.float64)
-        estimate = statistics.crossed(less_S[:, None], overlap=0.0, of_tests=0.0)
-        lines.append(
-            {"arm": arm.name, "reference": arm.reference, "metric": metric, "seeds": len(less_S)}
-            | {"nats": by_seed[arm.name].mean(), "difference": estimate.mean}
-            | {"low": estimate.low, "high": estimate.high}
-            | {"shown": estimate.shown(statistics.MIN_DRAWS, len(less_S), estimate.p)}
-        )
+    tables = [(name, reached.pivot(index="seed", columns="arm", values=name)) for name in logged]
+    for arm in arms:
+        pairs = {name: table.reindex(columns=[arm.name, arm.reference]) for name, table in tables}
+        known = {name: pair.dropna().to_numpy(np.float64) for name, pair in pairs.items()}
+        known = {name: pair_S2 for name, pair_S2 in known.items() if len(pair_S2)}
+        estimates = [
+            statistics.crossed(pair_S2[:, :1] - pair_S2[:, 1:], overlap=0.0, of_tests=0.0)
+            for pair_S2 in known.values()
+        ]
+        corrected = statistics.holm([estimate.p for estimate in estimates])
+        for (name, pair_S2), estimate, p in zip(known.items(), estimates, corrected, strict=True):
+            lines.append(
+                {"arm": arm.name, "reference": arm.reference, "metric": name}
+                | {"seeds": len(pair_S2), "nats": pair_S2[:, 0].mean()}
+                | {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
+                | {"shown": estimate.shown(statistics.MIN_DRAWS, len(pair_S2), p)}
+            )
     return pd.DataFrame(lines)
 
 

@@ -325,8 +325,9 @@ def test_nats_of_hidden_bases_are_paired_by_seed_with_students_interval():
     assert (own.low, own.high) == pytest.approx(expected)
     assert own.shown == statistics.ABOVE and own.nats == pytest.approx(nats_AS["own"].mean())
     assert other.difference == 0 and other.shown == statistics.UNCLEAR
-    few = study_tables.hidden_bases(reached[reached.seed < 5], both)
-    assert (few.shown == statistics.UNCLEAR).all()
+    is_left = (reached.arm == "other") | (reached.seed < 5)  # a study under way
+    few = study_tables.hidden_bases(reached[is_left], [*both, arms.Arm("third", {}, "other")])
+    assert (few.shown == statistics.UNCLEAR).all() and few.seeds.tolist() == [5, 6]
 
 
 def test_every_interval_covers_the_test_rows_and_two_seeds_claim_nothing(finished):
