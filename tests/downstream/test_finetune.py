@@ -337,6 +337,11 @@ def test_the_rate_of_a_features_head_follows_width_and_rows(width, num_rows, exp
     assert (recipe.num_epochs, recipe.decay, recipe.head) == (10, "cosine", "features")
 
 
+@pytest.mark.parametrize(("num_rows", "epochs"), [(10_000, 10), (30_000, 3), (200_000, 1)])
+def test_a_features_head_sees_no_more_than_so_many_rows(num_rows, epochs):
+    assert recipes.features_recipe(128, num_rows).num_epochs == epochs
+
+
 def test_a_set_without_a_published_recipe_is_named():
     with pytest.raises(InputError, match="'mine': no published recipe"):
         recipes.gue_recipe("mine")
