@@ -46,11 +46,13 @@ def write(plan: Any, units: Sequence[Unit], output: Path) -> None:
     statements = sentences(made["differences"]) + cautions
     with outputs.replaced_file(output / "study.md") as part:
         part.write_text(_text(plan, made, statements))
+    files = ["study.md", *(f"{name}.csv" for name in made)]
     if len(made["differences"]):
+        files.append(FIGURE)
         with matplotlib.rc_context(pictures.STYLE):
             differences_figure(made["differences"]).savefig(output / FIGURE, dpi=160)
     print("\n" + "\n".join(statements), flush=True)
-    print(f"{output}: study.md, {FIGURE}, {', '.join(f'{name}.csv' for name in made)}")
+    print(f"{output}: {', '.join(files)}")
     print(f"a page of it: python -m launch.report --input={output} --output=report.html")
 
 
