@@ -91,12 +91,14 @@ def power(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
     true difference that is shown (`statistics.detectable`). No row of an arm with one seed.
     """
     scores = [row[row["metric"]] for _, row in results.iterrows()]
-    means = results.assign(score=scores).groupby(["mode", "arm", "seed"]).score.mean()
+    means = results.assign(score=scores).groupby(["mode", "seed", "arm"]).score.mean().unstack()
+    means = means.reindex(columns=[arm.name for arm in arms])  # of a study under way, too
     lines = []
     for mode, arm in itertools.product(results["mode"].unique(), arms):
         if arm.name == arm.reference:
             continue
-        less = (means[mode, arm.name] - means[mode, arm.reference]).dropna()
+        by_seed = means.loc[mode]
+        less = (by_seed[arm.name] - by_seed[arm.reference]).dropna()
         if len(less) > 1:
             spread = float(less.std())
             line = {"arm": arm.name, "reference": arm.reference, "mode": mode, "seeds": len(less)}

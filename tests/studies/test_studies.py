@@ -598,4 +598,8 @@ def test_a_study_that_is_not_done_has_a_page_of_what_is(inputs, finished, tmp_pa
     page.write([output], tmp_path / "report.html")
     text = re.sub(r"\s+", " ", Page((tmp_path / "report.html").read_text()).text)
     assert f"{num_runs - 1} of {num_runs} runs are done" in text
+    for path in output.glob(f"arms/{last.parent.name.removesuffix('_seed1')}_seed*/unit.json"):
+        path.unlink()  # none of that arm is
+    page.write([output], tmp_path / "one.html")
+    assert f"{num_runs - 2} of {num_runs} runs are done" in (tmp_path / "one.html").read_text()
     assert "Nothing is claimed of" in text
