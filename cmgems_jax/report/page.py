@@ -251,7 +251,9 @@ def _study_tables(
     if (path / "study.md").is_file():
         names = ("summary", "reached", "masks", "costs", "results")
         tables = {name: evaluation_report.read_table(path / f"{name}.csv") for name in names}
-        if len(tables["reached"]) == len(units):  # else more seeds or arms were asked for since
+        reached = tables["reached"]
+        told = {*zip(reached.arm, reached.seed, strict=True)}
+        if told == {(one.arm.name, one.seed) for one in units}:  # else others were asked for since
             tables["power"] = study_tables.power(tables["results"], arms)
             tables["hidden_bases"] = study_tables.hidden_bases(tables["reached"], arms)
             tables["differences"] = study_report.read_differences(path / "differences.csv")

@@ -584,12 +584,15 @@ def test_a_study_that_is_not_done_has_a_page_of_what_is(inputs, finished, tmp_pa
     shutil.copytree(finished, output, dirs_exist_ok=True)
     num_runs = len(list(output.glob("arms/*")))
     about = json.loads((output / study.NAME).read_text())
-    more = json.dumps(about | {"seeds": [*range(6)]})  # asked for since study.md was written
-    (output / study.NAME).write_text(more)
-    page.write([output], tmp_path / "more.html")
-    text = re.sub(r"\s+", " ", Page((tmp_path / "more.html").read_text()).text)
-    assert f"{num_runs} of {num_runs * 3} runs are done" in text
-    assert "Nothing is claimed of 2 seeds" in text
+    other = {"other" if name != "random" else name: arm for name, arm in about["arms"].items()}
+    other["other"] = other["other"] | {"name": "other"}
+    # Asked for since study.md was written: more seeds, or another arm.
+    for change, done in (({"seeds": [*range(6)]}, "4 of 12"), ({"arms": other}, "2 of 4")):
+        (output / study.NAME).write_text(json.dumps(about | change))
+        page.write([output], tmp_path / "more.html")
+        text = re.sub(r"\s+", " ", Page((tmp_path / "more.html").read_text()).text)
+        assert f"{done} runs are done" in text
+        assert "Nothing is claimed of 2 seeds" in text
     (output / study.NAME).write_text(json.dumps(about))
     for path in [*output.glob("*.csv"), output / "study.md"]:
         path.unlink()
