@@ -103,6 +103,11 @@ def _cells(table: pd.DataFrame) -> list[list[str]]:
     return [heads, *([study_report.number_text(cell) for cell in row] for row in rows)]
 
 
+def _some(title: str, table: pd.DataFrame) -> list[tuple[str, list[list[str]]]]:
+    """Returns a table of a section, none where it has no rows."""
+    return [(title, _cells(table))] if len(table) else []
+
+
 def _pmi(path: Path) -> list[Section]:
     """The folder of count_pmi."""
     summary = json.loads((path / "summary.json").read_text())
@@ -214,7 +219,7 @@ def _study(path: Path) -> list[Section]:
             "A line per seed; a dot where the curriculum switched.",
             figures=[figures.study_curves(logs)],
             tables=[
-                (study_report.BASES_TITLE, _cells(tables["hidden_bases"])),
+                *_some(study_report.BASES_TITLE, tables["hidden_bases"]),
                 ("Steps to a perplexity under random masks", _cells(reached)),
             ],
         ),
@@ -284,8 +289,7 @@ def _outcome(
         section.figures.append(figures.differences(differences))
         table = study_report.differences_table(differences)
         section.tables.append(("Differences", _cells(table)))
-    if len(tables["power"]):
-        section.tables.append((study_report.POWER_TITLE, _cells(tables["power"])))
+    section.tables += _some(study_report.POWER_TITLE, tables["power"])
     return section
 
 

@@ -49,8 +49,8 @@ def write(plan: Any, units: Sequence[Unit], output: Path) -> None:
     files = ["study.md", *(f"{name}.csv" for name in made)]
     if len(made["differences"]):
         files.append(FIGURE)
-        with matplotlib.rc_context(pictures.STYLE):
-            differences_figure(made["differences"]).savefig(output / FIGURE, dpi=160)
+        with matplotlib.rc_context(pictures.STYLE), outputs.replaced_file(output / FIGURE) as part:
+            differences_figure(made["differences"]).savefig(part, dpi=160)
     print("\n" + "\n".join(statements), flush=True)
     print(f"{output}: {', '.join(files)}")
     print(f"a page of it: python -m launch.report --input={output} --output=report.html")

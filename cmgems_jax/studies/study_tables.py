@@ -92,14 +92,11 @@ def power(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
     """
     scores = [row[row["metric"]] for _, row in results.iterrows()]
     means = results.assign(score=scores).groupby(["mode", "seed", "arm"]).score.mean().unstack()
-    means = means.reindex(columns=[arm.name for arm in arms])  # of a study under way, too
     lines = []
     for mode, arm in itertools.product(results["mode"].unique(), arms):
-        if arm.name == arm.reference:
-            continue
-        by_seed = means.loc[mode]
-        less = (by_seed[arm.name] - by_seed[arm.reference]).dropna()
-        if len(less) > 1:
+        pair = means.loc[mode].reindex(columns=[arm.name, arm.reference])  # either may be missing
+        less = (pair.iloc[:, 0] - pair.iloc[:, 1]).dropna()
+        if arm.name != arm.reference and len(less) > 1:
             spread = float(less.std())
             line = {"arm": arm.name, "reference": arm.reference, "mode": mode, "seeds": len(less)}
             of_seeds = {f"{n} seeds": statistics.detectable(spread, n) for n in NUM_SEEDS}
@@ -151,6 +148,7 @@ def hidden_bases(reached: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
         pairs = {name: table.reindex(columns=[arm.name, arm.reference]) for name, table in tables}
         known = {name: pair.dropna().to_numpy(np.float64) for name, pair in pairs.items()}
         known = {name: pair_S2 for name, pair_S2 in known.items() if len(pair_S2)}
+        # Neither draws nor test rows: a seed has its own held-out windows, which it stands for.
         estimates = [
             statistics.crossed(pair_S2[:, :1] - pair_S2[:, 1:], overlap=0.0, of_tests=0.0)
             for pair_S2 in known.values()

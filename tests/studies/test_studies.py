@@ -310,6 +310,15 @@ def test_the_power_is_of_the_spread_over_seeds_of_the_mean_over_all_scores(finis
     assert "## Power: the true difference" in (finished / "study.md").read_text()
 
 
+def test_a_study_whose_reference_was_not_asked_for_compares_nothing():
+    own = [arms.Arm(name, {}, "random_spans") for name in ("random", "genemask")]
+    rows = [("probe", arm.name, seed, "mcc", seed / 10) for arm in own for seed in (0, 1)]
+    results = pd.DataFrame(rows, columns=["mode", "arm", "seed", "metric", "mcc"])
+    assert study_tables.power(results, own).empty
+    nats = results.assign(nats_per_base=1.3, nats_per_base_k=1.3)
+    assert study_tables.hidden_bases(nats, own).empty
+
+
 def test_nats_of_hidden_bases_are_paired_by_seed_with_students_interval():
     seeds, rng = 6, np.random.default_rng(0)
     nats_AS = {"own": rng.normal(1.35, 0.01, seeds), "other": rng.normal(1.3, 0.01, seeds)}
