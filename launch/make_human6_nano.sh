@@ -26,7 +26,8 @@ long=(--config.data.num_tokens=512 --config.batch_size=8 --config.data.reverse_c
 "$VENV_PYTHON" -m launch.pretrain --workdir="$folder/long" "${common[@]}" "${tokens[@]}" "${long[@]}" \
   --init_from="$folder/short" --config.num_steps=1000 --config.optimizer.peak_lr=1e-3
 "$VENV_PYTHON" -m launch.pretrain --workdir="$folder/human6-nano" "${common[@]}" "${bases[@]}" \
-  "${long[@]}" --init_from="$folder/long" --config.num_steps=3000 --config.optimizer.peak_lr=3e-4
+  "${long[@]}" --init_from="$folder/long" --config.num_steps=3000 --config.keep_every=1000 \
+  --config.optimizer.peak_lr=3e-4
 
 "$VENV_PYTHON" - "$folder/human6-nano" <<'PYTHON'
 import sys
