@@ -29,14 +29,14 @@ def letter_log_probabilities(logits_PV: jax.Array, k: int) -> jax.Array:
     """Returns the log probabilities of the letters at every offset of predicted k-mers.
 
     Special ids are left out of the softmax. The sums over k-mers are one product with a matrix of
-    0 and 1: on a TPU a quarter of the cycles of a tree of log-sum-exps, as compiled for a v5e.
+    0 and 1, which matrix units do faster than a tree of log-sum-exps (docs/method.md).
 
     Args:
       logits_PV: V = 5 + 4**k.
       k: bases per token.
 
     Returns:
-      float32 (P, K, A), normalised over A; at least about -90, where float32 ends.
+      float32 (P, K, A), normalised over A; at least log(tiny) - k log(4), where float32 ends.
     """
     is_kmer_V = np.arange(logits_PV.shape[1]) >= vocabulary.NUM_SPECIAL
     logits_PV = jnp.where(is_kmer_V, logits_PV.astype(jnp.float32), _NOTHING)

@@ -26,7 +26,7 @@ class FeaturesDefaults:
     lr_of_many: float = 5e-4
     width: int = 128  # the rate is divided by the encoder's over this
     num_epochs: int = 10
-    most_rows: int = 100_000  # over all epochs, of which there are fewer then, but for the first
+    most_rows: int = 100_000  # over all epochs, of which more rows have fewer, but at least one
     batch_size: int = 16
     small_batch_size: int = 5  # of fewer rows than
     small_rows: int = 64
@@ -40,8 +40,9 @@ RECIPE_HELP = {  # of the flags; the published recipes stand in recipes.py
     "peak_lr": f"Highest rate; default: features {_F.lr_of_few:g} ({_F.few_rows} rows) to "
     f"{_F.lr_of_many:g} ({_F.many_rows} and more) x {_F.width} / width of the encoder; cls: the "
     "published 3e-5 to 1e-4.",
-    "num_epochs": f"Default: features {_F.num_epochs} ({_F.most_rows:,} rows over all epochs at "
-    f"most), ended by {_F.patience} without a lower loss on dev; cls: the published 3 to 20.",
+    "num_epochs": f"Default: features {_F.num_epochs} (fewer above "
+    f"{_F.most_rows // _F.num_epochs:,} rows: {_F.most_rows:,} in all, or one epoch), ended by "
+    f"{_F.patience} without a lower loss on dev; cls: the published 3 to 20.",
     "batch_size": f"Rows; default: features {_F.batch_size} (fewer than {_F.small_rows} rows: "
     f"{_F.small_batch_size}); cls: the published 5 to 32.",
 }
