@@ -283,6 +283,7 @@ def _outcome(
         f"{study_report.rule()}.",
         missing
         + study_report.sentences(differences)
+        + study_report.base_sentences(tables["hidden_bases"])
         + study_report.caution(num_seeds, about["evaluation"]["num_draws"]),
     )
     if len(differences):

@@ -23,12 +23,14 @@ from cmgems_jax.downstream.evaluation.report import (
     unit_name,
 )
 from cmgems_jax.downstream.evaluation.statistics import ABOVE, BELOW, MIN_DRAWS, MIN_SEEDS, UNCLEAR
+from cmgems_jax.pretraining import base_evaluation
 from cmgems_jax.runtime import outputs, pictures
 from cmgems_jax.studies import study_tables
 from cmgems_jax.studies.runs import Unit
 from cmgems_jax.studies.study_tables import ALL_TASKS, BASELINE_SUMMARY, EXTRAPOLATED_STEPS
 
 FIGURE = "differences.png"
+_HIDDEN = dict(zip(base_evaluation.NAMES, ("one hidden", "k hidden"), strict=True))
 BASES_TITLE = "Nats of hidden bases at the end; intervals over seeds, lower is better"
 POWER_TITLE = (
     "Power: the true difference of the mean over tasks that so many seeds show in "
@@ -43,7 +45,7 @@ def write(plan: Any, units: Sequence[Unit], output: Path) -> None:
         with outputs.replaced_file(output / f"{name}.csv") as part:
             table.to_csv(part, index=False)
     cautions = caution(len(plan.seeds), plan.evaluation.num_draws)
-    statements = sentences(made["differences"]) + cautions
+    statements = sentences(made["differences"]) + base_sentences(made["hidden_bases"]) + cautions
     with outputs.replaced_file(output / "study.md") as part:
         part.write_text(_text(plan, made, statements))
     files = ["study.md", *(f"{name}.csv" for name in made)]
@@ -79,6 +81,24 @@ def sentences(compared: pd.DataFrame) -> list[str]:
                 + (f"{row.shown} {reference}" if row.shown != UNCLEAR else "not shown to differ")
             )
         lines.append(f"{arm} ({mode}): {'; '.join(parts)}.")
+    return lines
+
+
+def base_sentences(bases: pd.DataFrame) -> list[str]:
+    """Returns what the nats of hidden bases say (`study_tables.hidden_bases`), a line per arm."""
+    lines = []
+    if bases.empty:
+        return lines
+    compared = bases[bases.arm != bases.reference]
+    for (arm, reference), rows in compared.groupby(["arm", "reference"], sort=False):
+        parts = []
+        for row in rows.itertuples():
+            amount = interval_text(row.difference, row.low, row.high, sign="+")
+            said = "not shown to differ"
+            if row.shown != UNCLEAR:
+                said = "it knows less" if row.shown == ABOVE else "it knows more"
+            parts.append(f"{_HIDDEN[row.metric]} {amount} nats, {said}")
+        lines.append(f"{arm}, hidden bases, less {reference}: {'; '.join(parts)}.")
     return lines
 
 

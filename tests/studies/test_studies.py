@@ -110,6 +110,18 @@ def test_no_claim_is_made_where_the_interval_holds_zero():
         assert expected in sentence
 
 
+def test_what_is_said_of_hidden_bases_is_what_their_intervals_show():
+    row = {"arm": "a", "reference": "b", "difference": 0.02}
+    ways = (("nats_per_base", 0.01, "above"), ("nats_per_base_k", -0.01, "unclear"))
+    lines = [row | {"metric": n, "low": low, "high": 0.03, "shown": s} for n, low, s in ways]
+    own = lines[0] | {"arm": "b", "difference": 0.0, "shown": "unclear"}
+    assert study_report.base_sentences(pd.DataFrame([own, *lines])) == [
+        "a, hidden bases, less b: one hidden +0.020 [+0.010, +0.030] nats, it knows less; "
+        "k hidden +0.020 [-0.010, +0.030] nats, not shown to differ."
+    ]
+    assert study_report.base_sentences(pd.DataFrame()) == []
+
+
 def test_few_seeds_and_few_draws_come_with_a_word_of_caution():
     assert "Nothing is claimed of 1 seed:" in study_report.caution(1, 5)[0]
     assert "Nothing is claimed of 4 draws:" in study_report.caution(6, 4)[0]
@@ -565,7 +577,8 @@ def test_the_page_shows_every_arm_and_the_sentences(finished, made):
     for name in ARMS:
         assert name in made.text
     found = study_report.read_differences(finished / "differences.csv")
-    for sentence in study_report.sentences(found):
+    of_bases = study_report.base_sentences(pd.read_csv(finished / "hidden_bases.csv"))
+    for sentence in study_report.sentences(found) + of_bases:
         assert sentence in re.sub(r"\s+", " ", made.text)
 
 
