@@ -96,13 +96,15 @@ def default_head(task: Task) -> str:
 def features_recipe(width: int, num_rows: int) -> Recipe:
     """Returns the recipe of the features head, which is not published (SPEC section 10).
 
-    The rate grows with the rows, by their logarithm, and falls with the encoder's width. Of many
-    rows there are fewer epochs: GUE's published recipes see 30,000 to 190,000 rows in all.
+    The rate grows with the logarithm of few rows, falls with the root of many, whose steps are
+    more (docs/tasks.md), and with the encoder's width. Of many rows there are fewer epochs: GUE's
+    published recipes see 30,000 to 190,000 rows in all.
     """
     default, is_small = FeaturesDefaults, num_rows < FeaturesDefaults.small_rows
     few, many = default.few_rows, default.many_rows
     share = math.log(min(max(num_rows, few), many) / few) / math.log(many / few)
     rate = default.lr_of_few * (default.lr_of_many / default.lr_of_few) ** share
+    rate *= math.sqrt(many / max(num_rows, many))
     return Recipe(
         peak_lr=float(f"{rate * default.width / width:.2g}"),
         num_epochs=max(1, min(default.num_epochs, default.most_rows // num_rows)),

@@ -21,7 +21,7 @@ class FeaturesDefaults:
     """The recipe of the features head, by the number of training rows and the encoder's width."""
 
     few_rows: int = 20  # and fewer
-    many_rows: int = 200  # and more
+    many_rows: int = 200  # of which more have a rate that falls with their root
     lr_of_few: float = 5e-5  # peak rate at `width`; 2e-4 lost more to the probe (docs/tasks.md)
     lr_of_many: float = 5e-4
     width: int = 128  # the rate is divided by the encoder's over this
@@ -38,8 +38,8 @@ class FeaturesDefaults:
 _F = FeaturesDefaults
 RECIPE_HELP = {  # of the flags; the published recipes stand in recipes.py
     "peak_lr": f"Highest rate; default: features {_F.lr_of_few:g} ({_F.few_rows} rows) to "
-    f"{_F.lr_of_many:g} ({_F.many_rows} and more) x {_F.width} / width of the encoder; cls: the "
-    "published 3e-5 to 1e-4.",
+    f"{_F.lr_of_many:g} ({_F.many_rows}; of more x root of {_F.many_rows} / rows) x {_F.width} / "
+    "width of the encoder; cls: the published 3e-5 to 1e-4.",
     "num_epochs": f"Default: features {_F.num_epochs} (fewer above "
     f"{_F.most_rows // _F.num_epochs:,} rows: {_F.most_rows:,} in all, or one epoch), ended by "
     f"{_F.patience} without a lower loss on dev; cls: the published 3 to 20.",
