@@ -345,6 +345,12 @@ def test_what_a_config_file_does_wrong_is_said_with_its_line(text, message, tmp_
         assert str(raised.value).startswith(f"--{flag}={path}: ") and message in str(raised.value)
 
 
+def test_all_flags_that_are_missing_are_named_in_one_line(tmp_path):
+    result = elsewhere(tmp_path, "launch.study", "--output=x")
+    assert result.returncode == 2
+    assert result.stderr == "error: --study, --fasta: required, and not given (see --help)\n"
+
+
 def test_an_unknown_field_is_named_where_the_config_is_a_default_too(tmp_path):
     result = elsewhere(tmp_path, "launch.doctor", "--config.num_step=3")
     assert result.returncode == 2

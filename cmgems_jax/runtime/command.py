@@ -63,6 +63,8 @@ def _parse(argv: list[str]) -> list[str]:
     except flags.Error as error:
         if isinstance(error.__context__, InputError):  # of the config file
             _stop(str(error.__context__))
+        if missing := re.findall(r"^flag --(\w+)=None: Flag --\1 must have", str(error), re.M):
+            _stop(f"--{', --'.join(missing)}: required, and not given (see --help)")
         _stop(f"{error}" if "see --help" in str(error) else f"{error} (see --help)")
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         _stop(_explain(argv, error))
