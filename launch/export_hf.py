@@ -3,8 +3,9 @@
     python -m launch.export_hf --checkpoint=runs/mine --output=exports/mine
     python -m launch.export_hf --checkpoint=runs/classifier --output=exports/classifier
 
-A pretraining run becomes a BertForMaskedLM, a fine-tuned classifier a
-BertForSequenceClassification with its label names. Writes model.safetensors,
+A pretraining run (or human6-nano) becomes a BertForMaskedLM; a classifier with
+--head=cls a BertForSequenceClassification with its label names, one of a features
+head a BertModel, its head in head.safetensors. Writes model.safetensors,
 config.json, the tokenizer (which takes raw DNA) and a model card.
 """
 
@@ -13,7 +14,7 @@ from absl import flags
 from cmgems_jax.runtime import command
 
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Work folder of a pretraining run, or a classifier's.", required=True
+    "checkpoint", None, "A pretraining run's folder, a classifier's, or human6-nano.", required=True
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier export.")

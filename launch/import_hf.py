@@ -5,7 +5,8 @@
 
 The folder holds config.json, vocab.txt (which decides k and the order of the
 k-mers), and model.safetensors or pytorch_model.bin (for that torch is needed).
-A BertForSequenceClassification becomes a classifier for launch.predict.
+A BertForSequenceClassification, or an export of ours with head.safetensors,
+becomes a classifier for launch.predict.
 """
 
 from absl import flags

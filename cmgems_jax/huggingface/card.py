@@ -19,12 +19,12 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.masking import curriculum, strategies
 from cmgems_jax.model import heads
-from cmgems_jax.pretraining import checkpoints, pretrained
+from cmgems_jax.pretraining import checkpoints, packaged, pretrained
 from cmgems_jax.runtime import run_log
 from cmgems_jax.windows import dataset
 
 NAME = "README.md"
-_TEMPLATE = Path(__file__).with_name("card.md.jinja")
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _TAGS = ("biology", "genomics", "dna", "bert")
 
 
@@ -47,6 +47,7 @@ def of_run(
         max_tokens=config.data.num_tokens,
         auto_class="AutoModelForMaskedLM",
         is_imported=step == 0,  # see checkpoints.save_params
+        is_packaged=packaged.is_name(checkpoint),
         has_curves=(workdir / "curves.png").exists(),
         windows=windows,
         files=[(Path(path).name, digest) for path, digest in files],
@@ -97,7 +98,7 @@ def _card(
     k, stride = config.tokens.k, config.tokens.stride
     return ModelCard.from_template(
         data,
-        template_path=str(_TEMPLATE),
+        template_path=str(TEMPLATE),
         config=config,
         tokens=config.tokens,
         config_json=_config_json(config, is_imported),

@@ -40,9 +40,10 @@ def export(
     """Writes weights, config, tokenizer and model card.
 
     Args:
-      checkpoint: work folder of a pretraining run (or WORKDIR/checkpoints/STEP), which
-        becomes a BertForMaskedLM; or of launch.finetune: a BertForSequenceClassification, or,
-        of a features head, a BertModel with the head in a file of its own.
+      checkpoint: work folder of a pretraining run (or WORKDIR/checkpoints/STEP), or a model of
+        the package, which becomes a BertForMaskedLM; or of launch.finetune: a
+        BertForSequenceClassification, or, of a features head, a BertModel with the head in a
+        file of its own.
       output: a new or empty folder, or an earlier export to `overwrite`.
       task_head: True: only a fine-tuned one will do; False: only a pretrained one.
       evaluation: folder of launch.evaluate, for the model card.

@@ -87,6 +87,8 @@ def untrained(like: Pretrained, seed: int) -> Pretrained:
 
 def locate(path: Path | str) -> tuple[Path, int]:
     """Returns the work folder and the step to read. See `load` for `path` and errors."""
+    if packaged.is_name(path):
+        return packaged.FOLDER / path, packaged.read(str(path))[-1]
     path = Path(path)
     if not path.is_dir():
         raise InputError(

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -12,13 +13,14 @@ import pytest
 import safetensors.numpy
 from huggingface_hub import ModelCard
 
+from cmgems_jax import config as config_lib
 from cmgems_jax import huggingface
 from cmgems_jax.config import Config, ModelConfig, TokensConfig
 from cmgems_jax.downstream.finetuning import classifier
 from cmgems_jax.downstream.inference import embed
 from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
-from cmgems_jax.huggingface import export, hub, load, tokenizer
+from cmgems_jax.huggingface import card, export, hub, load, tokenizer
 from cmgems_jax.model import heads
 from cmgems_jax.pretraining import checkpoints, pretrained
 
@@ -275,6 +277,22 @@ def test_a_card_names_the_licence_that_was_chosen(run, exported, tmp_path):
     assert ModelCard.load(exported / "README.md").data.license is None
     export.export(run, tmp_path / "out", license_name="cc-by-4.0")
     assert ModelCard.load(tmp_path / "out" / "README.md").data.license == "cc-by-4.0"
+
+
+def test_what_the_card_asks_of_a_config_is_there():
+    """jinja takes what is missing for nothing, and says nothing."""
+    text = card.TEMPLATE.read_text()
+    fields = set(re.findall(r"\bconfig\.([a-z_]+\.\w+|\w+)", text))
+    assert {"data.synthetic_repeats", "batch_size"} <= fields <= {*config_lib.field_names()}
+
+
+def test_the_model_of_the_package_goes_and_returns(tmp_path):
+    export.export(config_lib.PACKAGED, tmp_path / "out")
+    load.import_model(tmp_path / "out", tmp_path / "back")
+    before, after = map(pretrained.load_masked_lm, (config_lib.PACKAGED, tmp_path / "back"))
+    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "cmgems_jax/weights/human6-nano/README.md" in text and "3,000 steps" in text
 
 
 def test_an_export_has_a_pooler_that_passes_the_state_of_cls_on(exported):
