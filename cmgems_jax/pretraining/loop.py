@@ -199,7 +199,7 @@ def _train(run: _Run, state: TrainState) -> TrainState:
                 checkpoints.check_background(run.manager)
             if is_saved:
                 _save(run, state, wait=bool(stopped_by) or step == config.num_steps)
-            if stopped_by:
+            if stopped_by and step < config.num_steps:  # else the run is done, and says so
                 print(
                     f"saved step {step} after {stopped_by}; the same command resumes from it",
                     flush=True,

@@ -20,6 +20,7 @@ from cmgems_jax.errors import InputError
 from cmgems_jax.genome import input_files
 from cmgems_jax.masking import statistics as mask_statistics
 from cmgems_jax.pmi import table as pmi_table
+from cmgems_jax.pretraining import run_inputs
 from cmgems_jax.report import figures, svg
 from cmgems_jax.runtime import outputs, run_log
 from cmgems_jax.studies import runs, study, study_report, study_tables
@@ -124,7 +125,8 @@ def _pmi_section(table: pmi_table.PmiTable, intro: str) -> Section:
 
 def _ranks_section(config: Config) -> list[Section]:
     """The ranks of a run, where they can be had without its genome."""
-    if config.pmi_source == "corpus":
+    has_moved = config.has_pmi_table and not Path(config.pmi_source).exists()
+    if config.pmi_source == "corpus" or has_moved:
         return []  # count_pmi's folder, as a further input, shows them
     intro = "The embedded counts of GRCh38."
     if config.has_pmi_table:
@@ -158,19 +160,22 @@ def _run(path: Path) -> list[Section]:
         rows = [[part, f"{value:,.1f}"] for part, value in last[-1]["seconds_by_part"].items()]
         run.tables.append(("Seconds by part", [["part", "seconds"], *rows]))
     data_dir = config.data_dir(path)
-    if (data_dir / dataset.SUMMARY_NAME).is_file() and config.pmi_source != "corpus":
-        ranks_V = pmi_table.ranks_for(config, [])
+    ranks_V = run_inputs.read_ranks(path)  # at the start: what was learned since is not in it
+    has_masks = ranks_V is not None and config.masking.ranks != "learned"
+    if has_masks and (data_dir / dataset.SUMMARY_NAME).is_file():
         masks = pd.DataFrame(
             map(dataclasses.asdict, mask_statistics.describe(config, data_dir, ranks_V))
         )
         run.tables.append(("Masks by stage, over held-out windows", _cells(masks)))
     sections = [run, *_ranks_section(config)]
     inside = path / runs.EVALUATION
-    return sections + (_evaluation(inside) if (inside / "suite.json").is_file() else [])
+    return sections + (_evaluation(inside) if (inside / "results.csv").is_file() else [])
 
 
 def _evaluation(path: Path) -> list[Section]:
     """A folder of launch.evaluate."""
+    if not (path / "results.csv").is_file():
+        raise InputError(f"--input={path}: no task is evaluated yet; wait for the first")
     results = resampled.attach(evaluation_report.read_table(path / "results.csv"), path)
     means = statistics.summary(results, "model")
     rows = evaluation_report.named_rows(means)
@@ -282,7 +287,7 @@ def _outcome(
         f"{evaluation_report.counted(num_seeds, 'seed')}, {config.num_steps:,} steps each. "
         f"{study_report.rule()}.",
         missing
-        + study_report.sentences(differences)
+        + study_report.sentences(differences, num_arms)
         + study_report.base_sentences(tables["hidden_bases"])
         + study_report.caution(num_seeds, about["evaluation"]["num_draws"]),
     )

@@ -32,24 +32,29 @@ def find(one: Unit, studies: Sequence[Path]) -> Path | None:
     return None
 
 
-def copy(source: Path, one: Unit) -> None:
+def copy(source: Path, one: Unit, *, with_scores: bool) -> None:
     """Copies a run that `find` returned to the folder of a claimed unit that has not begun.
 
     It is there whole or not at all; `runs.run` then finds it trained, and evaluates what is
-    missing.
+    missing: all, without the scores, which are to be of the same tasks, shots, modes and rows.
     """
     leave = shutil.ignore_patterns(runs.DONE_NAME, runs.EVALUATION, "*.lock")
     with outputs.replaced_folder(one.folder) as partial:
         shutil.copytree(source, partial, ignore=leave, dirs_exist_ok=True)
-        evaluation = partial / runs.EVALUATION
-        evaluation.mkdir()
-        scores = evaluation_report.read_table(source / runs.EVALUATION / "results.csv")
-        own = scores[scores.model == source.name].assign(model=one.name)
-        own.to_csv(evaluation / "results.csv", index=False)
-        kept = resampled.read(source / runs.EVALUATION)
-        of_source = [key for key in kept if key[0] == source.name]
-        resampled.write(evaluation, {(one.name, *key[1:]): kept[key] for key in of_source})
+        if with_scores:
+            _copy_scores(source, one, partial / runs.EVALUATION)
         outputs.write_json(partial / "reused.json", {"run": str(source.resolve())})
+
+
+def _copy_scores(source: Path, one: Unit, evaluation: Path) -> None:
+    """Copies the scores of a run's model, under the unit's name."""
+    evaluation.mkdir()
+    scores = evaluation_report.read_table(source / runs.EVALUATION / "results.csv")
+    own = scores[scores.model == source.name].assign(model=one.name)
+    own.to_csv(evaluation / "results.csv", index=False)
+    kept = resampled.read(source / runs.EVALUATION)
+    of_source = [key for key in kept if key[0] == source.name]
+    resampled.write(evaluation, {(one.name, *key[1:]): kept[key] for key in of_source})
 
 
 def _is_same(one: Unit, run: Path) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from cmgems_jax import config as config_lib
 from cmgems_jax.config import Config
+from cmgems_jax.downstream.evaluation import report as evaluation_report
 from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.downstream.tasks import table, tasks
 from cmgems_jax.errors import InputError
@@ -41,6 +42,7 @@ class Plan:
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     evaluation: EvaluationSettings
+    rows: dict[str, str]  # of the tasks' units, their digests
     task_dir: Path
 
 
@@ -98,11 +100,17 @@ def make_plan(
     for arm in chosen:
         arms.config_of(config, arm, 0)
     # Read once now, so that a bad file is found at the start.
+    rows = {}
     for task in table.find_all(evaluation.tasks, task_dir):
+        if task.suite == "gue":
+            raise InputError(
+                f"--tasks={task.name}: of GUE; a study has few-shot tasks, or folders of your own"
+            )
         for shots in evaluation.shots:
-            tasks.load(task, task_dir, k=config.tokens.k, shots=shots)
+            data = tasks.load(task, task_dir, k=config.tokens.k, shots=shots)
+            rows[evaluation_report.unit_name(task.name, shots)] = tasks.digest(data)
     seeds = tuple(range(num_seeds))
-    return Plan(study, preset, config, chosen, seeds, evaluation, task_dir)
+    return Plan(study, preset, config, chosen, seeds, evaluation, rows, task_dir)
 
 
 def run(plan: Plan, output: Path, others: Sequence[Path] = ()) -> None:
@@ -155,7 +163,8 @@ def _run_one(
             source = None if one.folder.exists() else reuse.find(one, others)
             if source:
                 print(f"the same run as {source}: copied", flush=True)
-                reuse.copy(source, one)
+                about = json.loads((source.parents[1] / NAME).read_text())
+                reuse.copy(source, one, with_scores=not _other_units(about, plan))
             has_baselines = one.arm.name == plan.arms[0].name and one.seed == plan.seeds[0]
             settings = dataclasses.replace(plan.evaluation, baselines=has_baselines)
             runs.run(one, settings, plan.task_dir)
@@ -194,6 +203,8 @@ def check_same(output: Path, plan: Plan) -> None:
         contents = [one.get("pmi_table_sha256") for one in (before, now)]
         if all(contents) and contents[0] != contents[1]:
             rows.append(f"pmi.table: {table} holds another table than before")
+        if "rows" in before:  # not of an earlier version
+            rows += _other_units(before, plan)
         if before["study"] != plan.study:
             rows.insert(0, f"study: {before['study']} before, {plan.study} now")
         if rows:
@@ -213,8 +224,8 @@ def check_same(output: Path, plan: Plan) -> None:
         "question": arms.STUDIES[plan.study].question,
         "arms": {arm.name: dataclasses.asdict(arm) for arm in plan.arms},
         "seeds": list(plan.seeds),
-        "tasks": list(plan.evaluation.tasks),
-        "shots": list(plan.evaluation.shots),
+        "modes": list(plan.evaluation.modes),
+        "rows": plan.rows,
     }
     outputs.write_json(path, now | listed)
     outputs.write_json(output / "environment.json", run_log.environment())
@@ -223,6 +234,15 @@ def check_same(output: Path, plan: Plan) -> None:
 def _known(record: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings of study.json's evaluation; of an earlier version all that there are."""
     return EvaluationSettings().fixed() | record["evaluation"]
+
+
+def _other_units(record: dict[str, Any], plan: Plan) -> list[str]:
+    """Returns how the units or modes of a study.json differ from the plan's; runs have all."""
+    before, now = record.get("rows", {}), plan.rows
+    settings = {"tasks": sorted(now), "modes": sorted(plan.evaluation.modes)}
+    known = {"tasks": sorted(before), "modes": sorted(record.get("modes", ()))}
+    others = [unit for unit in now if before.get(unit, now[unit]) != now[unit]]
+    return _changed("evaluation", known, settings) + [f"{unit}: other rows" for unit in others]
 
 
 def _changed(section: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -253,22 +273,33 @@ def _check_reusable(other: Path, plan: Plan) -> None:
 def other_processes(number: int, output: Path, arguments: Sequence[str]) -> Iterator[None]:
     """Runs `number` - 1 more processes of the same command beside the block, one per GPU.
 
-    Process i sees GPU i alone and writes to OUTPUT/claims/process_I.log; they end with the
-    block, by themselves where it succeeds. Enter it before jax looks for devices.
+    Process i sees the i-th GPU of CUDA_VISIBLE_DEVICES alone (unset: GPU i) and writes to
+    OUTPUT/claims/process_I.log; they end with the block, by themselves where it succeeds. Enter
+    it before jax looks for devices.
+
+    Raises:
+      InputError: CUDA_VISIBLE_DEVICES names fewer GPUs.
     """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    gpus = visible if any(visible) else [*map(str, range(number))]
+    if len(gpus) < number:
+        raise InputError(
+            f"--processes={number}: CUDA_VISIBLE_DEVICES={','.join(gpus)} names {len(gpus)}; give "
+            "as many GPUs, or unset it"
+        )
     with contextlib.ExitStack() as stack:
         for index in range(1, number):
             (output / "claims").mkdir(parents=True, exist_ok=True)
             log = output / "claims" / f"process_{index}.log"
             other = subprocess.Popen(
                 [sys.executable, "-m", "launch.study", *arguments, "--processes=1"],
-                env=os.environ | {"CUDA_VISIBLE_DEVICES": str(index)},
+                env=os.environ | {"CUDA_VISIBLE_DEVICES": gpus[index]},
                 stdout=stack.enter_context(log.open("w")),
                 stderr=subprocess.STDOUT,
             )
             stack.callback(_end, other, log)
         if number > 1:
-            os.environ["CUDA_VISIBLE_DEVICES"] = "0"
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
         yield
 
 

@@ -45,7 +45,8 @@ def write(plan: Any, units: Sequence[Unit], output: Path) -> None:
         with outputs.replaced_file(output / f"{name}.csv") as part:
             table.to_csv(part, index=False)
     cautions = caution(len(plan.seeds), plan.evaluation.num_draws)
-    statements = sentences(made["differences"]) + base_sentences(made["hidden_bases"]) + cautions
+    statements = sentences(made["differences"], len(plan.arms))
+    statements += base_sentences(made["hidden_bases"]) + cautions
     with outputs.replaced_file(output / "study.md") as part:
         part.write_text(_text(plan, made, statements))
     files = ["study.md", *(f"{name}.csv" for name in made)]
@@ -58,9 +59,14 @@ def write(plan: Any, units: Sequence[Unit], output: Path) -> None:
     print(f"a page of it: python -m launch.report --input={output} --output=report.html")
 
 
-def sentences(compared: pd.DataFrame) -> list[str]:
+def sentences(compared: pd.DataFrame, num_arms: int) -> list[str]:
     """Returns what the differences say, in words; no claim where an interval holds 0."""
     lines = []
+    if compared.empty and num_arms > 1:
+        return [
+            "No run of the arms' reference: nothing is compared; --reference=ARM compares with one "
+            "of these, without new runs."
+        ]
     if compared.empty:
         return ["One arm: nothing to compare."]
     for (arm, reference, mode), rows in compared.groupby(["arm", "reference", "mode"], sort=False):
@@ -169,7 +175,7 @@ def read_baselines(folder: Path) -> pd.DataFrame:
     """Returns the summary of what is no arm; of an earlier version's study, over draws alone."""
     path = folder / f"{BASELINE_SUMMARY}.csv"
     if path.exists():
-        return read_table(path)
+        return _read_or_empty(path)
     return statistics.summary(read_table(folder / "baselines.csv"), "model")
 
 
@@ -178,11 +184,16 @@ def read_differences(path: Path) -> pd.DataFrame:
 
     An earlier version's table does not say what its intervals cover, and claims nothing.
     """
+    compared = _read_or_empty(path)
+    return compared if "covers" in compared else compared.assign(shown=UNCLEAR)
+
+
+def _read_or_empty(path: Path) -> pd.DataFrame:
+    """Returns a table that may have had no rows, and then has no columns."""
     try:
-        compared = read_table(path)
+        return read_table(path)
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
-    return compared if "covers" in compared else compared.assign(shown=UNCLEAR)
 
 
 def differences_figure(compared: pd.DataFrame) -> Figure:

@@ -22,22 +22,28 @@ _LAST = ("perplexity_random", *base_evaluation.NAMES)  # evaluation, of a run
 ALL_TASKS = "mean over tasks"
 PARTS = ("setup", "data", "pmi", "compile", "train", "eval", "checkpoint")  # of the seconds
 BASELINE_SUMMARY = "baseline_summary"  # name of its file
+_UNIT = ["model", "mode", "task", "shots", "draw"]  # of a score, a baseline's
 NUM_SEEDS = (6, 8, 12, 24)  # of the studies whose power is told
 
 
 def collect(units: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Returns the scores of the arms (with columns arm, seed) and those of the baselines.
 
-    Both with the resampled scores, where they were kept.
+    Both with the resampled scores, where they were kept. Baselines may be of a run that is done
+    and of no unit here, where other arms were asked for before; of two runs the first unit's.
     """
     parts, baselines = [], []
-    for one in units:
-        folder = one.folder / runs.EVALUATION
+    folders = {one.folder: one for one in units}
+    others = {done.parent for done in units[0].folder.parent.glob(f"*/{runs.DONE_NAME}")}
+    for run in (*folders, *sorted(others - {*folders})):
+        folder = run / runs.EVALUATION
         table = resampled.attach(read_table(folder / "results.csv"), folder)
-        own = table[table.model == one.name].assign(arm=one.arm.name, seed=one.seed)
-        parts.append(own.drop(columns="model"))
-        baselines.append(table[table.model != one.name])
-    return pd.concat(parts, ignore_index=True), pd.concat(baselines, ignore_index=True)
+        baselines.append(table[table.model != run.name])
+        if one := folders.get(run):
+            own = table[table.model == run.name].assign(arm=one.arm.name, seed=one.seed)
+            parts.append(own.drop(columns="model"))
+    beside = pd.concat(baselines, ignore_index=True).drop_duplicates(_UNIT)
+    return pd.concat(parts, ignore_index=True), beside
 
 
 def differences(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
@@ -169,12 +175,14 @@ def costs(units: Sequence[Unit]) -> pd.DataFrame:
 
     The parts add up to `seconds`; `input_wait` is a share of "train". A step costs what
     the steps cost that the seconds are of; data is made once, and every start of a run
-    compiles once, the first step within it.
+    compiles once, the first step within it. No row of a run that was ended before it told.
     """
     lines = []
     for one in units:
         records = run_log.read(one.folder / "metrics.jsonl")
-        last = next(r for r in reversed(records) if r["kind"] == "summary")
+        last = next((r for r in reversed(records) if r["kind"] == "summary"), None)
+        if last is None:  # killed behind its last checkpoint
+            continue
         seconds, steps, starts = dict(last["seconds_by_part"]), last["step"], last.get("starts", 1)
         waited_s = last.get("input_wait_seconds", 0.0)
         if "input_wait" in seconds:  # an older run: the waiting is not yet in "train"

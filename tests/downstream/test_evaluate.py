@@ -16,7 +16,9 @@ from cmgems_jax.downstream.evaluation import report as evaluation_report
 from cmgems_jax.downstream.evaluation.settings import EvaluationSettings
 from cmgems_jax.downstream.tasks import metrics
 from cmgems_jax.downstream.tasks.table import Task
+from cmgems_jax.downstream.tasks.tasks import TaskData
 from cmgems_jax.errors import InputError
+from cmgems_jax.pretraining import pretrained
 from cmgems_jax.pretraining.pretrained import Pretrained
 from cmgems_jax.runtime import pictures
 
@@ -90,6 +92,20 @@ def test_a_stopped_suite_runs_what_is_missing_and_ends_with_the_same_numbers(
     again = evaluate.evaluate([inputs[0]], Path("."), tmp_path, settings(inputs[1]))
     columns = [name for name in results if name != "seconds"]
     pd.testing.assert_frame_equal(again[columns], results[columns])
+
+
+def test_the_seed_is_added_to_that_of_gues_published_recipe(monkeypatch, inputs):
+    seeds = []
+    monkeypatch.setattr(
+        methods.finetuning_loop, "train_draws", lambda *_, seed, **__: seeds.append(seed)
+    )
+    task = Task("mouse/0", "gue", 2, "mcc")
+    model, data = pretrained.load(inputs[0]), TaskData(task, None, None, None, [], [])
+    for seed in (0, 1):
+        chosen = EvaluationSettings(suite="gue", seed=seed)
+        with pytest.raises(AttributeError):  # behind the training: no test rows
+            methods._finetune(model, chosen, "cls", data, np.zeros((1, 4), int), 0)
+    assert seeds == [42, 43]
 
 
 def test_fewer_test_rows_are_the_same_for_every_line_and_said(inputs, tmp_path):

@@ -178,21 +178,35 @@ def test_dev_keeps_each_draws_epoch_of_the_least_loss():
 
 def test_the_later_epoch_wins_a_tie_and_a_metric_that_is_no_number_is_recorded():
     """Two draws: one's losses are 2, 1, 1 times ln 2, the other's 1, 1, 2."""
-    labels_N, bits = np.zeros(4, np.int32), [[2, 1], [1, 1], [1, 2]]
+    bits = [[2, 1], [1, 1], [1, 2]]
+    best = offered(bits, TINY)
+    assert best.params["epoch"].tolist() == [[2, 1]]
+    np.testing.assert_allclose(best.dev_losses_DE / np.log(2), np.transpose(bits))
+    assert np.isnan(best.dev_scores_DE).all()
+
+
+def test_a_draw_whose_patience_has_ended_takes_nothing_more_beside_others():
+    """Alone the first would have ended after its second epoch, and so not have seen its third."""
+    best = offered([[2, 4], [3, 3], [1, 2]], dataclasses.replace(TINY, patience=1))
+    assert best.params["epoch"].tolist() == [[0, 2]]
+    assert best.best_D.tolist() == [0, 2] and best.patient_D().tolist() == [False, True]
+
+
+def offered(bits: list[list[float]], recipe: Recipe) -> finetuning_loop.TrainedDraws:
+    """Returns two draws whose losses by epoch are those of `bits` (epochs, 2)."""
+    labels_N = np.zeros(4, np.int32)
     programs = types.SimpleNamespace(
         keep_better=lambda old, new, take: {"epoch": np.where(take, new["epoch"], old["epoch"])}
     )
     task, targets = Task("t", "own", 2, "auroc"), Targets.of("classes", 2, labels_N)
     best = finetuning_loop.TrainedDraws(
-        None, task, TINY, targets, "error", programs, {}, *np.zeros((3, 2, 0))
+        None, task, recipe, targets, "error", programs, {}, *np.zeros((3, 2, 0))
     )
     for epoch, bits_D in enumerate(bits):
         right_D = 2.0 ** -np.array(bits_D)
         said_DNC = np.tile(np.stack([right_D, 1 - right_D], axis=1)[:, None], (1, 4, 1))
         best.offer({"epoch": np.full((1, 2), epoch)}, said_DNC, labels_N)
-    assert best.params["epoch"].tolist() == [[2, 1]]
-    np.testing.assert_allclose(best.dev_losses_DE / np.log(2), np.transpose(bits))
-    assert np.isnan(best.dev_scores_DE).all()
+    return best
 
 
 def probed(encoder: Pretrained, long_sequences: str = "error") -> np.ndarray:
@@ -341,6 +355,15 @@ def test_the_rate_of_a_features_head_follows_width_and_rows(width, num_rows, exp
 @pytest.mark.parametrize(("num_rows", "epochs"), [(10_000, 10), (30_000, 3), (200_000, 1)])
 def test_a_features_head_sees_no_more_than_so_many_rows(num_rows, epochs):
     assert recipes.features_recipe(128, num_rows).num_epochs == epochs
+
+
+def test_epochs_that_are_asked_for_are_not_cut_by_a_recipes_steps():
+    task = Task("mouse/0", "gue", 2, "mcc")
+    chosen = {
+        n: recipes.choose(task, 0, width=128, num_rows=6_478, num_epochs=n) for n in (None, 9)
+    }
+    assert chosen[None].num_steps(6_478) == 1_000
+    assert chosen[9].num_steps(6_478) == 9 * 203
 
 
 def test_a_set_without_a_published_recipe_is_named():

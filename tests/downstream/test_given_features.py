@@ -97,6 +97,9 @@ def test_a_name_stands_once(run, task, tmp_path):
         ("a=x.txt", "expected a file .npz or .parquet"),
         ("a=text.npz", "text.npz: .*expected 'sequences'"),
         ("a=other.npz", "other.npz: .*expected 'sequences'"),
+        ("a=half.npz", "half.npz: .*expected 'sequences'"),
+        ("a=array.npz", "array.npz: .*expected 'sequences'"),
+        ("a=empty.npz", "empty.npz: .*expected 'sequences'"),
         ("a=flat.npz", r"2 sequences and embeddings \(2,\); expected one"),
         ("a=nan.npz", "vector of row 1 is not finite"),
         ("a=twice.npz", "rows 0 and 1 are of the same sequence .*keep one"),
@@ -107,6 +110,11 @@ def test_what_is_no_file_of_features_is_refused(tmp_path, monkeypatch, argument,
     for name in ("x.txt", "text.npz"):
         (tmp_path / name).write_text("no array")
     np.savez("other.npz", ids=np.arange(2))
+    save(tmp_path / "half.npz", ["ACGT", "CCGT"], np.ones((2, 1)))
+    (tmp_path / "half.npz").write_bytes((tmp_path / "half.npz").read_bytes()[:200])
+    np.save("array.npy", np.ones(2))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    (tmp_path / "empty.npz").touch()
     save(tmp_path / "flat.npz", ["ACGT", "CCGT"], np.ones(2))
     save(tmp_path / "nan.npz", ["ACGT", "CCGT"], np.array([[1.0], [np.nan]]))
     save(tmp_path / "twice.npz", ["ACGT", "acgt"], np.array([[1.0], [2.0]]))

@@ -216,6 +216,17 @@ def test_a_run_that_lost_every_checkpoint_equals_the_unbroken_one(unbroken, geno
     assert lines(copy) == lines(workdir)
 
 
+def test_a_stop_request_in_the_last_step_comes_too_late_and_the_run_has_its_summary(
+    genome, tmp_path, monkeypatch
+):
+    config = small_config(genome, num_steps=1, eval_every=0, checkpoint_every=1, log_every=1)
+    config.optimizer.warmup_steps, config.curriculum.name = 0, "fixed"
+    request = signals.StopRequest(signal="SIGTERM")
+    monkeypatch.setattr(signals, "StopRequest", lambda: request)
+    assert int(pretraining_loop.pretrain(config, tmp_path).step) == 1
+    assert [line["step"] for line in records(tmp_path, "summary")] == [1]
+
+
 def test_a_stop_request_saves_the_step_and_the_next_start_goes_on(
     unbroken, genome, tmp_path, monkeypatch, capsys
 ):

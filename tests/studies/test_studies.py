@@ -106,7 +106,7 @@ def test_no_claim_is_made_where_the_interval_holds_zero():
         (-0.3, -0.1, "below", "below b on t at 10 shots"),
     ):
         line = row | {"difference": (low + high) / 2, "low": low, "high": high, "shown": shown}
-        (sentence,) = study_report.sentences(pd.DataFrame([line]))
+        (sentence,) = study_report.sentences(pd.DataFrame([line]), 2)
         assert expected in sentence
 
 
@@ -120,6 +120,11 @@ def test_what_is_said_of_hidden_bases_is_what_their_intervals_show():
         "k hidden +0.020 [-0.010, +0.030] nats, not shown to differ."
     ]
     assert study_report.base_sentences(pd.DataFrame()) == []
+
+
+def test_arms_without_their_reference_are_told_what_would_compare_them():
+    assert "--reference=ARM compares" in study_report.sentences(pd.DataFrame(), 2)[0]
+    assert study_report.sentences(pd.DataFrame(), 1) == ["One arm: nothing to compare."]
 
 
 def test_few_seeds_and_few_draws_come_with_a_word_of_caution():
@@ -282,7 +287,8 @@ def test_a_steps_cost_is_of_the_steps_that_were_timed_and_the_wait_is_in_it(tmp_
         record = {"kind": "summary", "step": 100, **values}
         (one.folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
         units.append(one)
-    first, second = study_tables.costs(units).itertuples()
+    killed = runs.unit(arms.Arm("arm", {}, "arm"), 2, Config(), tmp_path)  # it told nothing
+    first, second = study_tables.costs([*units, killed]).itertuples()
     # 98 steps in 98 s (the first of each start compiles), 40 s of the rest by 100 steps
     assert first.hours_for_1000 == pytest.approx((10 + (2 + 4 + 20) / 2 + 1_400) / 3600)
     assert (first.train, first.input_wait, first.device_hours) == (98, 39, 0.1)
@@ -369,13 +375,13 @@ def test_an_earlier_versions_table_claims_nothing(finished, tmp_path):
 
 def test_the_page_and_the_text_mark_the_same_differences(finished, tmp_path):
     found = study_report.read_differences(finished / "differences.csv")
-    cells = study_report.differences_table(found).to_numpy().ravel()
-    num_marked = sum(cell.endswith(" *") for cell in cells)
-    assert num_marked == (found.shown != study_report.UNCLEAR).sum()
-    text = (finished / "study.md").read_text().partition("## Differences")[2]
-    assert text.partition("## Masks")[0].count(" * |") == num_marked
-    excluding = (found.low > 0) | (found.high < 0)
-    assert not ((found.shown != study_report.UNCLEAR) & ~excluding).any()
+    found.loc[0, "shown"] = study_report.ABOVE
+    table = study_report.differences_table(found)
+    assert sum(cell.endswith(" *") for cell in table.to_numpy().ravel()) == 1
+    assert study_report.markdown(table).count(" * |") == 1
+    (axes,) = study_report.differences_figure(found).axes
+    faces = [line.get_markerfacecolor() for line in axes.lines if line.get_marker() in "osD"]
+    assert len(faces) == len(found) and sum(face != "none" for face in faces) == 1
 
 
 def test_arms_of_a_seed_share_their_windows(finished):
@@ -472,6 +478,61 @@ def test_the_threshold_of_other_lengths_of_kmers_is_the_same_share_of_the_vocabu
     made = {arm.name: arm.fields for arm in arms.STUDIES["kmer"].arms(preset)}
     thresholds = {name: fields["curriculum.threshold"] for name, fields in made.items()}
     assert thresholds["k7"] == 4 * thresholds["k6"] == 256 * thresholds["k3"]
+
+
+def test_arms_may_be_added_and_left_out_and_the_baselines_stay(inputs, finished, tmp_path):
+    """Each of the two stands first in its turn, and has baselines of its own."""
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    baselines = pd.read_csv(output / "baselines.csv")
+    for only in (["cm_gems"], ["random"], ARMS):
+        study.run(small_plan(inputs, only=only), output)
+        kept = pd.read_csv(output / "baselines.csv")
+        pd.testing.assert_frame_equal(
+            kept.drop(columns="seconds"), baselines.drop(columns="seconds")
+        )
+        page.write([output], tmp_path / "report.html")
+    scores = pd.read_csv(output / "arms" / "cm_gems_seed0" / "evaluation" / "results.csv")
+    twice = pd.concat([scores, baselines.assign(seconds=0.0)])
+    twice.to_csv(output / "arms" / "cm_gems_seed0" / "evaluation" / "results.csv", index=False)
+    study.run(small_plan(inputs), output)
+    assert len(pd.read_csv(output / "baselines.csv")) == len(baselines)
+
+
+def test_other_tasks_shots_or_rows_are_another_study_and_their_scores_are_not_taken(
+    inputs, finished, tmp_path
+):
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    more = dataclasses.replace(small_plan(inputs).evaluation, shots=(4, 8))
+    other = tmp_path / "task"  # of the same name, with other rows
+    shutil.copytree(inputs[1], other)
+    (other / "test.tsv").write_text((inputs[1] / "train.tsv").read_text())
+    fasta, _, preset = inputs
+    config = study.preset(str(preset), str(fasta), None)
+    asked = {"more": (more, "task, 8 shots"), "other": (more, "task, 4 shots: other rows")}
+    asked["other"] = (dataclasses.replace(more, shots=(4,), tasks=(str(other),)), asked["other"][1])
+    for settings, message in asked.values():
+        plan = study.make_plan("strategy", "small", config, 2, ARMS, "", settings, Path("."))
+        with pytest.raises(InputError, match=f"holds another study .*{message}"):
+            study.run(plan, output)
+    study.run(dataclasses.replace(plan, seeds=(0,)), tmp_path / "new", [finished])
+    scores, before = (
+        pd.read_csv(folder / "results.csv") for folder in (tmp_path / "new", finished)
+    )
+    assert set(scores.shots) == {4} and not np.array_equal(
+        scores.query("arm == 'cm_gems'").accuracy,
+        before.query("arm == 'cm_gems' and seed == 0").accuracy,
+    )
+
+
+def test_a_task_of_gue_is_refused_before_any_training(inputs, tmp_path):
+    (tmp_path / "gue").mkdir()
+    shutil.copytree(inputs[1], tmp_path / "gue" / "mouse" / "0")
+    config = study.preset(str(inputs[2]), str(inputs[0]), None)
+    settings = EvaluationSettings(tasks=("mouse/0",), shots=(4,))
+    with pytest.raises(InputError, match="--tasks=mouse/0: of GUE; a study has few-shot"):
+        study.make_plan("strategy", "small", config, 2, ARMS, "", settings, tmp_path)
 
 
 def test_another_study_in_the_folder_is_refused(inputs, finished):
@@ -578,7 +639,7 @@ def test_the_page_shows_every_arm_and_the_sentences(finished, made):
         assert name in made.text
     found = study_report.read_differences(finished / "differences.csv")
     of_bases = study_report.base_sentences(pd.read_csv(finished / "hidden_bases.csv"))
-    for sentence in study_report.sentences(found) + of_bases:
+    for sentence in study_report.sentences(found, len(ARMS)) + of_bases:
         assert sentence in re.sub(r"\s+", " ", made.text)
 
 
@@ -594,6 +655,27 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         page.write([tmp_path], tmp_path / "report.html")
     with pytest.raises(InputError, match="none: no such folder"):
         page.write([tmp_path / "none"], tmp_path / "report.html")
+    outputs.write_json(tmp_path / "suite.json", {})
+    with pytest.raises(InputError, match="no task is evaluated yet"):
+        page.write([tmp_path], tmp_path / "report.html")
+
+
+def test_a_run_whose_table_of_pmi_has_moved_has_its_masks_on_the_page(finished, tmp_path):
+    run = shutil.copytree(runs.folder(finished, "cm_gems", 0), tmp_path / "run")
+    about = json.loads((run / "config.json").read_text())
+    about["pmi"]["table"] = str(tmp_path / "pmi.csv")
+    outputs.write_json(run / "config.json", about)
+    page.write([run], tmp_path / "report.html")
+    assert "Masks by stage" in (tmp_path / "report.html").read_text()
+
+
+def test_processes_take_the_gpus_that_they_may_see(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(InputError, match="--processes=2: CUDA_VISIBLE_DEVICES=3 names 1"):
+        with study.other_processes(2, tmp_path, []):
+            pass
+    with study.other_processes(1, tmp_path, []):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 def test_a_study_that_is_not_done_has_a_page_of_what_is(inputs, finished, tmp_path):
@@ -626,5 +708,6 @@ def test_a_study_that_is_not_done_has_a_page_of_what_is(inputs, finished, tmp_pa
     for path in output.glob(f"arms/{last.parent.name.removesuffix('_seed1')}_seed*/unit.json"):
         path.unlink()  # none of that arm is
     page.write([output], tmp_path / "one.html")
-    assert f"{num_runs - 2} of {num_runs} runs are done" in (tmp_path / "one.html").read_text()
+    text = re.sub(r"\s+", " ", Page((tmp_path / "one.html").read_text()).text)
+    assert f"{num_runs - 2} of {num_runs} runs are done" in text
     assert "Nothing is claimed of" in text

@@ -4,6 +4,8 @@
 """
 
 import dataclasses
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,11 @@ from cmgems_jax.genome import input_files, vocabulary
 SEQUENCES, EMBEDDINGS = "sequences", "embeddings"  # arrays of .npz, columns of .parquet
 SUFFIXES = (".npz", ".parquet")
 _LETTERS_SHOWN = 30
+# What numpy and pyarrow raise on damaged files, and on those of another kind.
+_UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, EOFError,
+    zipfile.BadZipFile, zlib.error, pa.ArrowException,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +71,7 @@ def read(argument: str) -> GivenFeatures:
         raise InputError(f"--features={argument}: expected a file {' or '.join(SUFFIXES)}")
     try:
         texts, features_NF = (_read_npz if path.suffix == ".npz" else _read_parquet)(path)
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except _UNREADABLE as error:
         raise InputError(
             f"{path}: {error}; expected '{SEQUENCES}' (N,), text, and '{EMBEDDINGS}' (N, F), "
             "numbers"
@@ -93,7 +100,8 @@ def read(argument: str) -> GivenFeatures:
 
 def _read_npz(path: Path) -> tuple[list[str], np.ndarray]:
     """Returns sequences and float32 (N, F) of an .npz."""
-    with np.load(path, allow_pickle=False) as file:
+    # Opened here: np.load leaves a damaged one open.
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         return list(map(str, file[SEQUENCES])), file[EMBEDDINGS].astype(np.float32)
 
 

@@ -20,7 +20,7 @@ class EvaluationSettings(TaskSettings):
     modes: tuple[str, ...] = MODES
     tasks: tuple[str, ...] = ()  # names; empty = all of the suite that data_dir holds
     shots: tuple[int, ...] = (10, 100)  # rows per class; of the few-shot suite
-    num_draws: int = 10  # of the shots; for GUE: seeds, from 42 on
+    num_draws: int = 10  # of the shots; of whole training sets: trainings
     seed: int = 0  # of the draws, and of training
     heads: tuple[str, ...] = ()  # of fine-tuning; empty = the task's (recipes.default_head)
     peak_lr: float | None = None  # of fine-tuning, in place of the recipes'

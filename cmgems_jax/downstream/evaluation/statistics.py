@@ -27,7 +27,7 @@ METHOD = (
     f"{metrics.NUM_RESAMPLES} bootstrap samples, the same for every line; the variances are added, "
     "and the bounds cut at the metric's range. Intervals of draws of the same rows are of this "
     "training set: of the training's seeds and the test rows. "
-    f"Fewer than {MIN_DRAWS} draws, or seeds, show nothing."
+    f"Fewer than {MIN_DRAWS} draws, or trainings on a whole set, show nothing."
 )
 
 

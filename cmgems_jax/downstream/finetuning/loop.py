@@ -67,13 +67,12 @@ class TrainedDraws:
         """Which of the epochs on dev each draw keeps: the last of its least loss."""
         return self.dev_losses_DE.shape[1] - 1 - self.dev_losses_DE[:, ::-1].argmin(axis=1)
 
-    @property
-    def is_patient(self) -> bool:
-        """Whether some draw may continue: its least loss on dev is of one of the last epochs."""
-        num_epochs = self.dev_losses_DE.shape[1]
+    def patient_D(self) -> np.ndarray:
+        """Returns which draws may continue: their least loss on dev is of a late epoch."""
+        num_draws, num_epochs = self.dev_losses_DE.shape
         if not self.recipe.patience or not num_epochs:
-            return True
-        return bool((self.best_D >= num_epochs - self.recipe.patience).any())
+            return np.ones(num_draws, bool)
+        return self.best_D >= num_epochs - self.recipe.patience
 
     def last_epoch(self) -> str:
         """Returns a line about the last epoch of the first draw."""
@@ -94,11 +93,15 @@ class TrainedDraws:
     def offer(
         self, params: dict | Subspace, predicted_DNC: np.ndarray, labels_N: np.ndarray
     ) -> None:
-        """Takes the parameters of the draws whose loss on dev was never less."""
+        """Takes the parameters of the draws whose loss on dev was never less.
+
+        A draw whose patience has ended goes on beside others, and takes nothing more.
+        """
         kind = self.task.labels
         scores = [metrics.score(labels_N, own_NC, kind) for own_NC in predicted_DNC]
         scores_D = [own[self.task.metric] for own in scores]
         losses_D = self.targets.losses(predicted_DNC, labels_N)
+        losses_D = np.where(self.patient_D(), losses_D, np.inf)
         is_best_D = (losses_D[:, None] <= self.dev_losses_DE).all(axis=1)
         best = self.params if self.dev_losses_DE.size else params  # copied: the next step takes it
         devices = jax.tree.leaves(params)[0].shape[0]
@@ -163,7 +166,7 @@ def train_draws(
                 break
             trained.losses_DE = np.column_stack([trained.losses_DE, losses_D])
             _end_epoch(trained, states.params, dev, told)
-            if not trained.is_patient:
+            if not trained.patient_D().any():
                 break
     return trained
 

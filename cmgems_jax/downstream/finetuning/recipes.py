@@ -85,6 +85,8 @@ def choose(
     else:
         recipe = Recipe(peak_lr=5e-5, num_epochs=5, batch_size=32, warmup_share=0.1)
     given = {name: value for name, value in changes.items() if value is not None}
+    if "num_epochs" in given:
+        given["max_steps"] = 0  # a recipe's would end them earlier
     return dataclasses.replace(recipe, **given)
 
 

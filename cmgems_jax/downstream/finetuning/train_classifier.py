@@ -187,6 +187,6 @@ def _kept(trained: TrainedDraws, signal: str) -> str:
     if epoch == num_epochs > 1:
         more = 2 * trained.recipe.num_epochs
         return f"{text}; the last is the best, still improving: --epochs={more} may do better"
-    if num_epochs < trained.recipe.num_epochs and not trained.is_patient:
+    if num_epochs < trained.recipe.num_epochs and not trained.patient_D().any():
         return f"{text}; none of the {trained.recipe.patience} after it was better"
     return text
