@@ -20,7 +20,9 @@ set -euo pipefail
 
 # EDIT: the run; flags after the script's name on sbatch's line take its place. The work folder
 # must lie on a disk that process 0 reaches after a restart too.
-RUN=(--config=configs/dnabert6.py --workdir=runs/dnabert6 --config.data.fasta=genome.fa.gz)
+# Its 192 rows a step are split over all GPUs, here into 16 x 2 x 6.
+RUN=(--config=configs/dnabert6.py --config.accumulation_steps=2 --workdir=runs/dnabert6
+  --config.data.fasta=genome.fa.gz)
 
 if [[ $# -gt 0 ]]; then
   RUN=("$@")

@@ -12,7 +12,9 @@ set -euo pipefail
 # work folder on host 0 (better on a disk that outlives the slice).
 TPU_NAME="${TPU_NAME:-cmgems}"
 ZONE="${ZONE:-europe-west4-b}"
-RUN="${RUN:---config=configs/dnabert6.py --workdir=runs/dnabert6 --config.data.fasta=genome.fa.gz}"
+# The 192 rows of a step must divide by chips x accumulation_steps.
+RUN="${RUN:---config=configs/dnabert6.py --config.accumulation_steps=2 \
+--workdir=runs/dnabert6 --config.data.fasta=genome.fa.gz}"
 
 readonly FOLDER=cmgems_jax # under the home folder of every host
 
