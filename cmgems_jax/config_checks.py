@@ -93,7 +93,7 @@ _RANGES = {  # of the numbers that need not only be 0 or more
     "log_every": (1, _ANY),
     "checkpoint_every": (1, _ANY),
     "keep_checkpoints": (1, _ANY),
-    "data.num_tokens": (8, _ANY),
+    "data.num_tokens": (8, 32_765),  # more overflow the keys of ranking.lowest
     "data.full_length_share": (0, 1),
     "data.windows_per_row": (1, 32),
     "data.validation_fraction": (0.001, 0.9),

@@ -4,8 +4,8 @@
         --config.data.fasta=genome.fa.gz
 
 Two things are not as published: windows are packed into rows, and attention weights are not
-dropped, so that the scores of a row never lie in memory. --config.model.attention_dropout=0.1 does as DNABERT did; docs/scaling.md
-says how to see what that costs.
+dropped, so that the scores of a row never lie in memory. --config.model.attention_dropout=0.1 does
+as DNABERT did; docs/scaling.md says how to see what that costs.
 
 One variation: --config.curriculum.threshold=0.5
 """

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
+from cmgems_jax.errors import InputError
 from cmgems_jax.runtime import command
 
 _CHECKPOINT = flags.DEFINE_list(
@@ -30,6 +31,8 @@ def main() -> None:
     from cmgems_jax.pretraining import base_table, compile_cache
 
     checkpoints = [Path(path) for path in _CHECKPOINT.value]
+    if not checkpoints:
+        raise InputError("--checkpoint: empty; expected folders of runs or imports, with commas")
     compile_cache.use_of(checkpoints[0])
     base_table.evaluate(
         checkpoints,

@@ -98,7 +98,7 @@ def update(
 
     Once the smallest change so far is below the threshold, `cm_gems` and
     `hard_to_easy` go to their second stage; where no stage is left, an
-    `adaptive` budget grows. Either change starts the history again, because
+    `adaptive` budget grows, up to its maximum. Either change starts the history again, because
     perplexities of different masks cannot be compared. The perplexity is of the validation
     windows under the current strategy; a non-finite one changes nothing.
     """
@@ -108,9 +108,10 @@ def update(
     stalled = smallest < config.threshold
     can_switch = config.name in ("cm_gems", "hard_to_easy")
     switches = stalled & (state.stage == EASY) & can_switch
-    grows = stalled & ~switches & (config.budget_schedule == "adaptive")
-
     grown = jnp.minimum(state.budget + config.budget_step, config.budget_max)
+    can_grow = (config.budget_schedule == "adaptive") & (grown > state.budget)
+    grows = stalled & ~switches & can_grow
+
     budget = jnp.where(grows, grown, state.budget)
     if config.budget_schedule == "by_stage":
         budget = jnp.where(switches, jnp.float32(config.hard_budget), budget)

@@ -55,7 +55,7 @@ def compare(
     number: int = NUM_COMPARED,
     num_shuffles: int = _NUM_SHUFFLES,
 ) -> list[End]:
-    """Returns the ends of a ranking: `number` k-mers that occur, first and last.
+    """Returns the ends of a ranking: `number` k-mers that occur, first and last; [] of one.
 
     A k-mer matches where TOMTOM's q value of the nearest motif, over all motifs of the
     comparison, is `known_motifs.ALPHA` or less. What chance gives is the share among random
@@ -65,6 +65,8 @@ def compare(
     kmers, order = vocabulary.kmers(table.k), np.argsort(table.rank)
     present = [kmers[code] for code in order[table.count[order] > 0]]
     number = min(number, len(present) // 2)
+    if not number:
+        return []
     best = functools.cache(lambda kmer: comparison.best(known_motifs.kmer_frequencies(kmer)))
     ends = (("first", present[:number]), ("last", present[len(present) - number :]))
     num_classes = sum(len(set(map(canonical, chosen))) for _, chosen in ends)

@@ -66,9 +66,10 @@ class Hidden(NamedTuple):
 def hide(bases_WN: np.ndarray, k: int, run: int) -> Hidden:
     """Returns the windows with hidden bases: single ones, and runs of `run`.
 
-    Runs are 2k - 1 bases apart and as far as a token from the ends, so that no token touches two,
-    every token that can cover a base is there, all other bases are shown, and five stand at
-    either side for the marks. The grid begins at a place of each window's own, by a fixed key.
+    Runs are 2k - 2 bases apart, five at least, and as far from the ends as a token, so that no
+    token touches two, every token that can cover a base is there, all other bases are shown, and
+    five stand at either side for the marks. The grid begins at a place of each window's own, by a
+    fixed key.
     """
     length_W = (bases_WN != vocabulary.PADDING).sum(axis=1)
     return Hidden(bases_WN, tuple((_grid(length_W, k, length), length) for length in (1, run)))
@@ -76,7 +77,7 @@ def hide(bases_WN: np.ndarray, k: int, run: int) -> Hidden:
 
 def _grid(length_W: np.ndarray, k: int, run: int) -> np.ndarray:
     """Returns int32 (W, S), where the hidden runs of windows of these lengths begin, or -1."""
-    margin, step = _margin(k), run + 2 * k - 2
+    margin, step = _margin(k), run + max(2 * k - 2, flank_table.ORDER)
     last_W = length_W - margin - run
     phase_W = np.random.default_rng(_KEY).random(len(length_W))
     first_W = margin + (phase_W * np.clip(last_W - margin + 1, 1, step)).astype(int)

@@ -174,11 +174,25 @@ def verify(sums: dict[str, int], saved: dict[str, int]) -> None:
             raise ValueError(f"array {name}: its checksum is not the one that was saved")
 
 
+def check_resume(workdir: Path, resume: str) -> None:
+    """Raises `InputError` for "must" without a checkpoint, for "never" with one; not for "auto"."""
+    folder, saved = workdir / FOLDER, saved_steps(workdir)
+    if resume == "must" and not saved:
+        raise InputError(
+            f"{folder}: --resume=must, but there is no checkpoint; check --workdir, or start a "
+            "new run with --resume=auto"
+        )
+    if resume == "never" and saved:
+        raise InputError(
+            f"{folder}: --resume=never, but it holds the checkpoint of step {max(saved)}; "
+            "give another --workdir"
+        )
+
+
 def restore_latest(
     manager: ocp.CheckpointManager,
     initial: TrainState,
     *,
-    resume: str = "auto",
     fallback: bool = False,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Returns the newest state, replicated, and its clock's state ({}: not saved).
@@ -188,34 +202,25 @@ def restore_latest(
     Args:
       manager: of the run.
       initial: the state before the first step.
-      resume: "auto"; "must": no checkpoint is an error; "never": one is.
       fallback: go to an older checkpoint where the newest is damaged, which is
         moved to `DAMAGED_FOLDER`.
 
     Raises:
-      InputError: `resume` does not hold, or a checkpoint is damaged.
+      InputError: a checkpoint is damaged, and there is no older one, or no `fallback`.
     """
     saved = sorted(manager.all_steps(), reverse=True)
     folder = Path(manager.directory)
-    if resume == "must" and not saved:
-        raise InputError(
-            f"{folder}: --resume=must, but there is no checkpoint; check --workdir, or start a "
-            "new run with --resume=auto"
-        )
-    if resume == "never" and saved:
-        raise InputError(
-            f"{folder}: --resume=never, but it holds the checkpoint of step {saved[0]}; "
-            "give another --workdir"
-        )
     for step in saved:
         try:
             host, clock = restore(manager, step, initial)
         except Exception as error:
             damage = f"{folder / str(step)}: damaged checkpoint ({first_line(error)[:300]})"
-            if not fallback:
-                older = [other for other in saved if other < step]
-                back = f"; --fallback goes back to step {older[0]}" if older else ""
-                raise InputError(f"{damage}{back}. Nothing was changed") from None
+            older = [other for other in saved if other < step]
+            if not (fallback and older):
+                back = "there is no checkpoint that is whole; start in another --workdir"
+                if older:
+                    back = f"--fallback goes back to step {older[0]}"
+                raise InputError(f"{damage}; {back}. It was left as it is") from None
             aside = folder.parent / DAMAGED_FOLDER / str(step)
             print(f"WARNING: {damage}; moved to {aside}, going back", flush=True)
             aside.parent.mkdir(exist_ok=True)
@@ -225,8 +230,6 @@ def restore_latest(
             continue
         print(f"resumed from step {step:,} in {folder}", flush=True)
         return parallel.replicate(host), clock
-    if saved:
-        raise InputError(f"{folder}: no checkpoint that is whole; start in another --workdir")
     return initial, {}
 
 

@@ -12,7 +12,7 @@ import jax
 from cmgems_jax.config import Config
 from cmgems_jax.errors import InputError, TrainingError
 from cmgems_jax.model import bert
-from cmgems_jax.pretraining import optimizer, progress
+from cmgems_jax.pretraining import checkpoints, optimizer, progress
 from cmgems_jax.pretraining.steps import TrainState
 from cmgems_jax.runtime import outputs
 from cmgems_jax.windows import batches
@@ -87,14 +87,16 @@ def memory_explained(config: Config) -> Iterator[None]:
 
 
 def check_disk(workdir: Path, state: TrainState, config: Config) -> int:
-    """Returns the bytes of a checkpoint; `InputError` where those that a run keeps do not fit."""
+    """Returns the bytes of a checkpoint; `InputError` where those to come do not fit."""
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    needed = size * (config.keep_checkpoints + 1)  # the next one is written before one goes
+    there = min(len(checkpoints.saved_steps(workdir)), config.keep_checkpoints)
+    number = config.keep_checkpoints + 1 - there  # the next one is written before one goes
+    needed = size * number
     free = shutil.disk_usage(outputs.nearest_folder(workdir)).free
     if free < needed:
         raise InputError(
-            f"{workdir}: {free / 2**20:,.0f} MiB free, but {config.keep_checkpoints + 1} "
-            f"checkpoints of {size / 2**20:,.0f} MiB need {needed / 2**20:,.0f}; free some space, "
+            f"{workdir}: {free / 2**20:,.0f} MiB free, but {number} more checkpoints of "
+            f"{size / 2**20:,.0f} MiB need {needed / 2**20:,.0f}; free some space, "
             "lower keep_checkpoints, or use another --workdir"
         )
     return size

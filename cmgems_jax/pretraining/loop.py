@@ -67,7 +67,7 @@ def pretrain(
     Args:
       workdir: folder of config.json, inputs.json, ranks.npy, environment.json,
         metrics.jsonl, curves.png, tensorboard/, checkpoints/ and, unless `data.dir` is set, data/.
-      resume: "auto", "must" or "never", see `checkpoints.restore_latest`.
+      resume: "auto", "must" or "never", see `checkpoints.check_resume`.
       fallback: use an older checkpoint where the newest is damaged.
       read_source: returns the masked-LM of `init_from.path`.
 
@@ -79,6 +79,7 @@ def pretrain(
     workdir, clock = Path(workdir), run_log.Clock(jax.device_count())
     parallel.check_devices()
     config_checks.validate(config, num_devices=jax.device_count())
+    parallel.in_first(lambda: checkpoints.check_resume(workdir, resume))
     prepared = parallel.in_first(lambda: warm_start.prepare(config, workdir, read_source))
     config, source = prepared or (config, None)  # only process 0 reads and writes the origin
     with clock("data"):
@@ -91,7 +92,7 @@ def pretrain(
     progress.beginning(state, config, packed)
     with contextlib.ExitStack() as stack:
         take = functools.partial(_take_folder, stack, config, workdir, state, source)
-        taken = parallel.in_first(lambda: take(resume=resume, fallback=fallback))
+        taken = parallel.in_first(lambda: take(fallback=fallback))
         manager, state, clock_before = taken or (None, state, {})
         state = parallel.of_first(state)
         if int(state.step) == config.num_steps:
@@ -119,14 +120,13 @@ def _take_folder(
     state: TrainState,
     source: pretrained.Pretrained | None,
     *,
-    resume: str,
     fallback: bool,
 ) -> tuple[ocp.CheckpointManager, TrainState, dict]:
     """Returns what process 0 alone reads and writes with, where to begin, and the clock then."""
     faults.check_disk(workdir, state, config)
     stack.enter_context(run_lock.held(workdir))
     manager = stack.enter_context(checkpoints.opened(workdir, config))
-    begin = checkpoints.restore_latest(manager, state, resume=resume, fallback=fallback)
+    begin = checkpoints.restore_latest(manager, state, fallback=fallback)
     if source is None:
         return manager, *begin
     params = warm_start.params(source, parallel.to_host(state.params), config)

@@ -138,7 +138,15 @@ def _check_input(config: Config) -> None:
 
 def _make(config: Config, data_dir: Path, write: Callable, started: float) -> bool:
     """Makes it under another name, then renames; False if another process was there first."""
-    data_dir.absolute().parent.mkdir(parents=True, exist_ok=True)
+    data_dir = data_dir.resolve()  # of a link, the folder is replaced and the link stays
+    if data_dir.is_mount():
+        raise InputError(f"{data_dir}: is a mount point; give a folder in it")
+    try:
+        data_dir.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{data_dir}: cannot be made ({error.strerror}); give another folder"
+        ) from None
     with outputs.hidden_folder(data_dir) as hidden:
         folder = hidden / "made"
         folder.mkdir()
@@ -302,7 +310,7 @@ def train_sixmers(data_dir: Path) -> np.ndarray:
             ids = vocabulary.tokenize(bases_WN, _SIX).ravel()
             counts_V += np.bincount(ids, minlength=vocabulary.size(_SIX))[vocabulary.NUM_SPECIAL :]
             bar.update(len(bases_WN))
-    with contextlib.suppress(OSError), outputs.replaced_file(path) as partial:
+    with contextlib.suppress(OSError, InputError), outputs.replaced_file(path) as partial:
         np.save(partial, counts_V)
     return counts_V
 

@@ -106,6 +106,14 @@ def test_an_adaptive_budget_grows_at_each_stall_after_the_switch_up_to_its_maxim
     ]  # fmt: skip
 
 
+def test_a_budget_at_its_maximum_keeps_its_history():
+    config = CurriculumConfig(name="fixed", budget_schedule="adaptive", budget_max=0.15)
+    state = curriculum.init(Config(curriculum=config))
+    for _ in range(3):
+        state = curriculum.update(state, 8.0, config)
+    assert float(state.last_perplexity) == 8 and float(state.smallest_change) == 0
+
+
 def test_a_constant_budget_never_changes():
     assert {budget for _, budget in run([10, 10, 10, 10])} == {0.15}
 

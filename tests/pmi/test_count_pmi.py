@@ -1,5 +1,6 @@
 """The count_pmi command: its folder is whole or not there, and nothing is lost."""
 
+import dataclasses
 import gzip
 import html
 import json
@@ -79,6 +80,8 @@ def test_shares_are_of_the_kmers_and_of_their_letters_in_random_order():
     assert ends[0].matches[1] == ends[0].matches[2]  # one k-mer and its other strand
     assert 0.25 <= ends[0].chance < 1 and ends[0].chance_low < ends[0].chance < ends[0].chance_high
     assert ends[1].kmers == vocabulary.kmers(6)[-4:]  # ties by code: GGGG.. is the last
+    alone = dataclasses.replace(table, count=(count.cumsum() == 1).astype(np.int64))
+    assert known.compare(alone, comparison) == []  # poly-A: one k-mer is at neither end
 
 
 def test_a_former_output_is_replaced_and_another_folder_is_not(fasta, tmp_path):

@@ -99,8 +99,9 @@ def test_every_checkpoint_damaged_is_an_error_even_with_fallback(copy, genome):
     for step in ("6", "12"):
         for path in array_files(copy / checkpoints.FOLDER / step):
             cut_in_half(path)
-    with pytest.raises(InputError, match="no checkpoint that is whole"):
-        pretraining_loop.pretrain(small_config(genome), copy, fallback=True)
+    for _ in range(2):  # the last stays where it is, so that nothing begins anew in its place
+        with pytest.raises(InputError, match="6: damaged .*no checkpoint that is whole"):
+            pretraining_loop.pretrain(small_config(genome), copy, fallback=True)
 
 
 def test_an_unfinished_checkpoint_is_named_and_ignored(copy, genome, capsys):
@@ -115,6 +116,7 @@ def test_an_unfinished_checkpoint_is_named_and_ignored(copy, genome, capsys):
 def test_resume_must_and_never_hold(copy, genome, tmp_path):
     with pytest.raises(InputError, match="--resume=must, but there is no checkpoint"):
         pretraining_loop.pretrain(small_config(genome), tmp_path / "new", resume="must")
+    assert not (tmp_path / "new").exists()  # before the genome is read
     with pytest.raises(InputError, match="--resume=never, but it holds the checkpoint of step 12"):
         pretraining_loop.pretrain(small_config(genome), copy, resume="never")
 
@@ -186,9 +188,20 @@ def test_a_perplexity_near_one_so_early_is_warned_of_with_the_spans(tmp_path, ca
 def test_too_small_a_disk_is_refused_before_training(genome, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(InputError, match="0 MiB free, but 4 checkpoints of"):
+    with pytest.raises(InputError, match="0 MiB free, but 4 more checkpoints of"):
         pretraining_loop.pretrain(small_config(genome), tmp_path / "run")
     assert not (tmp_path / "run" / checkpoints.FOLDER).exists()
+
+
+def test_checkpoints_that_are_there_need_no_room(unbroken, genome, tmp_path, monkeypatch):
+    """Two of the three that are kept: one more, and one beside it."""
+    workdir, state = unbroken
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    usage = shutil.disk_usage(tmp_path)._replace(free=2 * size)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert faults.check_disk(workdir, state, small_config(genome)) == size
+    with pytest.raises(InputError, match="4 more checkpoints"):
+        faults.check_disk(tmp_path / "new", state, small_config(genome))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
@@ -256,10 +269,13 @@ def test_out_of_memory_names_what_to_lower(genome, tmp_path):
         assert field in result.stdout
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+def test_a_folder_that_cannot_be_written_is_refused(genome, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"), run_lock.held(tmp_path / "file"):
         pass
+    for name in ("file", "file/run"):
+        with pytest.raises(InputError, match="file.*cannot be made .*give another folder"):
+            pretraining_loop.pretrain(small_config(genome), tmp_path / name)
 
 
 def test_metrics_of_a_failed_run_are_kept(genome, tmp_path):

@@ -1,8 +1,11 @@
 """Where bases are hidden, and what tables of 6-mers know of them, against loops over strings."""
 
+import errno
 import itertools
 import math
 import random
+import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -79,8 +82,27 @@ def test_no_token_touches_two_hidden_runs_and_every_other_base_is_shown(k):
             assert shown == set(range(length)) - bases
             room = hidden.room(k, 1)
             assert len(masked) <= room
+    for (start_WS, run), way_WH in zip(hidden.ways, hidden.positions(), strict=True):
+        for start_S, position_H in zip(start_WS, way_WH, strict=True):
+            starts, bases = start_S[start_S >= 0], set(position_H.tolist())
+            beside = [{*range(s - 5, s), *range(s + run, s + run + 5)} for s in starts.tolist()]
+            assert not any(context & bases for context in beside), "a mark reads a hidden base"
     again = base_evaluation.hide(bases_WN, k, k)
     np.testing.assert_array_equal(again.positions(), hidden.positions())
+
+
+def test_sixmers_of_a_data_set_that_cannot_be_written_are_counted(unbroken, tmp_path, monkeypatch):
+    folder = shutil.copytree(unbroken[0] / "data", tmp_path / "data")
+    (folder / dataset.SIXMERS_NAME).unlink(missing_ok=True)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+    kept = dataset.train_sixmers(folder)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(dataset.train_sixmers(unbroken[0] / "data"), kept)
+    assert not (folder / dataset.SIXMERS_NAME).exists()
 
 
 def test_sixmers_of_the_training_windows_are_counted_once_and_kept(unbroken):
