@@ -15,7 +15,9 @@ from cmgems_jax.runtime import command
 
 _PATH = flags.DEFINE_string("path", None, "Local HuggingFace folder.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)
-_STRIDE = flags.DEFINE_integer("stride", 1, "Bases between token starts.", lower_bound=1)
+_STRIDE = flags.DEFINE_integer(
+    "stride", None, "Bases between token starts; default: what an export of ours says, or 1.", 1
+)
 
 
 def main() -> None:

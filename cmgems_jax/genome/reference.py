@@ -46,7 +46,10 @@ class Reference:
 
     def fetch(self, contig: str, start: int, end: int) -> np.ndarray:
         """Returns uint8 base codes of [start, end), 0-based; what lies outside is left out."""
-        letters = self._file.fetch(contig, max(0, start), max(0, start, end))
+        try:
+            letters = self._file.fetch(contig, max(0, start), max(0, start, end))
+        except (OSError, ValueError) as error:  # behind the end of a file that was cut off
+            raise _bad_index(self.path, error) from None
         return vocabulary.encode(letters)
 
     def __iter__(self) -> Iterator[tuple[str, Contig]]:

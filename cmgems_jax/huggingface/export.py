@@ -20,6 +20,7 @@ from cmgems_jax.runtime import outputs
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HEAD = "head.safetensors"  # of a classifier for which HuggingFace has no class
 CURVES = "curves.png"
+OWN = "cmgems_jax"  # in config.json: how the model reads, for which HuggingFace has no fields
 PROBLEMS = {
     labels.CLASSES: "single_label_classification",
     labels.MULTILABEL: "multi_label_classification",
@@ -75,6 +76,9 @@ def export(
         model_card = card.of_run(checkpoint, model.config, evaluation, license_name)
         settings = hf_config(model.config)
         kind = names.MASKED_LM
+    settings[OWN] = {"stride": model.config.tokens.stride}
+    if is_classifier:
+        settings[OWN] |= {"strand": model.strand, "max_tokens": model.max_tokens}
     tensors, head = _tensors(model.params, model.config, kind)
     with outputs.replaced_folder(output) as folder:
         safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})

@@ -77,13 +77,14 @@ def _embed(name: str, texts: Sequence[str], batch_size: int, trust_remote_code: 
             kind.from_pretrained(name, trust_remote_code=trust_remote_code)
             for kind in (transformers.AutoTokenizer, transformers.AutoModel)
         )
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise InputError(
             f"--model={name}: {error} (a model that comes with code: --trust_remote_code)"
         ) from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device, torch.float32).eval()
-    longest = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+    positions = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
+    longest = min(tokenizer.model_max_length, positions)
     ids = (getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "bos", "eos", "pad"))
     special = torch.tensor([number for number in ids if number is not None], device=device)
     means, num_cut = [], 0

@@ -46,7 +46,9 @@ def push(
         return str(api.upload_folder(repo_id=repo, folder_path=folder))
     except Exception as error:  # of the hub's server, and of the network below it
         reason = str(error).strip().split("\n")[0] or type(error).__name__
+        flag = " --private" if private else ""
         raise InputError(
             f"--push_to_hub={repo}: not uploaded ({reason[:300]}). The export in {folder} is "
-            f"complete. Log in by `hf auth login` or HF_TOKEN, then `hf upload {repo} {folder}`"
+            "complete. Log in by `hf auth login` or HF_TOKEN, then "
+            f"`hf upload {repo} {folder}{flag}`"
         ) from None

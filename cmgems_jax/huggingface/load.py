@@ -58,7 +58,7 @@ def is_huggingface(path: Path) -> bool:
     )
 
 
-def import_model(path: Path | str, output: Path | str, *, stride: int = 1) -> None:
+def import_model(path: Path | str, output: Path | str, *, stride: int | None = None) -> None:
     """Writes a HuggingFace folder as a run (a masked-LM) or as a classifier of our own.
 
     `output` is a new or empty folder; for the rest, and for errors, see `read`.
@@ -81,14 +81,14 @@ def import_model(path: Path | str, output: Path | str, *, stride: int = 1) -> No
     )
 
 
-def read(path: Path, *, stride: int = 1) -> Pretrained | TrainedClassifier:
+def read(path: Path, *, stride: int | None = None) -> Pretrained | TrainedClassifier:
     """Returns the model of a HuggingFace folder.
 
     The pooler of a masked-LM is left out: no training of it is assumed.
 
     Args:
       path: config.json, vocab.txt, and model.safetensors or pytorch_model.bin.
-      stride: bases between token starts, which HuggingFace's files do not say.
+      stride: bases between token starts; None = what an export of ours says, else 1.
 
     Raises:
       InputError: a file is missing, damaged or a Git LFS pointer, the network or the vocabulary is
@@ -96,7 +96,8 @@ def read(path: Path, *, stride: int = 1) -> Pretrained | TrainedClassifier:
     """
     _refuse_pointers(path)
     settings = _read_config(path / "config.json")
-    tokens, row_V = _read_vocabulary(path / VOCABULARY, stride)
+    own = settings.get(export.OWN, {})
+    tokens, row_V = _read_vocabulary(path / VOCABULARY, stride or own.get("stride", 1))
     model = ModelConfig(**{ours: settings[theirs] for ours, theirs in names.SIZES.items()})
     config = Config(model=model, tokens=tokens, data=DataConfig(num_tokens=model.num_positions))
     config_checks.validate(config)
@@ -114,10 +115,17 @@ def read(path: Path, *, stride: int = 1) -> Pretrained | TrainedClassifier:
     labels = settings.get("id2label") or {}
     label_names = [str(labels.get(str(number), number)) for number in range(num_labels)]
     kinds = {theirs: ours for ours, theirs in export.PROBLEMS.items()}
-    labels_kind = kinds.get(settings.get("problem_type"), task_labels.CLASSES)
-    return TrainedClassifier(
-        config, params, label_names, model.num_positions, head=kind, labels=labels_kind
-    )
+    usual = (
+        task_labels.NUMBERS if num_labels == 1 else task_labels.CLASSES
+    )  # as transformers has it
+    labels_kind = kinds.get(settings.get("problem_type"), usual)
+    if num_labels == 1 and labels_kind == task_labels.CLASSES:
+        raise InputError(
+            f"{path}: one output, and problem_type={settings['problem_type']}: a class alone says "
+            "nothing; set problem_type to regression or multi_label_classification in config.json"
+        )
+    max_tokens, strand = own.get("max_tokens", model.num_positions), own.get("strand", "forward")
+    return TrainedClassifier(config, params, label_names, max_tokens, strand, kind, labels_kind)
 
 
 def _refuse_pointers(path: Path) -> None:

@@ -165,7 +165,7 @@ def test_which_sequences_are_mapped_is_said_by_name_or_number(held_out):
     assert motif_report.rows_to_map(pair, "") == []
     assert motif_report.rows_to_map(pair, "r7") == [7]
     assert motif_report.rows_to_map(pair, "3") == [1, 3, 5]
-    with pytest.raises(InputError, match="--mutagenesis=chr1: no such record; expected one such"):
+    with pytest.raises(InputError, match="--mutagenesis=chr1: no such record, or none that"):
         motif_report.rows_to_map(pair, "chr1")
 
 

@@ -1,5 +1,6 @@
 """Windows over records: every k-mer once, few shapes, bad input before the long work."""
 
+import re
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -192,3 +193,18 @@ def test_windows_are_read_as_they_are_needed_not_all_at_once():
     )  # fmt: skip
     next(found)
     assert num_read == 4 * sliding.CHUNK_BATCHES
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("least", [11, 24])
+def test_the_window_that_a_message_asks_for_is_long_enough_and_none_shorter_is(stride, least):
+    tokens = TokensConfig(k=6, stride=stride)
+    windows = [sliding.make_tiling(tokens, 512, window, None) for window in range(6, 60)]
+    short = [one for one in windows if one.window_bases < least]
+    with pytest.raises(InputError, match="--window=6: expected .* bases or more, why") as error:
+        sliding.check_window(short[0], 6, least, "why")
+    asked = int(re.search(r"expected (\d+)", str(error.value))[1])
+    assert asked == 6 + len(short)
+    sliding.check_window(windows[len(short)], asked, least, "why")
+    with pytest.raises(InputError, match="the model takes 6 bases at a time: expected"):
+        sliding.check_window(short[0], None, least, "why")

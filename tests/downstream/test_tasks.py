@@ -107,6 +107,12 @@ def test_a_sequence_longer_than_the_csv_module_allows_is_read(tmp_path):
     assert task_files.read_examples(path).bases_NM.shape == (2, 200_000)
 
 
+def test_semicolons_between_labels_do_not_cut_a_table_that_has_tabs(tmp_path):
+    path = write(tmp_path / "a.tsv", "ACGTACGTAC\ta;b;c\nACGTACGTAC\tb\n")
+    rows = task_files.read_examples(path, TaskSettings(labels="multilabel"))
+    assert rows.label_texts == ["a;b;c", "b"]
+
+
 HEAD = "sequence\tlabel\nACGTACGT\t0\n"  # row 3 is the bad one
 BAD_FILES = {
     "missing": (None, "no such file"),

@@ -67,6 +67,16 @@ def test_an_index_older_than_its_file_is_not_used(fasta, capsys):
     assert "older than the file; one is made for this run" in capsys.readouterr().err
 
 
+def test_a_genome_that_was_cut_off_behind_its_index_is_named(fasta):
+    pysam.faidx(str(fasta))
+    fasta.write_text(TEXT[:10])
+    now = fasta.stat().st_mtime + 10
+    os.utime(f"{fasta}.fai", (now, now))
+    with reference.opened(fasta) as genome, pytest.raises(InputError, match=f"{fasta}: its index"):
+        for name, length in genome.lengths.items():
+            genome.fetch(name, 0, length)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -1,5 +1,6 @@
 """To and from HuggingFace without torch: round trips, refusals, tokenizer, card, hub."""
 
+import dataclasses
 import http.server
 import json
 import re
@@ -23,6 +24,7 @@ from cmgems_jax.genome import vocabulary
 from cmgems_jax.huggingface import card, export, hub, load, tokenizer
 from cmgems_jax.model import heads
 from cmgems_jax.pretraining import checkpoints, pretrained
+from tests.downstream.random_classifier import make_classifier
 
 
 @pytest.fixture(scope="module")
@@ -77,23 +79,39 @@ def test_what_is_imported_is_read_like_a_run_of_our_own(exported, tmp_path):
 def test_a_classifier_goes_and_returns_with_its_labels(head, tmp_path):
     config = Config(
         model=ModelConfig(num_layers=1, hidden_size=8, num_heads=2, feedforward_size=16),
-        tokens=TokensConfig(k=3),
+        tokens=TokensConfig(k=3, stride=2),
     )
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
         heads.param_shapes(config.model, config.tokens, 2, head),
     )
-    made = classifier.TrainedClassifier(config, params, ["no", "yes"], 40, head=head)
+    made = classifier.TrainedClassifier(config, params, ["no", "yes"], 40, "both", head)
     classifier.save_classifier(tmp_path / "a", made, task="t", recipe={"peak_lr": 1}, source="x/r")
     export.export(tmp_path / "a", tmp_path / "b", task_head=True)
     assert "0 = no, 1 = yes" in (tmp_path / "b" / "README.md").read_text()
     load.import_model(tmp_path / "b", tmp_path / "c")
     back = classifier.load_classifier(tmp_path / "c")
     assert (back.label_names, back.head) == (["no", "yes"], head)
+    assert (back.max_tokens, back.strand, back.config.tokens) == (40, "both", config.tokens)
     jax.tree.map(np.testing.assert_array_equal, back.params, params)
     with pytest.raises(InputError, match="a fine-tuned classifier, with --task_head=false"):
         export.export(tmp_path / "a", tmp_path / "d", task_head=False)
+
+
+def test_a_classifier_of_one_output_gives_numbers(tmp_path):
+    """As transformers has it where problem_type, which older files lack, does not say."""
+    made = make_classifier(num_classes=1)
+    made = dataclasses.replace(made, labels="numbers")
+    classifier.save_classifier(tmp_path / "a", made, task="t", recipe={}, source="x")
+    export.export(tmp_path / "a", tmp_path / "b")
+    settings = json.loads((tmp_path / "b" / "config.json").read_text())
+    del settings["problem_type"]
+    (tmp_path / "b" / "config.json").write_text(json.dumps(settings))
+    assert load.read(tmp_path / "b").labels == "numbers"
+    change_json(tmp_path / "b" / "config.json", problem_type="single_label_classification")
+    with pytest.raises(InputError, match="one output, and problem_type=single_label"):
+        load.read(tmp_path / "b")
 
 
 def test_an_output_that_holds_something_is_kept(run, copy, tmp_path):
@@ -387,6 +405,8 @@ def test_a_push_that_fails_says_so_and_keeps_the_export(copy, stand_in):
     for endpoint, token in ((stand_in, "hf_bad"), ("http://127.0.0.1:1", "hf_good")):
         with pytest.raises(InputError, match=r"not uploaded \(.*is complete. Log in by"):
             hub.push(copy, "me/mine", endpoint=endpoint, token=token)
+    with pytest.raises(InputError, match=r"`hf upload me/mine \S+ --private`"):
+        hub.push(copy, "me/mine", private=True, endpoint=stand_in, token="hf_bad")
     with pytest.raises(InputError, match="expected OWNER/NAME"):
         hub.push(copy, "a/b/c")
     assert sorted(path.name for path in copy.iterdir()) == before

@@ -80,11 +80,8 @@ def base_track(
 
 def _check(settings: BaseTrackSettings, tiling: Tiling) -> None:
     """Raises `InputError` where a flag is out of its range."""
-    if tiling.window_bases < 4 * tiling.k:
-        raise InputError(
-            f"--window={settings.window}: expected {4 * tiling.k} bases or more, so that every "
-            "base stands in a window with all the tokens that cover it"
-        )
+    why = "so that every base stands in a window with all the tokens that cover it"
+    sliding.check_window(tiling, settings.window, 4 * tiling.k, why)
     if settings.spacing is not None and settings.spacing <= tiling.k:
         raise InputError(
             f"--spacing={settings.spacing}: expected more than k={tiling.k} bases; else bases "

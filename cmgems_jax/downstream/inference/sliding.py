@@ -72,6 +72,22 @@ class Survey:
     num_ambiguous: int = 0
 
 
+def check_window(tiling: Tiling, window: int | None, least: int, why: str) -> None:
+    """Raises `InputError`, which `why` ends, where windows hold fewer than `least` bases.
+
+    Windows are of whole k-mers, so that those of some more bases may be as short. `window` is
+    the flag's value, or None.
+    """
+    if tiling.window_bases >= least:
+        return
+    num_tokens = -(-(least - tiling.k) // tiling.token_stride) + 1
+    fits = vocabulary.num_bases(num_tokens, tiling.k, tiling.token_stride)
+    given = f"the model takes {tiling.window_bases} bases at a time"
+    if window is not None:
+        given = f"--window={window}"
+    raise InputError(f"{given}: expected {fits} bases or more, {why}")
+
+
 def make_tiling(
     tokens: TokensConfig,
     max_tokens: int,

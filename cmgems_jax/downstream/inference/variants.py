@@ -14,7 +14,6 @@ import numpy as np
 from cmgems_jax.downstream.finetuning.classifier import TrainedClassifier
 from cmgems_jax.downstream.inference import predict, sliding
 from cmgems_jax.downstream.inference.settings import IS_REVERSED, ScoreSettings
-from cmgems_jax.errors import InputError
 from cmgems_jax.genome import vocabulary
 from cmgems_jax.genome.reference import Reference
 from cmgems_jax.model import base_probabilities, heads
@@ -65,11 +64,8 @@ class Scorer:
         tiling = sliding.make_tiling(tokens, model.config.data.num_tokens, settings.window, None)
         self.k, self.token_stride = tokens.k, tokens.stride
         self.num_bases = tiling.window_bases
-        if self.num_bases < 2 * self.k - 1:
-            raise InputError(
-                f"--window={settings.window}: expected {2 * self.k - 1} bases or more, all that "
-                f"the {self.k}-mers around a base cover"
-            )
+        why = f"all that the {self.k}-mers around a base cover"
+        sliding.check_window(tiling, settings.window, 2 * self.k - 1, why)
         self._reference, self._strands = reference, IS_REVERSED[settings.strand]
         self._map = functools.partial(
             parallel.map_rows,

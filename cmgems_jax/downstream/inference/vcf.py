@@ -155,15 +155,16 @@ def _opened(path: str) -> Iterator[pysam.VariantFile]:
     """Yields an open file; what htslib would print is kept quiet, and its errors are named."""
     before = pysam.set_verbosity(0)
     try:
-        with pysam.VariantFile(path) as file:
-            yield file
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+        file = pysam.VariantFile(path)
+    except (OSError, ValueError):
+        pysam.set_verbosity(before)
         raise InputError(
             f"{path}: cannot be read as VCF or BCF; expected a first line ##fileformat=VCFv4.x, a "
             "line #CHROM POS ID REF ALT QUAL FILTER INFO, and records, with tabs between columns"
         ) from None
+    try:
+        with file:
+            yield file
     finally:
         pysam.set_verbosity(before)
 

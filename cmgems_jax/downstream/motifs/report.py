@@ -111,8 +111,8 @@ def rows_to_map(contrast: Contrast, value: str) -> list[int]:
         return [contrast.names.index(value)]
     if not value.isdecimal():
         raise InputError(
-            f"--mutagenesis={value}: no such record; expected one such as "
-            f"'{contrast.names[0]}', or a number, the first so many positives"
+            f"--mutagenesis={value}: no such record, or none that --limit left; expected one such "
+            f"as '{contrast.names[0]}', or a number, the first so many positives"
         )
     return np.flatnonzero(contrast.is_positive_N)[: int(value)].tolist()
 

@@ -142,7 +142,8 @@ def _text(path: str) -> str:
 def _rows(path: str, text: str) -> Iterator[tuple[int, list[str]]]:
     """Yields (line, fields) of every row, stripped; blank lines are passed over."""
     head = text.lstrip().partition("\n")[0]
-    delimiter = max(_DELIMITERS, key=head.count)
+    # A tab stands in no sequence and in no label; several labels have semicolons between.
+    delimiter = "\t" if "\t" in head else max(_DELIMITERS, key=head.count)
     if delimiter not in head:
         raise InputError(
             f"{path}: row 1: one column ({head.strip()[:30]!r}); expected sequence and label "
