@@ -66,6 +66,11 @@ def export(
         raise InputError(
             f"--checkpoint={checkpoint}: {kind}, with --task_head={str(task_head).lower()}"
         )
+    if is_classifier and evaluation:
+        raise InputError(
+            f"--evaluation={evaluation}: is for the card of a pretraining run, and {checkpoint} "
+            "holds a classifier, whose card has its own scores; leave it out"
+        )
     if is_classifier:
         model: Any = classifier.load_classifier(checkpoint)
         model_card = card.of_classifier(checkpoint, model, license_name)

@@ -286,7 +286,7 @@ def read_config(workdir: Path) -> Config | None:
 def refuse_other_run(workdir: Path, config: Config) -> None:
     """Raises `InputError` with a table of differing fields where `workdir` holds another run.
 
-    Its config.json is from the run's first start; `FREE_FIELDS` may differ.
+    Its config.json is from the last start that trained; `FREE_FIELDS` may differ.
     """
     saved = read_config(workdir)
     if saved is None:

@@ -202,6 +202,8 @@ def test_sequences_longer_than_the_classifier_takes_are_refused(classifier, held
     pair, _ = held_out
     longer = np.concatenate([pair.bases_NM, pair.bases_NM], axis=1)
     wrong = contrast.Contrast(longer, pair.is_positive_N, pair.names)
-    with pytest.raises(InputError, match="sequence 1: 80 bases; the classifier takes 4 to 40"):
+    with pytest.raises(
+        InputError, match=f"sequence {pair.names[0]}: 80 bases; the classifier takes 4 to 40"
+    ):
         motif_report.write_motifs(classifier, wrong, 1, tmp_path / "out", MotifSettings())
     assert not list(tmp_path.iterdir())

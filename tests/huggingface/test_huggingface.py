@@ -97,6 +97,8 @@ def test_a_classifier_goes_and_returns_with_its_labels(head, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, back.params, params)
     with pytest.raises(InputError, match="a fine-tuned classifier, with --task_head=false"):
         export.export(tmp_path / "a", tmp_path / "d", task_head=False)
+    with pytest.raises(InputError, match="--evaluation=e: is for the card of a pretraining run"):
+        export.export(tmp_path / "a", tmp_path / "d", evaluation="e")
 
 
 def test_a_classifier_of_one_output_gives_numbers(tmp_path):

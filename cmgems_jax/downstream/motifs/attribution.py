@@ -4,7 +4,7 @@ Both speak of the log-odds of a class, log p / (1 - p), which a softmax does not
 saturate. Axes: N sequences, M bases, B batch, L token positions, D hidden, C classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -169,8 +169,13 @@ def mutagenesis(
     return changes
 
 
-def check_length(classifier: TrainedClassifier, bases_NM: np.ndarray) -> None:
-    """Raises `InputError` where a sequence is longer than the classifier takes, or too short."""
+def check_length(
+    classifier: TrainedClassifier, bases_NM: np.ndarray, names: Sequence[str] = ()
+) -> None:
+    """Raises `InputError` where a sequence is longer than the classifier takes, or too short.
+
+    It is told by its name, without `names` by its number from 1.
+    """
     tokens = classifier.config.tokens
     longest = vocabulary.num_bases(classifier.max_tokens - 2, tokens.k, tokens.stride)
     length_N = (bases_NM != vocabulary.PADDING).sum(axis=1)
@@ -178,6 +183,7 @@ def check_length(classifier: TrainedClassifier, bases_NM: np.ndarray) -> None:
         if wrong.any():
             row = int(wrong.argmax())
             raise InputError(
-                f"sequence {row + 1}: {length_N[row]} bases; the classifier takes {tokens.k} to "
-                f"{longest} at a time; cut the sequences, or leave this one out"
+                f"sequence {names[row] if names else row + 1}: {length_N[row]} bases; the "
+                f"classifier takes {tokens.k} to {longest} at a time; cut the sequences, or leave "
+                "this one out"
             )

@@ -61,6 +61,7 @@ def write_motifs(
     output, strand = Path(output), strand or classifier.strand
     outputs.check_folder(output, OUTPUTS, _MARKS)
     check_settings(settings)
+    attribution.check_length(classifier, contrast.bases_NM, contrast.names)
     known = known_motifs.comparison(taxon)
     bases_NM, class_name = contrast.bases_NM, classifier.label_names[label]
     reading = {"batch_size": batch_size, "strand": strand}
