@@ -195,4 +195,4 @@ def test_the_recipe_is_the_tasks_but_for_what_is_changed(suite, name, expected):
     recipe = train_classifier._recipe(data, FinetuneSettings(), 128)
     assert (recipe.peak_lr, recipe.num_epochs, recipe.batch_size) == expected
     changed = train_classifier._recipe(data, FinetuneSettings(num_epochs=1), 128)
-    assert changed == dataclasses.replace(recipe, num_epochs=1)
+    assert changed == dataclasses.replace(recipe, num_epochs=1, max_steps=0)
