@@ -18,7 +18,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", ".", "Folder that holds fewshot/ and
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.")
 _TASKS = flags.DEFINE_list("tasks", [], "Names, or folders of own tasks; default: all there.")
 _SHOTS = flags.DEFINE_list("shots", [*map(str, _INIT.shots)], "Few-shot: training rows per class.")
-_DRAWS = flags.DEFINE_integer("draws", None, f"Draws ({_INIT.num_draws}); GUE: seeds (1).", 1)
+_DRAWS = flags.DEFINE_integer("draws", None, f"Draws ({_INIT.num_draws}); GUE: trainings (1).", 1)
 _MODE = flags.DEFINE_list("mode", list(_INIT.modes), "finetune, probe, or both.")
 _HEAD = flags.DEFINE_list("head", [], "features (own tasks' default), cls (published), or both.")
 _SEED = flags.DEFINE_integer("seed", _INIT.seed, "Seed of draws and training.", lower_bound=0)

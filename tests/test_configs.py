@@ -147,6 +147,10 @@ REFUSED = {
         Config(masking=MaskingConfig(corruption="tokens")),
         ["masking.corruption='tokens'", "expected one of token, run", "Did you mean 'token'?"],
     ),
+    "positions": (
+        Config(data=DataConfig(num_tokens=32_766)),
+        ["data.num_tokens=32766", "expected 8 to 32765"],
+    ),
     "range below": (Config(batch_size=0), ["batch_size=0", "expected 1 or more"]),
     "range above": (
         Config(masking=MaskingConfig(budget=1.5)),

@@ -54,23 +54,9 @@ def export(
       InputError: there is nothing to export, or `output` holds something else.
     """
     checkpoint, output = Path(checkpoint), Path(output)
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise InputError(
-            f"--output={output}: is not empty; give a new folder, or --overwrite to replace an "
-            "earlier export"
-        )
-    outputs.check_folder(output, _FILES, marks=(WEIGHTS, CONFIG))
     is_classifier = (checkpoint / classifier.RECORD).exists()
-    if task_head is not None and task_head != is_classifier:
-        kind = "a fine-tuned classifier" if is_classifier else "no fine-tuned classifier"
-        raise InputError(
-            f"--checkpoint={checkpoint}: {kind}, with --task_head={str(task_head).lower()}"
-        )
-    if is_classifier and evaluation:
-        raise InputError(
-            f"--evaluation={evaluation}: is for the card of a pretraining run, and {checkpoint} "
-            "holds a classifier, whose card has its own scores; leave it out"
-        )
+    _check_output(output, overwrite)
+    _check_kind(checkpoint, is_classifier, task_head, evaluation)
     if is_classifier:
         model: Any = classifier.load_classifier(checkpoint)
         model_card = card.of_classifier(checkpoint, model, license_name)
@@ -98,6 +84,32 @@ def export(
             shutil.copyfile(curves, folder / CURVES)
         model_card.save(folder / card.NAME)
     print(f"{output}: {settings['architectures'][0]}, {len(tensors)} tensors", flush=True)
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    """Raises `InputError` where the folder holds something that is not to be replaced."""
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        raise InputError(
+            f"--output={output}: is not empty; give a new folder, or --overwrite to replace an "
+            "earlier export"
+        )
+    outputs.check_folder(output, _FILES, marks=(WEIGHTS, CONFIG))
+
+
+def _check_kind(
+    checkpoint: Path, is_classifier: bool, task_head: bool | None, evaluation: Path | str | None
+) -> None:
+    """Raises `InputError` for a flag that does not go with a classifier, or with a run."""
+    if task_head is not None and task_head != is_classifier:
+        kind = "a fine-tuned classifier" if is_classifier else "no fine-tuned classifier"
+        raise InputError(
+            f"--checkpoint={checkpoint}: {kind}, with --task_head={str(task_head).lower()}"
+        )
+    if is_classifier and evaluation:
+        raise InputError(
+            f"--evaluation={evaluation}: is for the card of a pretraining run, and {checkpoint} "
+            "holds a classifier, whose card has its own scores; leave it out"
+        )
 
 
 def _tensors(

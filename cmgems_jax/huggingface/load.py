@@ -96,7 +96,7 @@ def read(path: Path, *, stride: int | None = None) -> Pretrained | TrainedClassi
     """
     _refuse_pointers(path)
     settings = _read_config(path / "config.json")
-    own = settings.get(export.OWN, {})
+    own = settings.get(export.OWN) or {}
     tokens, row_V = _read_vocabulary(path / VOCABULARY, stride or own.get("stride", 1))
     model = ModelConfig(**{ours: settings[theirs] for ours, theirs in names.SIZES.items()})
     config = Config(model=model, tokens=tokens, data=DataConfig(num_tokens=model.num_positions))
@@ -115,9 +115,8 @@ def read(path: Path, *, stride: int | None = None) -> Pretrained | TrainedClassi
     labels = settings.get("id2label") or {}
     label_names = [str(labels.get(str(number), number)) for number in range(num_labels)]
     kinds = {theirs: ours for ours, theirs in export.PROBLEMS.items()}
-    usual = (
-        task_labels.NUMBERS if num_labels == 1 else task_labels.CLASSES
-    )  # as transformers has it
+    # Without the field, as transformers has it.
+    usual = task_labels.NUMBERS if num_labels == 1 else task_labels.CLASSES
     labels_kind = kinds.get(settings.get("problem_type"), usual)
     if num_labels == 1 and labels_kind == task_labels.CLASSES:
         raise InputError(
@@ -125,6 +124,11 @@ def read(path: Path, *, stride: int | None = None) -> Pretrained | TrainedClassi
             "nothing; set problem_type to regression or multi_label_classification in config.json"
         )
     max_tokens, strand = own.get("max_tokens", model.num_positions), own.get("strand", "forward")
+    if strand not in vocabulary.STRANDS or not 0 < max_tokens <= model.num_positions:
+        raise InputError(
+            f"{path / 'config.json'}: {export.OWN}={own}; expected a strand of "
+            f"{', '.join(vocabulary.STRANDS)}, and max_tokens of 1 to {model.num_positions:,}"
+        )
     return TrainedClassifier(config, params, label_names, max_tokens, strand, kind, labels_kind)
 
 

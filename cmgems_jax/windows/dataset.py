@@ -144,9 +144,7 @@ def _make(config: Config, data_dir: Path, write: Callable, started: float) -> bo
     try:
         data_dir.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{data_dir}: cannot be made ({error.strerror}); give another folder"
-        ) from None
+        raise InputError(f"{data_dir}: cannot be made ({error.strerror}); give another") from None
     with outputs.hidden_folder(data_dir) as hidden:
         folder = hidden / "made"
         folder.mkdir()

@@ -111,6 +111,10 @@ def test_a_classifier_of_one_output_gives_numbers(tmp_path):
     del settings["problem_type"]
     (tmp_path / "b" / "config.json").write_text(json.dumps(settings))
     assert load.read(tmp_path / "b").labels == "numbers"
+    change_json(tmp_path / "b" / "config.json", cmgems_jax={"strand": "backward"})
+    with pytest.raises(InputError, match="expected a strand of forward"):
+        load.read(tmp_path / "b")
+    change_json(tmp_path / "b" / "config.json", cmgems_jax=settings["cmgems_jax"])
     change_json(tmp_path / "b" / "config.json", problem_type="single_label_classification")
     with pytest.raises(InputError, match="one output, and problem_type=single_label"):
         load.read(tmp_path / "b")

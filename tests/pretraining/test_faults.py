@@ -274,7 +274,7 @@ def test_a_folder_that_cannot_be_written_is_refused(genome, tmp_path):
     with pytest.raises(InputError, match="cannot be written"), run_lock.held(tmp_path / "file"):
         pass
     for name in ("file", "file/run"):
-        with pytest.raises(InputError, match="file.*cannot be made .*give another folder"):
+        with pytest.raises(InputError, match="file.*cannot be made .*give another"):
             pretraining_loop.pretrain(small_config(genome), tmp_path / name)
 
 

@@ -667,6 +667,10 @@ def test_a_run_whose_table_of_pmi_has_moved_has_its_masks_on_the_page(finished, 
     outputs.write_json(run / "config.json", about)
     page.write([run], tmp_path / "report.html")
     assert "Masks by stage" in (tmp_path / "report.html").read_text()
+    about["masking"]["ranks"] = "learned"  # since its start: what is recorded is of PMI
+    outputs.write_json(run / "config.json", about)
+    page.write([run], tmp_path / "report.html")
+    assert "Masks by stage" not in (tmp_path / "report.html").read_text()
 
 
 def test_processes_take_the_gpus_that_they_may_see(monkeypatch, tmp_path):
